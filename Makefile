@@ -1,0 +1,27 @@
+# Two commands: `make demo` (pre-train on a made-up video set, on any machine) and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+install: .venv/.installed
+
+.venv/.installed: setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modist-fast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dali,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python launch/demo.py --out demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv demo build *.egg-info

@@ -1,0 +1,52 @@
+"""Packaging: one distribution, four import packages, each nested so that none takes a common name."""
+
+from setuptools import setup
+
+PACKAGE_DIRS = {
+    "modist_fast": "modist_fast",
+    "modist_kernels": "kernels/modist_kernels",
+    "modist_pipelines": "pipelines/modist_pipelines",
+    "modist_profiling": "profiling/modist_profiling",
+}
+
+setup(
+    name="modist-fast",
+    version="0.1.0",
+    description="MoDist (motion distillation) video pre-training: fused kernels, a DALI data plane, DDP",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=[*PACKAGE_DIRS, "modist_fast.models"],
+    package_dir=PACKAGE_DIRS,
+    install_requires=[
+        "torch>=2.9",
+        "torchvision>=0.24",
+        "triton>=3.5; platform_system == 'Linux'",
+        "numpy>=2.0",
+        "pyarrow>=18",
+        "av>=14",
+        "opencv-python-headless>=4.10",
+        "nvtx>=0.2.11",
+        "nvidia-ml-py>=12.560",  # import name: pynvml
+        "tyro>=0.9",
+        "rich>=13",
+        "tensorboard>=2.18",
+        "safetensors>=0.5",
+        "matplotlib>=3.9",
+        "pillow>=11",
+    ],
+    extras_require={
+        # Not `nvidia-dali`: on PyPI that name is a different package. One of the two CUDA builds.
+        "dali": ["nvidia-dali-cuda130>=2.0"],
+        "dali-cuda120": ["nvidia-dali-cuda120>=1.50"],
+        "gpu": ["cupy-cuda13x>=13.6"],  # NVIDIA apex is built from source: see README
+        "dev": [
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.120",
+            "scipy>=1.14",
+            "ruff>=0.9",
+            "pyright>=1.1.390",
+        ],
+    },
+)
