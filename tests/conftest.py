@@ -1,0 +1,27 @@
+"""Fixtures of all rooms: the optional real data, and the skip of tests that need a GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder of small real videos and flow pairs; not part of the project."""
+    path = Path(os.environ.get("MODIST_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (path / "manifest.csv").is_file():
+        pytest.skip("no real videos here: set MODIST_TEST_DATA to a folder with manifest.csv")
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
