@@ -1,0 +1,352 @@
+"""The store: JPEG frames and motion maps on the frame grid, read frame by frame at random.
+
+    STORE/store.json         what the store holds and how it was made (`StoreMeta`)
+    STORE/index.parquet      one row a video: size, frame offsets, checksums, motion scores
+    STORE/shards/NNNNN.bin   JPEGs one after the other: a video's RGB frames, then its motion maps
+    STORE/quarantine.parquet the videos that could not be used, and why
+
+Time runs on a nominal clock of `fps` frames a second: nominal frame i is the source frame shown at i / fps.
+Grid frame g is nominal frame g * grid, and only grid frames are stored. `store_writer` holds the other half.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modist_pipelines.errors import DataError
+
+FORMAT = "modist-store"
+VERSION = 1
+META_NAME = "store.json"
+INDEX_NAME = "index.parquet"
+QUARANTINE_NAME = "quarantine.parquet"
+PARTIAL_NAME = ".partial"  # where a store in the making keeps its notes
+MOTION_INPUTS = ("edges", "magnitude", "difference")
+# Open shards at a time. A store of Kinetics-400 has more shards than a process may open files.
+_MAX_OPEN_SHARDS = 256
+
+
+@dataclass(frozen=True)
+class MotionInput:
+    """What the pixels of a motion map mean: value = pixel / 255 * full_scale, in `unit`."""
+
+    unit: str
+    full_scale: float
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """The contents of store.json."""
+
+    short_side: int
+    """Pixels of the shorter side of the stored frames, at which the flow was computed too."""
+    motion_inputs: Mapping[str, MotionInput]
+    """Name ("edges", "magnitude", "difference") to meaning."""
+    fps: float = 30.0
+    """Frames a second of the nominal clock."""
+    grid: int = 4
+    """Every `grid`-th nominal frame is stored."""
+    jpeg_quality: int = 90
+    flow: str = "dis"
+    """Estimator: "dis", "raft-large" or "raft-small", with the name of its weights after a colon."""
+    flow_resolution: str = "the stored frames"
+    sobel_gain: float = 1.0
+    """Factor on the plain 3x3 Sobel filter (weights 1 2 1), before the clamp."""
+    border: str = "replicate"
+    """What the Sobel filter sees beyond the frame: "replicate" or "zero"."""
+
+    def to_json(self) -> str:
+        record = {"format": FORMAT, "version": VERSION}
+        record |= {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        record["motion_inputs"] = {
+            name: {"unit": kind.unit, "full_scale": kind.full_scale}
+            for name, kind in self.motion_inputs.items()
+        }
+        return json.dumps(record, indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, path: Path) -> "StoreMeta":
+        """Parse store.json. `path` names the file in errors.
+
+        Raises:
+            DataError: not JSON, another format or version, or a field that is absent.
+        """
+        again = "Prepare the videos again with launch/prepare.py into another folder."
+        try:
+            record = json.loads(text)
+            found = (record.pop("format", None), record.pop("version", None))
+            if found != (FORMAT, VERSION):
+                raise DataError(
+                    f"{path} says format {found[0]!r}, version {found[1]!r}, but this program reads "
+                    f"{FORMAT!r}, version {VERSION}. {again}"
+                )
+            kinds = {name: MotionInput(**kind) for name, kind in record.pop("motion_inputs").items()}
+            return StoreMeta(motion_inputs=kinds, **record)
+        except DataError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({error!r}). {again}") from error
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What planning a clip needs to know of a video."""
+
+    num_frames: int
+    """Grid frames."""
+    width: int
+    """Pixels of the stored frames."""
+    height: int
+    video: str = ""
+    """Path relative to the folder that was prepared, with forward slashes."""
+    label: str | None = None
+    """Name of the video's folder, where the prepared folder has subfolders."""
+    source_fps: float = 0.0
+    num_source_frames: int = 0
+    motion_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name of the motion input to (num_frames,) float32."""
+
+    def scores(self, name: str) -> np.ndarray:
+        """(num_frames,) float32: mean of each motion map, in tenths of its full scale."""
+        return self.motion_scores[name]
+
+
+class ListColumn:
+    """A Parquet list column as two flat arrays, so that millions of rows stay out of Python objects.
+
+    Attributes:
+        values: (total,) all rows one after the other.
+        starts: (num_rows + 1,) row i is values[starts[i]:starts[i + 1]].
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.combine_chunks()
+        if isinstance(array, pa.ChunkedArray):  # pyarrow's answer for a column of no chunks
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+        self.starts = np.asarray(array.offsets)
+        self.values = np.asarray(array.values)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+
+class StringColumn(Sequence):
+    """A Parquet string column that reads like a list."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row):
+        if isinstance(row, slice):
+            return self._column[row].to_pylist()
+        return self._column[int(row)].as_py()
+
+
+class _ShardFile:
+    """A file descriptor that closes when its last reader lets go: eviction never pulls it from a read."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Store:
+    """A finished store. Reading is by `pread`: safe from several threads, after a fork, and when pickled.
+
+    Attributes:
+        path: the folder.
+        meta: what store.json says.
+        num_videos: rows of the index. A video is named by its row everywhere else.
+        videos, labels: sequences of `str` and `str | None`, one a video.
+        num_frames, width, height: (num_videos,) int32.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.meta = _read_meta(self.path)
+        table = _read_index(self.path, self.meta)
+        self.num_videos = table.num_rows
+        self.videos: Sequence[str] = StringColumn(table["video"])
+        self.labels: Sequence[str | None] = StringColumn(table["label"])
+        self.num_frames, self.width, self.height, self._shard, self._num_source_frames = (
+            table[name].to_numpy() for name in ("num_frames", "width", "height", "shard", "num_source_frames")
+        )
+        self._source_fps = table["source_fps"].to_numpy()
+        kinds = ("rgb", *self.meta.motion_inputs)
+        self._offsets = {kind: ListColumn(table[f"{kind}_offsets"]) for kind in kinds}
+        self._crc32 = {kind: ListColumn(table[f"{kind}_crc32"]) for kind in kinds}
+        self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
+        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(
+            lambda shard: _ShardFile(shard_path(self.path, shard))
+        )
+        self._check_shard_sizes()
+
+    @staticmethod
+    def open(path: str | Path) -> "Store":
+        """Open a store and check that it is whole.
+
+        Raises:
+            DataError: no store, a half-made one, another format version, a damaged index, a missing or
+                truncated shard.
+        """
+        return Store(path)
+
+    def __reduce__(self):
+        return Store, (self.path,)
+
+    def info(self, video: int) -> VideoInfo:
+        return VideoInfo(
+            num_frames=int(self.num_frames[video]),
+            width=int(self.width[video]),
+            height=int(self.height[video]),
+            video=self.videos[video],
+            label=self.labels[video],
+            source_fps=float(self._source_fps[video]),
+            num_source_frames=int(self._num_source_frames[video]),
+            motion_scores={name: column[video] for name, column in self._scores.items()},
+        )
+
+    def scores(self, video: int, name: str) -> np.ndarray:
+        """(num_frames,) float32: mean of each motion map of a video, in tenths of its full scale."""
+        return self.score_column(name)[video]
+
+    def score_column(self, name: str) -> ListColumn:
+        """The scores of all videos as flat arrays.
+
+        Raises:
+            DataError: the store does not hold this motion input.
+        """
+        self._check_kind(name, self._scores)
+        return self._scores[name]
+
+    def read_frames(self, video: int, kind: str, frames: Sequence[int]) -> list[np.ndarray]:
+        """JPEG bytes of grid frames.
+
+        Args:
+            video: row of the index.
+            kind: "rgb" or a motion input that the store holds.
+            frames: grid frames, in any order, repeats allowed.
+
+        Returns:
+            A (num_bytes,) uint8 array a frame; read-only.
+
+        Raises:
+            DataError: a frame fails its checksum, or the store does not hold this kind.
+        """
+        self._check_kind(kind, self._offsets)
+        offsets, crc32 = self._offsets[kind][video], self._crc32[kind][video]
+        shard = int(self._shard[video])
+        file = self._open_shard(shard)
+        jpegs = {}
+        for first, last in _runs(frames, len(crc32)):
+            begin, end = int(offsets[first]), int(offsets[last + 1])
+            block = memoryview(os.pread(file.fd, end - begin, begin))
+            for frame in range(first, last + 1):
+                jpeg = block[int(offsets[frame]) - begin : int(offsets[frame + 1]) - begin]
+                if zlib.crc32(jpeg) != crc32[frame]:
+                    raise DataError(
+                        f"{shard_path(self.path, shard)} is damaged: {kind} frame {frame} of "
+                        f"{self.videos[video]} fails its checksum. Remove the store and prepare it again, "
+                        "or copy it again from where it came."
+                    )
+                jpegs[frame] = np.frombuffer(jpeg, np.uint8)
+        return [jpegs[int(frame)] for frame in frames]
+
+    def verify(self) -> None:
+        """Read every byte of the store and check it.
+
+        Raises:
+            DataError: names the first frame that fails its checksum.
+        """
+        for video in range(self.num_videos):
+            for kind in self._offsets:
+                self.read_frames(video, kind, range(int(self.num_frames[video])))
+
+    def close(self) -> None:
+        """Close the shards. A later read opens them again."""
+        self._open_shard.cache_clear()
+
+    def _check_kind(self, kind: str, held: Mapping[str, ListColumn]) -> None:
+        if kind not in held:
+            raise DataError(
+                f"{self.path} holds no {kind!r}, only {', '.join(held)}. Prepare it with "
+                f"--motion-inputs {kind}, or train with --data.motion-input of one that it holds."
+            )
+
+    def _check_shard_sizes(self) -> None:
+        ends = {}
+        last_kind = ("rgb", *self.meta.motion_inputs)[-1]
+        column = self._offsets[last_kind]
+        shards, videos_by_end = self._shard, column.values[column.starts[1:] - 1]
+        for shard in np.unique(shards):
+            ends[int(shard)] = int(videos_by_end[shards == shard].max())
+        for shard, expected in ends.items():
+            path = shard_path(self.path, shard)
+            found = path.stat().st_size if path.is_file() else None
+            if found != expected:
+                state = (
+                    "is missing" if found is None else f"has {found} bytes where the index says {expected}"
+                )
+                raise DataError(
+                    f"{path} {state}: the store is not whole. Copy the shard again from where the store "
+                    "came, or remove the store and prepare it again with launch/prepare.py."
+                )
+
+
+def shard_path(store: Path, shard: int) -> Path:
+    return store / "shards" / f"{shard:05d}.bin"
+
+
+def _runs(frames: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+    """Distinct frames as runs of neighbours (first, last): one read each."""
+    runs: list[tuple[int, int]] = []
+    for frame in sorted({int(frame) for frame in frames}):
+        if not 0 <= frame < num_frames:
+            raise IndexError(f"frame {frame} of a video of {num_frames} grid frames")
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], frame)
+        else:
+            runs.append((frame, frame))
+    return runs
+
+
+def _read_meta(path: Path) -> StoreMeta:
+    try:
+        text = (path / META_NAME).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if (path / PARTIAL_NAME).is_dir():
+            raise DataError(
+                f"{path} is a half-made store. Run launch/prepare.py with the same options again: it does "
+                "only what is missing."
+            ) from None
+        raise DataError(
+            f"{path} is not a store: it has no {META_NAME}. Make one with "
+            "`python launch/prepare.py VIDEOS --out STORE` and pass its folder as --store."
+        ) from None
+    return StoreMeta.from_json(text, path / META_NAME)
+
+
+def _read_index(path: Path, meta: StoreMeta) -> pa.Table:
+    columns = ["video", "label", "shard", "width", "height", "source_fps", "num_source_frames", "num_frames"]
+    columns += [f"{kind}_{part}" for kind in ("rgb", *meta.motion_inputs) for part in ("offsets", "crc32")]
+    columns += [f"{name}_scores" for name in meta.motion_inputs]
+    try:
+        return pq.read_table(path / INDEX_NAME, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path / INDEX_NAME} cannot be read ({error}). Copy it again from where the store came, or "
+            "remove the store and prepare it again with launch/prepare.py."
+        ) from error

@@ -1,0 +1,226 @@
+"""Writing a store: shards that appear only when they are whole, and the tables that describe them."""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modist_pipelines.store import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
+
+# Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file.
+_SPOOL_BYTES = 64 << 20
+
+
+def _spool() -> tempfile.SpooledTemporaryFile:
+    return tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
+
+
+@dataclass
+class _FrameList:
+    """Sizes, checksums and scores of the frames of one kind of the video being written."""
+
+    sizes: list[int] = field(default_factory=list)
+    crc32: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def append(self, jpeg: bytes, score: float = 0.0) -> None:
+        self.sizes.append(len(jpeg))
+        self.crc32.append(zlib.crc32(jpeg))
+        self.scores.append(score)
+
+    def offsets(self, begin: int) -> list[int]:
+        offsets = [begin]
+        for size in self.sizes:
+            offsets.append(offsets[-1] + size)
+        return offsets
+
+
+class ShardWriter:
+    """Writes one shard, video by video.
+
+    Frames of a video are appended one at a time, so that an hour of video needs no more memory than a second;
+    `finish_video` keeps them, `drop_video` takes them back. The file gets its name only in `close`, when all
+    of it is on the disk.
+
+        with ShardWriter(store, shard=0, motion_inputs=["edges"]) as writer:
+            for rgb, edges, score in frames:
+                writer.append(rgb, {"edges": (edges, score)})
+            writer.finish_video("jump/a.mp4", label="jump", width=171, height=128, ...)
+        write_tables(store, meta, writer.table(), quarantine_table([]))
+    """
+
+    def __init__(
+        self, store: Path, shard: int, motion_inputs: Sequence[str], temporary: Path | None = None
+    ) -> None:
+        """
+        Args:
+            store: folder of the store.
+            shard: number of the shard.
+            motion_inputs: names of the motion maps that come with each frame.
+            temporary: the file to write before the shard gets its name; on the same file system.
+        """
+        self.path = shard_path(store, shard)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = temporary or self.path.with_suffix(".tmp")
+        self._shard = shard
+        self._motion_inputs = list(motion_inputs)
+        self._rows: list[dict] = []
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed in `close` and `__exit__`)
+        self._begin_video()
+
+    def _begin_video(self) -> None:
+        self._begin = self._file.tell()
+        self._frames = {kind: _FrameList() for kind in ("rgb", *self._motion_inputs)}
+        self._spools = {name: _spool() for name in self._motion_inputs}
+
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
+        """Add the next grid frame of the video: its RGB JPEG, and a JPEG and a score per motion input."""
+        self._file.write(rgb)
+        self._frames["rgb"].append(rgb)
+        for name in self._motion_inputs:
+            jpeg, score = motion[name]
+            self._spools[name].write(jpeg)
+            self._frames[name].append(jpeg, score)
+
+    def finish_video(
+        self,
+        video: str,
+        *,
+        label: str | None,
+        width: int,
+        height: int,
+        source_fps: float,
+        num_source_frames: int,
+        note: str | None = None,
+    ) -> None:
+        """Keep the frames since the last `finish_video` or `drop_video` as a row of the index."""
+        row = {
+            "video": video,
+            "label": label,
+            "shard": self._shard,
+            "width": width,
+            "height": height,
+            "source_fps": source_fps,
+            "num_source_frames": num_source_frames,
+            "num_frames": len(self._frames["rgb"].sizes),
+            "note": note,
+        }
+        begin = self._begin
+        for kind, frames in self._frames.items():
+            offsets = frames.offsets(begin)
+            row |= {f"{kind}_offsets": offsets, f"{kind}_crc32": frames.crc32}
+            begin = offsets[-1]
+        for name, spool in self._spools.items():
+            row[f"{name}_scores"] = self._frames[name].scores
+            spool.seek(0)
+            while block := spool.read(1 << 20):
+                self._file.write(block)
+        self._rows.append(row)
+        self._discard_spools()
+        self._begin_video()
+
+    def drop_video(self) -> None:
+        """Forget the frames since the last `finish_video` or `drop_video`."""
+        self._file.seek(self._begin)
+        self._file.truncate()
+        self._discard_spools()
+        self._begin_video()
+
+    def table(self) -> pa.Table:
+        """The rows of the index so far, in the order they were written."""
+        return pa.Table.from_pylist(self._rows, schema=index_schema(self._motion_inputs))
+
+    def close(self) -> None:
+        """Make the shard durable and give it its name."""
+        self.drop_video()
+        self._discard_spools()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            self.close()
+            return
+        self._discard_spools()
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _discard_spools(self) -> None:
+        for spool in self._spools.values():
+            spool.close()
+
+
+def index_schema(motion_inputs: Sequence[str]) -> pa.Schema:
+    """Columns of index.parquet. Offsets are bytes into the shard; scores are in tenths of the full scale."""
+    fields = [
+        pa.field("video", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("source_fps", pa.float32(), nullable=False),
+        pa.field("num_source_frames", pa.int32(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("note", pa.string()),  # what was not as it should be, though the video is of use
+    ]
+    for kind in ("rgb", *motion_inputs):
+        fields.append(pa.field(f"{kind}_offsets", pa.list_(pa.int64()), nullable=False))
+        fields.append(pa.field(f"{kind}_crc32", pa.list_(pa.uint32()), nullable=False))
+    fields += [pa.field(f"{name}_scores", pa.list_(pa.float32()), nullable=False) for name in motion_inputs]
+    return pa.schema(fields)
+
+
+QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("video", "reason", "detail")])
+
+
+def quarantine_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
+    """A table of rows `{"video", "reason", "detail"}`."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=QUARANTINE_SCHEMA)
+
+
+def write_tables(store: Path, meta: StoreMeta, index: pa.Table, quarantine: pa.Table) -> None:
+    """Finish a store: both tables sorted by video, then store.json, whose presence says that all is there."""
+    write_parquet(store / INDEX_NAME, index.sort_by("video"))
+    write_parquet(store / QUARANTINE_NAME, quarantine.sort_by("video"))
+    write_file(store / META_NAME, meta.to_json().encode())
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    _publish(temporary, path)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    _publish(temporary, path)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
