@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ META_NAME = "store.json"
 INDEX_NAME = "index.parquet"
 QUARANTINE_NAME = "quarantine.parquet"
 PARTIAL_NAME = ".partial"  # where a store in the making keeps its notes
-MOTION_INPUTS = ("edges", "magnitude", "difference")
+Border = Literal["replicate", "zero"]
 # Open shards at a time. A store of Kinetics-400 has more shards than a process may open files.
 _MAX_OPEN_SHARDS = 256
 
@@ -56,11 +57,13 @@ class StoreMeta:
     """Every `grid`-th nominal frame is stored."""
     jpeg_quality: int = 90
     flow: str = "dis"
-    """Estimator: "dis", "raft-large" or "raft-small", with the name of its weights after a colon."""
+    """Estimator: "dis", "raft-large" or "raft-small"."""
+    flow_weights: str | None = None
+    """File name and SHA-256 of the estimator's weights."""
     flow_resolution: str = "the stored frames"
     sobel_gain: float = 1.0
     """Factor on the plain 3x3 Sobel filter (weights 1 2 1), before the clamp."""
-    border: str = "replicate"
+    border: Border = "replicate"
     """What the Sobel filter sees beyond the frame: "replicate" or "zero"."""
 
     def to_json(self) -> str:

@@ -136,9 +136,12 @@ class ShardWriter:
         return pa.Table.from_pylist(self._rows, schema=index_schema(self._motion_inputs))
 
     def close(self) -> None:
-        """Make the shard durable and give it its name."""
+        """Make the shard durable and give it its name. One without videos leaves no file."""
         self.drop_video()
         self._discard_spools()
+        if not self._rows:
+            self._abandon()
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -152,6 +155,9 @@ class ShardWriter:
         if error is None:
             self.close()
             return
+        self._abandon()
+
+    def _abandon(self) -> None:
         self._discard_spools()
         self._file.close()
         self._temporary.unlink(missing_ok=True)

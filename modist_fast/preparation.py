@@ -1,0 +1,34 @@
+"""Preparing a store with the project's own flow-edge kernel: where the data plane and the kernels meet."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from modist_kernels import flow_edges
+from modist_pipelines.estimate import Estimate
+from modist_pipelines.prepare import PrepareConfig, prepare
+from modist_pipelines.summary import Summary
+
+
+def edge_map(
+    flow: np.ndarray, *, gain: float, border: Literal["replicate", "zero"], clamp: float
+) -> tuple[np.ndarray, float]:
+    """Flow edges of one flow field (paper section 3.2).
+
+    Args:
+        flow: (H, W, 2) float32, pixels per 5 frames.
+        gain: factor on the plain 3x3 Sobel filter.
+        border: what the filter sees beyond the frame.
+        clamp: upper end of P.
+
+    Returns:
+        (H, W) uint8, P / clamp * 255 rounded; and the mean of P.
+    """
+    edges, score = flow_edges(torch.from_numpy(flow), layout="hwc", gain=gain, border=border, clamp=clamp)
+    return edges.numpy(), float(score)
+
+
+def prepare_store(config: PrepareConfig) -> Summary | Estimate:
+    """`modist_pipelines.prepare.prepare` with this project's flow edges."""
+    return prepare(config, edge_map)

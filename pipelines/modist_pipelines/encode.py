@@ -1,0 +1,173 @@
+"""One video in, the frames and motion maps of its grid out."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import av
+import cv2
+import numpy as np
+
+from modist_pipelines.flow import FlowEstimator, to_gray
+from modist_pipelines.motion import FLOW_SPAN, MotionMaps
+from modist_pipelines.video import FrameScaler, VideoError, VideoReader
+
+# Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
+_MOTIONLESS_LEVELS = 4
+
+
+class FrameSink(Protocol):
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None: ...
+
+
+class Frame(NamedTuple):
+    """A decoded frame at the stored size."""
+
+    bgr: np.ndarray
+    """(H, W, 3) uint8."""
+    gray: np.ndarray
+    """(H, W) uint8."""
+
+
+class GridFrame(NamedTuple):
+    """A grid frame and the nominal frames that its motion is measured against."""
+
+    frame: Frame
+    reference: Frame
+    """5 nominal frames earlier; for the first 5, which have none, 5 later: the same span of time."""
+    neighbour: Frame
+    """1 nominal frame earlier; later for the first."""
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """What became of a video."""
+
+    width: int
+    height: int
+    source_fps: float
+    num_source_frames: int
+    num_nominal_frames: int
+    note: str | None
+    """What was not as it should be."""
+
+
+class VideoEncoder:
+    """Decodes, scales, measures motion, compresses. One object serves many videos, one after the other."""
+
+    def __init__(
+        self,
+        *,
+        short_side: int,
+        fps: float,
+        grid: int,
+        jpeg_quality: int,
+        flow: FlowEstimator | None,
+        motion: MotionMaps,
+    ) -> None:
+        self._short_side, self._fps, self._grid = short_side, fps, grid
+        self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        self._flow = flow
+        self._motion = motion
+
+    def encode(self, path: Path, sink: FrameSink, max_seconds: float | None = None) -> EncodedVideo:
+        """Append the grid frames of a video to a sink.
+
+        Args:
+            path: the file.
+            sink: takes the frames; what it got before an error is to be dropped.
+            max_seconds: stop after this much of the video.
+
+        Raises:
+            VideoError: the video cannot be used.
+        """
+        with VideoReader(path) as reader:
+            scaler = FrameScaler(self._short_side)
+            nominal = reader.nominal_frames(self._fps)
+            if max_seconds is not None:
+                nominal = itertools.islice(nominal, round(max_seconds * self._fps))
+            windows = grid_windows(nominal, _Loader(scaler), self._grid)
+            largest_change = 0
+            while batch := list(itertools.islice(windows, self._flow.batch_size if self._flow else 1)):
+                largest_change = max(largest_change, *(_change(window) for window in batch))
+                self._encode_batch(batch, sink)
+            if largest_change <= _MOTIONLESS_LEVELS:
+                raise VideoError("motionless", f"no pixel changes by more than {largest_change} gray levels")
+            assert scaler.size is not None
+            return EncodedVideo(
+                width=scaler.size[0],
+                height=scaler.size[1],
+                source_fps=reader.source_fps,
+                num_source_frames=reader.num_source_frames,
+                num_nominal_frames=reader.num_nominal_frames,
+                note=f"{reader.num_damaged} damaged packets or frames" if reader.num_damaged else None,
+            )
+
+    def _encode_batch(self, batch: list[GridFrame], sink: FrameSink) -> None:
+        flows: list[np.ndarray | None] = [None] * len(batch)
+        if self._flow is not None:
+            flows = list(self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch]))
+        for window, flow in zip(batch, flows, strict=True):
+            maps = self._motion(flow, window.frame.gray, window.neighbour.gray)
+            motion = {name: (self._jpeg(pixels), score) for name, (pixels, score) in maps.items()}
+            sink.append(self._jpeg(window.frame.bgr), motion)
+
+    def _jpeg(self, pixels: np.ndarray) -> bytes:
+        done, jpeg = cv2.imencode(".jpg", pixels, self._jpeg_options)
+        assert done
+        return jpeg.tobytes()
+
+
+class _Loader:
+    """Scales a decoded frame; one that is on show for several nominal frames is scaled once."""
+
+    def __init__(self, scaler: FrameScaler) -> None:
+        self._scaler = scaler
+        self._source: av.VideoFrame | None = None
+        self._frame: Frame | None = None
+
+    def __call__(self, source: av.VideoFrame) -> Frame:
+        if source is not self._source or self._frame is None:
+            bgr = self._scaler(source)
+            self._source, self._frame = source, Frame(bgr, to_gray(bgr))
+        return self._frame
+
+
+def grid_windows(
+    nominal: Iterator[tuple[int, av.VideoFrame]], load: Callable[[av.VideoFrame], Frame], grid: int
+) -> Iterator[GridFrame]:
+    """The grid frames of a video with their references, in order, holding 11 small frames at a time.
+
+    Only the nominal frames that some window needs are loaded: with a grid of 4, two of four.
+    """
+    ring: dict[int, Frame] = {}
+    number = -1
+    for number, source in nominal:
+        if _is_needed(number, grid):
+            ring[number] = load(source)
+        # A window is given out when its later reference has come, so that the order is kept from the start.
+        time = number - FLOW_SPAN
+        if time >= 0 and time % grid == 0:
+            yield _window(ring, time)
+        ring.pop(number - 2 * FLOW_SPAN, None)
+    for time in range(max(0, number - FLOW_SPAN + 1), number + 1):
+        if time % grid == 0:
+            yield _window(ring, time)
+
+
+def _is_needed(number: int, grid: int) -> bool:
+    is_grid = number % grid == 0
+    is_earlier = (number + FLOW_SPAN) % grid == 0 or (number + 1) % grid == 0
+    is_later = FLOW_SPAN <= number < 2 * FLOW_SPAN and (number - FLOW_SPAN) % grid == 0
+    return is_grid or is_earlier or is_later or number == 1
+
+
+def _window(ring: dict[int, Frame], time: int) -> GridFrame:
+    reference = time - FLOW_SPAN if time >= FLOW_SPAN else time + FLOW_SPAN
+    return GridFrame(ring[time], ring[reference], ring[time - 1 if time else 1])
+
+
+def _change(window: GridFrame) -> int:
+    return int(cv2.absdiff(window.frame.gray, window.reference.gray).max())

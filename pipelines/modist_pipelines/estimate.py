@@ -1,0 +1,127 @@
+"""How big a store will be and how long it will take, from a sample of its videos."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from modist_pipelines.shards import ShardMaker
+from modist_pipelines.video import VideoError, VideoReader
+from modist_pipelines.workers import run_tasks
+
+NUM_SAMPLES = 12
+SAMPLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What preparing is expected to take."""
+
+    video_hours: float
+    gigabytes: float
+    hours: float
+    """Wall time with the workers asked for."""
+    num_samples: int
+    """Videos that the estimate rests on."""
+
+    def __str__(self) -> str:
+        if self.num_samples == 0:
+            return "estimate: none, since no video of the sample could be decoded"
+        return (
+            f"estimate: {_number(self.video_hours)} h of video, store of {_number(self.gigabytes)} GB, "
+            f"{format_seconds(self.hours * 3600)} (from {SAMPLE_SECONDS:g} s of {self.num_samples} videos)"
+        )
+
+
+class Sample(NamedTuple):
+    """What a piece of one video took."""
+
+    file_bytes: int
+    duration: float
+    """Seconds of the whole video."""
+    seconds: float
+    """Seconds of video in the piece."""
+    stored_bytes: int
+    cost: float
+    """Seconds of work for the piece."""
+
+
+class _Counter:
+    """A sink that keeps nothing but the number of bytes."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
+        self.num_bytes += len(rgb) + sum(len(jpeg) for jpeg, _ in motion.values())
+
+
+@dataclass
+class _Sampler:
+    """The work of a worker process: encode the beginning of a video."""
+
+    maker: ShardMaker
+
+    def __call__(self, video: str, report: Callable[[Sample], None]) -> None:
+        path = self.maker.videos / video
+        counter = _Counter()
+        encoder = self.maker.encoder()
+        began = time.perf_counter()
+        try:
+            encoded = encoder.encode(path, counter, max_seconds=SAMPLE_SECONDS)
+            cost = time.perf_counter() - began
+            seconds = encoded.num_nominal_frames / self.maker.meta.fps
+            with VideoReader(path) as reader:
+                duration = reader.duration or seconds
+        except VideoError:
+            return  # the run itself will say what is wrong with it
+        report(Sample(path.stat().st_size, duration, seconds, counter.num_bytes, cost))
+
+
+def estimate(videos: Sequence[str], maker: ShardMaker, num_workers: int) -> Estimate:
+    """Sample evenly spread videos; durations follow from the file sizes."""
+    step = max(1, len(videos) // NUM_SAMPLES)
+    samples: list[Sample] = []
+    run_tasks(
+        videos[step // 2 :: step][:NUM_SAMPLES],
+        _Sampler(maker),
+        num_workers,
+        on_report=lambda task, sample: samples.append(sample),
+        on_death=lambda task, sample, code: None,
+    )
+    return extrapolate(samples, sum((maker.videos / video).stat().st_size for video in videos), num_workers)
+
+
+def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:
+    """From pieces of some videos to all of them."""
+    if not samples:
+        return Estimate(0.0, 0.0, 0.0, 0)
+    sampled = sum(sample.seconds for sample in samples)
+    seconds = total_bytes * sum(s.duration for s in samples) / sum(s.file_bytes for s in samples)
+    return Estimate(
+        video_hours=seconds / 3600,
+        gigabytes=seconds * sum(s.stored_bytes for s in samples) / sampled / 1e9,
+        hours=seconds * sum(s.cost for s in samples) / sampled / num_workers / 3600,
+        num_samples=len(samples),
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{_number(seconds / 60)} min" if seconds < 5400 else f"{_number(seconds / 3600)} h"
+
+
+def free_gigabytes(path: Path) -> float:
+    """Room on the file system that a folder is or will be on."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free / 1e9

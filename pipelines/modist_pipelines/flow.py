@@ -1,0 +1,147 @@
+"""Optical flow between two frames: DIS on the CPU, which needs no weights, or RAFT with weights at hand."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+
+from modist_pipelines.errors import DataError
+
+FlowName = Literal["dis", "raft-large", "raft-small"]
+FlowDevice = Literal["auto", "cpu", "cuda"]
+
+# The checkpoints that torchvision ported from the RAFT authors' repository: trained on FlyingChairs, then
+# FlyingThings3D. The paper says "Things", and so names RAFT's own checkpoint of that training, "raft-things".
+RAFT_WEIGHTS = {
+    "raft-large": "Raft_Large_Weights.C_T_V1",
+    "raft-small": "Raft_Small_Weights.C_T_V1",
+}
+
+_RAFT_MIN_SIDE = 128  # four levels of a correlation pyramid on features at 1/8
+_RAFT_BATCH = 8
+
+
+class FlowEstimator(Protocol):
+    """Flow of several frame pairs at once."""
+
+    batch_size: int
+    """Pairs to collect for one call."""
+
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """
+        Args:
+            firsts, seconds: (H, W, 3) uint8 B, G, R frames, all of one size.
+
+        Returns:
+            (H, W, 2) float32 a pair: where each pixel of the first went in the second, (x, y), in pixels.
+        """
+        ...
+
+
+class DisFlow:
+    """OpenCV's Dense Inverse Search (Kroeger et al., ECCV 2016), medium preset."""
+
+    batch_size = 1
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [self._flow(first, second) for first, second in zip(firsts, seconds, strict=True)]
+
+    def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        # The annotation of `flow` leaves out None, which asks for a new array.
+        return self._dis.calc(to_gray(first), to_gray(second), None)  # type: ignore[arg-type]
+
+
+class RaftFlow:
+    """torchvision's RAFT (Teed and Deng, ECCV 2020)."""
+
+    batch_size = _RAFT_BATCH
+
+    def __init__(self, name: FlowName, weights: Path, device: FlowDevice = "auto") -> None:
+        """
+        Args:
+            name: "raft-large" or "raft-small".
+            weights: a state dict in torchvision's naming.
+            device: "auto" takes CUDA where torch sees it.
+
+        Raises:
+            DataError: the file is not such a state dict, or `device` is "cuda" and there is none.
+        """
+        import torch  # heavy, and DIS does without
+        from torchvision.models.optical_flow import raft_large, raft_small
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise DataError("--device cuda: torch sees no CUDA device. Use --device cpu, or --flow dis.")
+        use_cuda = device != "cpu" and torch.cuda.is_available()
+        self._device = torch.device("cuda" if use_cuda else "cpu")
+        model = {"raft-large": raft_large, "raft-small": raft_small}[name](weights=None)
+        try:
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch.load raises many kinds
+            raise DataError(
+                f"{weights} does not hold torchvision's weights of {name} ({str(error).splitlines()[0]}). "
+                f"Give --raft-weights the file of {RAFT_WEIGHTS[name]}, or use --flow dis."
+            ) from error
+        self._model = model.eval().to(self._device)
+
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        import torch
+
+        height, width = firsts[0].shape[:2]
+        with torch.inference_mode():
+            flow = self._model(self._images(firsts), self._images(seconds))[-1]
+        return list(flow[..., :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def _images(self, frames: Sequence[np.ndarray]):
+        """(B, 3, H, W) in [-1, 1], padded at the right and bottom to a size that RAFT takes."""
+        import torch
+        from torch.nn import functional
+
+        height, width = frames[0].shape[:2]
+        pad = [max(_RAFT_MIN_SIDE, -(-side // 8) * 8) - side for side in (width, height)]
+        images = torch.from_numpy(np.stack(frames)).to(self._device).flip(-1).permute(0, 3, 1, 2)
+        return functional.pad(images.float() / 127.5 - 1, (0, pad[0], 0, pad[1]), mode="replicate")
+
+
+def make_flow_estimator(name: FlowName, weights: Path | None, device: FlowDevice = "auto") -> FlowEstimator:
+    """The estimator of `--flow`.
+
+    Raises:
+        DataError: RAFT without usable weights, or without the device asked for.
+    """
+    if name == "dis":
+        return DisFlow()
+    return RaftFlow(name, find_raft_weights(name, weights), device)
+
+
+def find_raft_weights(name: FlowName, given: Path | None) -> Path:
+    """The file given, or the checkpoint in torch's hub cache; nothing is downloaded.
+
+    Raises:
+        DataError: neither is there; says how to get it.
+    """
+    import torch
+    from torchvision.models import get_weight
+
+    entry = get_weight(RAFT_WEIGHTS[name])
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    path = given or cached
+    if not path.is_file():
+        raise DataError(
+            f"--flow {name} needs weights, and {path} is not there. Download {entry.url} "
+            f"(torchvision's {RAFT_WEIGHTS[name]}: ported from the RAFT authors, trained on FlyingChairs and "
+            f"FlyingThings3D) to {cached}, or pass its path as --raft-weights; or use --flow dis, which "
+            "needs no weights."
+        )
+    logging.getLogger("modist").info("flow: %s with %s", name, path.name)
+    return path
+
+
+def to_gray(frame: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of a (H, W, 3) uint8 B, G, R frame."""
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)

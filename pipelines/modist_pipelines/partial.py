@@ -1,0 +1,140 @@
+"""A store in the making: which shards are done, and with which options they were made.
+
+    STORE/.partial/plan.json                 options and videos; another run must have the same
+    STORE/.partial/NNNNN.parquet             index rows of a shard; its presence says that the shard is done
+    STORE/.partial/NNNNN.quarantine.parquet  what was left out of the shard
+    STORE/.partial/NNNNN.PID.bin             a shard that is being written
+
+A shard is done in this order, each step durable before the next: the .bin file, its quarantine rows, its
+index rows. Killed anywhere, the next run does again what has no index rows.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.store import PARTIAL_NAME, shard_path
+from modist_pipelines.store_writer import write_file, write_parquet
+
+_NUM_BYTES = b"shard_num_bytes"
+
+
+class PartialStore:
+    """The notes beside a half-made store."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.path = store / PARTIAL_NAME
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run away; the lock goes with the process, however it ends.
+
+        Raises:
+            DataError: another run is at work, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise DataError(
+                f"--out {self.store} cannot be written: {error.strerror}. Choose a folder that can."
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"--out {self.store}: another run of launch/prepare.py is making this store. Wait for it, or "
+                "choose another folder."
+            ) from None
+        else:
+            yield
+        finally:
+            os.close(fd)
+
+    def agree(self, plan: Mapping[str, Any]) -> None:
+        """Note the plan of this store, or check that it is the one noted before.
+
+        Args:
+            plan: JSON values; keys are option names without dashes.
+
+        Raises:
+            DataError: a half-made store of other options; names the first that differs.
+        """
+        path = self.path / "plan.json"
+        plan = json.loads(json.dumps(plan))
+        if not path.is_file():
+            write_file(path, json.dumps(plan, indent=2).encode())
+            return
+        check_same_plan(plan, json.loads(path.read_text()), f"{self.store} is half made")
+
+    def temporary(self, shard: int) -> Path:
+        return self.path / f"{shard:05d}.{os.getpid()}.bin"
+
+    def remove_leftovers(self) -> None:
+        """Remove what runs that were killed left unfinished."""
+        for pattern in ("*.bin", "*.tmp"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether the shard is complete: its index rows are there, and its bytes."""
+        path = self._index_path(shard)
+        if not path.is_file():
+            return False
+        num_bytes = int((pq.read_schema(path).metadata or {})[_NUM_BYTES])
+        return num_bytes == _size(shard_path(self.store, shard))
+
+    def finish(self, shard: int, index: pa.Table, quarantine: pa.Table) -> None:
+        """Note that a shard, whose file has its name already, is complete."""
+        num_bytes = _size(shard_path(self.store, shard))
+        write_parquet(self._quarantine_path(shard), quarantine)
+        marked = index.replace_schema_metadata({_NUM_BYTES: str(num_bytes)})
+        write_parquet(self._index_path(shard), marked)
+
+    def tables(self, shards: Sequence[int]) -> tuple[pa.Table, pa.Table]:
+        """Index and quarantine of these shards together."""
+        index = [pq.read_table(self._index_path(n)).replace_schema_metadata(None) for n in shards]
+        return pa.concat_tables(index), pa.concat_tables(
+            [pq.read_table(self._quarantine_path(n)) for n in shards]
+        )
+
+    def remove(self) -> None:
+        """Forget the notes: the store is finished."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _index_path(self, shard: int) -> Path:
+        return self.path / f"{shard:05d}.parquet"
+
+    def _quarantine_path(self, shard: int) -> Path:
+        return self.path / f"{shard:05d}.quarantine.parquet"
+
+
+def check_same_plan(plan: Mapping[str, Any], noted: Mapping[str, Any], what: str) -> None:
+    """
+    Raises:
+        DataError: names the first key whose values differ; `what` says what was found.
+    """
+    for key in plan:
+        if plan[key] == noted.get(key):
+            continue
+        option = "VIDEOS" if key == "videos" else f"--{key.replace('_', '-')}"
+        was, now = (value if key != "videos" else "other files" for value in (noted.get(key), plan[key]))
+        detail = "it was made from other files" if key == "videos" else f"it has {was}, this command {now}"
+        raise DataError(
+            f"{what} with another {option}: {detail}. Run the command that it was begun with, or remove the "
+            "folder, or choose another --out."
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

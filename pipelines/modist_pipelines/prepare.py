@@ -1,0 +1,312 @@
+"""Prepare: a folder of videos becomes a store, on several processes, resumable, nothing lost in silence."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.estimate import Estimate, estimate, free_gigabytes
+from modist_pipelines.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
+from modist_pipelines.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
+from modist_pipelines.partial import PartialStore, check_same_plan
+from modist_pipelines.shards import ShardMaker, ShardTask, VideoReport, plan_shards
+from modist_pipelines.store import (
+    META_NAME,
+    QUARANTINE_NAME,
+    Border,
+    Store,
+    StoreMeta,
+)
+from modist_pipelines.store_writer import quarantine_table, write_parquet, write_tables
+from modist_pipelines.summary import Summary
+from modist_pipelines.workers import run_tasks
+
+logger = logging.getLogger("modist")
+
+# Sound and picture files too: what has no video in it shall be counted, not passed over.
+MEDIA_SUFFIXES = frozenset(
+    (
+        *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv"),
+        *(".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+        *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".wav"),
+    )
+)
+_MAX_CRASHES = 2
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Turn a folder of videos into a store: frames, flow edges and motion scores, ready to train on."""
+
+    videos: Annotated[Path, tyro.conf.Positional]
+    """Folder of videos; its subfolders too, whose names become labels."""
+    out: Path
+    """Folder of the store. Run again after an interruption: only what is missing is done."""
+    short_side: int = 256
+    """Pixels of the shorter side of the stored frames (144 for the 128-pixel models)."""
+    motion_inputs: tuple[MotionName, ...] = ("edges",)
+    """Motion maps to store (Table 3b); one store may hold several, or none."""
+    flow: FlowName = "dis"
+    """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's."""
+    raft_weights: Path | None = None
+    """File of torchvision's RAFT weights; without it, torch's hub cache is looked at."""
+    device: FlowDevice = "auto"
+    """Where RAFT runs."""
+    sobel_gain: float = 1.0
+    """Factor on the plain 3x3 Sobel filter of the flow edges (kornia's filter is 0.125)."""
+    border: Border = "replicate"
+    """What the Sobel filter sees beyond the frame."""
+    clamp: float = 10.0
+    """Upper end of the flow edges, in pixels per 5 frames."""
+    fps: float = 30.0
+    """Frames a second of the nominal clock that all videos are put on."""
+    grid: int = 4
+    """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
+    jpeg_quality: int = 90
+    workers: int = 0
+    """Processes; 0 takes one for each CPU core."""
+    dry_run: bool = False
+    """Only print the estimate of size and time."""
+
+    def num_workers(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def check(self) -> None:
+        """
+        Raises:
+            DataError: an option out of its range.
+        """
+        ranges = {
+            "short_side": (32, 4096),
+            "sobel_gain": (1e-6, 1e6),
+            "clamp": (1e-6, 1e6),
+            "fps": (1, 1000),
+            "grid": (1, 1000),
+            "jpeg_quality": (1, 100),
+            "workers": (0, 4096),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                option = name.replace("_", "-")
+                raise DataError(f"--{option} {getattr(self, name)} is out of range: {low:g} to {high:g}.")
+        if len(set(self.motion_inputs)) < len(self.motion_inputs):
+            raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice.")
+
+
+def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Estimate:
+    """Make the store, or finish one that an interrupted run has left.
+
+    The store is the same byte for byte on any number of workers, interrupted or not.
+
+    Args:
+        config: the options.
+        edge_function: flow to edges; a module-level function, since worker processes import it by name.
+
+    Returns:
+        What the store holds; with `dry_run`, the estimate.
+
+    Raises:
+        DataError: no usable video, options that do not fit each other or the store that is there, RAFT
+            without weights, no room.
+    """
+    config.check()
+    videos, misnamed = discover_videos(config.videos)
+    meta = _meta(config)
+    maker = ShardMaker(config.videos, config.out, meta, edge_function, config.raft_weights, config.device)
+    plan = _plan(config, meta, videos)
+    if (config.out / META_NAME).exists():
+        return _finished_already(config, meta, videos + [row["video"] for row in misnamed])
+    tasks = plan_shards(videos)
+    partial = PartialStore(config.out)
+    if partial.path.is_dir():
+        partial.agree(plan)
+    missing = [task for task in tasks if not partial.is_finished(task.shard)]
+    expected = _announce(config, maker, tasks, missing)
+    if config.dry_run:
+        return expected
+    with partial.locked():
+        partial.agree(plan)
+        partial.remove_leftovers()
+        _make_shards(missing, maker, config.num_workers(), len(videos))
+        index, quarantine = partial.tables([task.shard for task in tasks])
+        quarantine = pa.concat_tables([quarantine, quarantine_table(misnamed)])
+        if index.num_rows == 0:
+            _give_up(config, quarantine, partial)
+        write_tables(config.out, meta, index, quarantine)
+        partial.remove()
+    return Summary.of(Store.open(config.out))
+
+
+def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Media files in a folder and its subfolders, following links.
+
+    Returns:
+        Sorted paths relative to the folder; and quarantine rows of those whose names are not text.
+
+    Raises:
+        DataError: not a folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"VIDEOS {folder} {state}. Give the folder that holds the videos.")
+    videos, misnamed, num_other = [], [], 0
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        identity = os.stat(parent)
+        if (identity.st_dev, identity.st_ino) in seen:  # a link back to a parent
+            folders.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        for file in files:
+            path = Path(parent, file).relative_to(folder).as_posix()
+            if Path(file).suffix.lower() not in MEDIA_SUFFIXES:
+                num_other += 1
+            elif path.isprintable():
+                videos.append(path)
+            else:
+                name = path.encode("utf-8", "backslashreplace").decode()
+                detail = "the name is not printable UTF-8"
+                misnamed.append({"video": name, "reason": "unreadable", "detail": detail})
+    if not videos:
+        raise DataError(
+            f"VIDEOS {folder} holds no video: {num_other} other files, and none that ends in .mp4, .avi, "
+            ".mkv, .mov, .webm or the like."
+        )
+    if num_other:
+        logger.info("%d files are not media files by their names and are left alone", num_other)
+    return sorted(videos), misnamed
+
+
+def _meta(config: PrepareConfig) -> StoreMeta:
+    weights = None
+    flow = config.flow if needs_flow(config.motion_inputs) else "none"
+    if flow.startswith("raft"):
+        path = find_raft_weights(config.flow, config.raft_weights)
+        make_flow_estimator(config.flow, path, config.device)  # whether they load, before workers try
+        weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return StoreMeta(
+        short_side=config.short_side,
+        motion_inputs=motion_inputs(config.motion_inputs, config.clamp),
+        fps=config.fps,
+        grid=config.grid,
+        jpeg_quality=config.jpeg_quality,
+        flow=flow,
+        flow_weights=weights,
+        sobel_gain=config.sobel_gain,
+        border=config.border,
+    )
+
+
+def _options(config_or_meta: PrepareConfig | StoreMeta) -> dict[str, Any]:
+    names = ("short_side", "fps", "grid", "jpeg_quality", "flow", "sobel_gain", "border")
+    return {name: getattr(config_or_meta, name) for name in names}
+
+
+def _plan(config: PrepareConfig, meta: StoreMeta, videos: Sequence[str]) -> dict[str, Any]:
+    """All that the bytes of the store depend on."""
+    digest = hashlib.sha256()
+    for video in videos:
+        digest.update(f"{video}\0{(config.videos / video).stat().st_size}\0".encode())
+    return {
+        **_options(meta),
+        "motion_inputs": list(config.motion_inputs),
+        "clamp": config.clamp,
+        "raft_weights": meta.flow_weights,
+        "videos": digest.hexdigest(),
+    }
+
+
+def _finished_already(config: PrepareConfig, meta: StoreMeta, videos: Sequence[str]) -> Summary:
+    store = Store.open(config.out)
+
+    def plan(meta: StoreMeta, videos: Sequence[str]) -> dict[str, Any]:
+        clamps = [kind.full_scale for name, kind in meta.motion_inputs.items() if name == "edges"]
+        names = hashlib.sha256("\0".join(sorted(videos)).encode()).hexdigest()
+        own = {"motion_inputs": list(meta.motion_inputs), "raft_weights": meta.flow_weights}
+        return {**_options(meta), **own, "clamp": clamps, "videos": names}
+
+    quarantined = pq.read_table(config.out / QUARANTINE_NAME)["video"].to_pylist()
+    there = plan(store.meta, [*store.videos, *quarantined])
+    check_same_plan(plan(meta, videos), there, f"{config.out} is a finished store")
+    PartialStore(config.out).remove()
+    logger.info("%s is complete already: nothing to do", config.out)
+    return Summary.of(store)
+
+
+def _announce(
+    config: PrepareConfig, maker: ShardMaker, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]
+) -> Estimate:
+    videos = [video for task in missing for video in task.videos]
+    if len(missing) < len(tasks):
+        logger.info(
+            "%s: %d of %d shards are there already", config.out, len(tasks) - len(missing), len(tasks)
+        )
+    expected = estimate(videos, maker, config.num_workers())
+    free = free_gigabytes(config.out)
+    logger.info("%d videos to do on %d workers", len(videos), config.num_workers())
+    logger.info("%s; %.0f GB are free", expected, free)
+    if expected.gigabytes > free:
+        logger.warning("--out %s: by the estimate, the store will not fit there", config.out)
+    return expected
+
+
+class _Watch:
+    """Follows the workers: progress, and which video ended one."""
+
+    def __init__(self, progress: Progress, num_videos: int, num_done: int) -> None:
+        self._progress = progress
+        self._bar = progress.add_task("preparing", total=num_videos, completed=num_done, rate="")
+        self._seen: set[str] = set()
+        self._num_done = num_done
+        self._num_frames = 0
+        self._crashes: Counter[str] = Counter()
+
+    def on_report(self, task: ShardTask, report: VideoReport) -> None:
+        if report.state == "begun" or report.video in self._seen:
+            return
+        self._seen.add(report.video)
+        self._num_frames += report.num_nominal_frames
+        elapsed = self._progress.tasks[self._bar].elapsed or 0.0
+        rate = f"{self._num_frames / elapsed:,.0f} frames/s" if elapsed else ""
+        self._progress.update(self._bar, completed=self._num_done + len(self._seen), rate=rate)
+
+    def on_death(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
+        ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
+        video = report.video if report is not None else task.videos[0]
+        self._crashes[video] += 1
+        logger.warning("a worker ended with %s at %s", ended, video)
+        if self._crashes[video] < _MAX_CRASHES:
+            return task
+        if report is None:
+            raise RuntimeError(f"worker processes end with {ended} before they read a video")
+        return replace(task, crashed={**task.crashed, video: f"the process that read it ended with {ended}"})
+
+
+def _make_shards(missing: Sequence[ShardTask], maker: ShardMaker, num_workers: int, num_videos: int) -> None:
+    num_missing = sum(len(task.videos) for task in missing)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
+    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as progress:
+        watch = _Watch(progress, num_videos, num_videos - num_missing)
+        run_tasks(missing, maker, num_workers, watch.on_report, watch.on_death)
+
+
+def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore) -> None:
+    """Leave the reasons behind, and nothing that a later run would take for work done."""
+    write_parquet(config.out / QUARANTINE_NAME, quarantine.sort_by("video"))
+    partial.remove()
+    reasons = Counter(quarantine["reason"].to_pylist())
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    raise DataError(
+        f"VIDEOS {config.videos}: none of the {quarantine.num_rows} files can be used ({counts}). "
+        f"{config.out / QUARANTINE_NAME} says why for each."
+    )

@@ -1,0 +1,129 @@
+"""Making the shards of a store: which video goes where, and the work of one worker process."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+
+from modist_pipelines.encode import VideoEncoder
+from modist_pipelines.errors import DataError
+from modist_pipelines.flow import FlowDevice, FlowName, make_flow_estimator
+from modist_pipelines.motion import EdgeFunction, MotionMaps, needs_flow
+from modist_pipelines.partial import PartialStore
+from modist_pipelines.store import StoreMeta
+from modist_pipelines.store_writer import ShardWriter, quarantine_table
+from modist_pipelines.video import VideoError
+
+# Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
+_MANY_SHARDS = 128
+_MAX_VIDEOS_PER_SHARD = 64
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The videos of one shard. Which they are depends on the list of videos alone, never on the workers."""
+
+    shard: int
+    videos: tuple[str, ...]
+    crashed: Mapping[str, str] = field(default_factory=dict)
+    """Videos to leave out because they end their process, with what was seen."""
+
+
+class VideoReport(NamedTuple):
+    """What a worker says of a video."""
+
+    video: str
+    state: Literal["begun", "kept", "quarantined"]
+    num_nominal_frames: int = 0
+
+
+def plan_shards(videos: Sequence[str]) -> list[ShardTask]:
+    """Deal sorted videos to shards, in order."""
+    size = min(_MAX_VIDEOS_PER_SHARD, -(-len(videos) // _MANY_SHARDS))
+    starts = range(0, len(videos), max(size, 1))
+    return [ShardTask(number, tuple(videos[start : start + size])) for number, start in enumerate(starts)]
+
+
+@dataclass
+class ShardMaker:
+    """The work of a worker process: encode the videos of a shard. Travels to the process by pickle."""
+
+    videos: Path
+    store: Path
+    meta: StoreMeta
+    edge_function: EdgeFunction
+    raft_weights: Path | None
+    device: FlowDevice
+    _encoder: VideoEncoder | None = field(default=None, init=False)
+
+    def __call__(self, task: ShardTask, report: Callable[[VideoReport], None]) -> None:
+        partial = PartialStore(self.store)
+        names = list(self.meta.motion_inputs)
+        quarantine: list[dict[str, str]] = []
+        try:
+            with ShardWriter(self.store, task.shard, names, partial.temporary(task.shard)) as writer:
+                for video in task.videos:
+                    if video in task.crashed:
+                        row = {"video": video, "reason": "crashed", "detail": task.crashed[video]}
+                        quarantine.append(row)
+                        report(VideoReport(video, "quarantined"))
+                        continue
+                    report(VideoReport(video, "begun"))
+                    report(self._add(video, writer, quarantine))
+                index = writer.table()
+        except OSError as error:
+            raise DataError(
+                f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. Make room, "
+                "or mend the disk, and run the same command again: it does only what is missing."
+            ) from error
+        partial.finish(task.shard, index, quarantine_table(quarantine))
+
+    def encoder(self) -> VideoEncoder:
+        """The encoder of this process, made at its first video."""
+        if self._encoder is None:
+            self._encoder = make_encoder(self.meta, self.edge_function, self.raft_weights, self.device)
+        return self._encoder
+
+    def _add(self, video: str, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
+        try:
+            encoded = self.encoder().encode(self.videos / video, writer)
+        except VideoError as error:
+            writer.drop_video()
+            quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})
+            return VideoReport(video, "quarantined")
+        folder = Path(video).parent.name
+        writer.finish_video(
+            video,
+            label=folder or None,
+            width=encoded.width,
+            height=encoded.height,
+            source_fps=encoded.source_fps,
+            num_source_frames=encoded.num_source_frames,
+            note=encoded.note,
+        )
+        return VideoReport(video, "kept", encoded.num_nominal_frames)
+
+
+def make_encoder(
+    meta: StoreMeta, edge_function: EdgeFunction, raft_weights: Path | None, device: FlowDevice
+) -> VideoEncoder:
+    """An encoder for this process, which is to use one thread: the parallelism is over videos."""
+    cv2.setNumThreads(1)
+    names = list(meta.motion_inputs)
+    flow_name: FlowName = meta.flow  # type: ignore[assignment]
+    flow = make_flow_estimator(flow_name, raft_weights, device) if needs_flow(names) else None
+    clamp = meta.motion_inputs["edges"].full_scale if "edges" in names else 1.0
+    motion = MotionMaps(names, edge_function, gain=meta.sobel_gain, border=meta.border, clamp=clamp)
+    if torch := sys.modules.get("torch"):  # only where the edge function or the flow brought it in
+        torch.set_num_threads(1)
+    return VideoEncoder(
+        short_side=meta.short_side,
+        fps=meta.fps,
+        grid=meta.grid,
+        jpeg_quality=meta.jpeg_quality,
+        flow=flow,
+        motion=motion,
+    )

@@ -1,0 +1,72 @@
+"""What a finished store holds, in figures."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from modist_pipelines.store import INDEX_NAME, QUARANTINE_NAME, Store
+from modist_pipelines.video import REASONS
+
+# The paper's γ, in the units of the scores: the share of frames below it is the first thing to look at.
+_MOTION_THRESHOLD = 0.02
+_NUM_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a store."""
+
+    num_videos: int
+    num_frames: int
+    """Grid frames."""
+    hours: float
+    """Of video kept."""
+    gigabytes: float
+    num_noted: int
+    """Videos kept with a note: some of it was damaged."""
+    quarantined: Mapping[str, Sequence[str]]
+    """Reason to the videos left out."""
+    motion: Mapping[str, tuple[float, float]]
+    """Motion input to the mean score and the share of grid frames whose score is at most 0.02."""
+
+    @staticmethod
+    def of(store: Store) -> "Summary":
+        quarantined: dict[str, list[str]] = defaultdict(list)
+        for row in pq.read_table(store.path / QUARANTINE_NAME).to_pylist():
+            quarantined[row["reason"]].append(row["video"])
+        notes = pq.read_table(store.path / INDEX_NAME, columns=["note"])["note"]
+        scores = {name: store.score_column(name).values for name in store.meta.motion_inputs}
+        num_frames = int(store.num_frames.sum(dtype="int64"))
+        return Summary(
+            num_videos=store.num_videos,
+            num_frames=num_frames,
+            hours=num_frames * store.meta.grid / store.meta.fps / 3600,
+            gigabytes=sum(path.stat().st_size for path in (store.path / "shards").glob("*.bin")) / 1e9,
+            num_noted=len(notes) - notes.null_count,
+            quarantined=dict(quarantined),
+            motion={
+                name: (float(values.mean()), float((values <= _MOTION_THRESHOLD).mean()))
+                for name, values in scores.items()
+            },
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.num_videos:,} videos, {self.hours:.3g} h, {self.num_frames:,} grid frames, "
+            f"{self.gigabytes:.3g} GB"
+        ]
+        for name, (mean, share) in self.motion.items():
+            lines.append(
+                f"motion ({name}): mean score {mean:.3g}; {share:.1%} of the grid frames at or below "
+                f"{_MOTION_THRESHOLD}"
+            )
+        if self.num_noted:
+            lines.append(f"{self.num_noted} videos kept though partly damaged (column `note` of the index)")
+        num_out = sum(map(len, self.quarantined.values()))
+        lines.append(f"{num_out} files in quarantine" + (":" if num_out else ""))
+        for reason, videos in sorted(self.quarantined.items()):
+            named = ", ".join(videos[:_NUM_NAMED]) + (", ..." if len(videos) > _NUM_NAMED else "")
+            lines.append(f"  {len(videos)} {reason} ({REASONS[reason]}): {named}")
+        return "\n".join(lines)

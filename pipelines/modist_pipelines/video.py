@@ -1,0 +1,250 @@
+"""Reading a video once, from its first frame to its last, on the nominal clock.
+
+Sequential decoding is the one way that is frame accurate in every container: seeking is off by some frames in
+MPEG-4 AVI with B-frames, MPEG-TS and files of variable frame rate.
+"""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from modist_pipelines.errors import DataError
+
+MIN_FRAMES = 16  # a shorter video is of no use: one clip of the motion pathway has 16 frames
+MAX_ASPECT = 10  # beyond this the long side explodes when the short side is brought to size
+# A longer pause between two frames is a broken time stamp, not a still picture.
+_MAX_PAUSE = Fraction(60)
+# Containers that count in milliseconds or so round their time stamps; coarser ticks are the frame clock.
+_ROUNDING_TICK = Fraction(1, 500)
+
+Frame = TypeVar("Frame")
+
+REASONS = {
+    "unreadable": "not a video that FFmpeg can open",
+    "no_video_stream": "sound or subtitles only",
+    "no_frames": "a video stream from which no frame came",
+    "too_short": f"fewer than {MIN_FRAMES} frames",
+    "motionless": "the same picture throughout",
+    "decode_error": "too much of it is damaged",
+    "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
+    "crashed": "ended the process that read it, twice",
+}
+
+
+class VideoError(DataError):
+    """A video that cannot be used; `reason` is a key of `REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        assert reason in REASONS
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return VideoError, (self.reason, self.detail)
+
+
+class VideoReader:
+    """One pass over the first video stream of a file that can be decoded.
+
+    A damaged packet is counted and skipped, as FFmpeg itself does: the frame before it stays on show, since
+    frames are placed by their time stamps.
+
+    Attributes (final once `nominal_frames` is exhausted):
+        source_fps: the container's average frame rate, or its guess.
+        num_source_frames: frames decoded.
+        num_nominal_frames: frames given out.
+        num_damaged: packets that gave an error, and frames that the decoder patched up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            VideoError: unreadable, or no video stream.
+        """
+        self.num_source_frames = 0
+        self.num_nominal_frames = 0
+        self.num_damaged = 0
+        try:
+            self._container = av.open(str(path))
+        except (OSError, ValueError) as error:  # av's errors are both
+            raise VideoError("unreadable", _message(error)) from error
+        try:
+            self._stream = _first_video_stream(self._container)
+        except BaseException:
+            self._container.close()
+            raise
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.source_fps = float(rate or 0)
+        self._step = 1 / Fraction(rate) if rate else Fraction(1, 25)
+        # One thread: the parallelism is over videos.
+        self._stream.thread_type = "NONE"
+        self._stream.codec_context.thread_count = 1
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._container.close()
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds, by the container; None where it does not say."""
+        if self._stream.duration and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        return self._container.duration / av.time_base if self._container.duration else None
+
+    def nominal_frames(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames on show at 0, 1 / fps, 2 / fps ... seconds after the first frame, with their numbers.
+
+        A frame that is on show for longer comes several times, as the same object.
+
+        Raises:
+            VideoError: at the end, when there were no frames, too few, or too many damaged ones.
+        """
+        tick = self._stream.time_base or Fraction(0)
+        tolerance = tick / 2 if tick <= _ROUNDING_TICK else Fraction(0)
+        for number, frame in resample(self._timed_frames(), fps, tolerance):
+            self.num_nominal_frames = number + 1
+            yield number, frame
+        self._check()
+
+    def _check(self) -> None:
+        damage = f"{self.num_damaged} damaged packets or frames beside {self.num_source_frames} frames"
+        if self.num_damaged > self.num_source_frames / 2:
+            raise VideoError("decode_error", damage)
+        if self.num_source_frames == 0:
+            raise VideoError("no_frames", "the video stream is empty")
+        if min(self.num_source_frames, self.num_nominal_frames) < MIN_FRAMES:
+            reason = "decode_error" if self.num_damaged else "too_short"
+            detail = f"{self.num_source_frames} frames, {self.num_nominal_frames} on the nominal clock"
+            raise VideoError(reason, f"{detail}; {damage}" if self.num_damaged else detail)
+
+    def _timed_frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+        """Frames with the second at which they appear and the seconds that the last of them would stay."""
+        origin: Fraction | None = None
+        last = -self._step
+        for frame in self._decoded_frames():
+            base = frame.time_base or Fraction(0)
+            stamp = frame.pts * base if frame.pts is not None else None
+            if origin is None and stamp is not None:
+                origin = stamp - (last + self._step)
+            time = stamp - origin if stamp is not None and origin is not None else last + self._step
+            if not last < time <= last + _MAX_PAUSE:
+                # Time stamps that jump, repeat or are absent: go on by one frame and count from here.
+                time = last + self._step
+                origin = stamp - time if stamp is not None else origin
+            last = time
+            yield time, frame.duration * base if frame.duration else self._step, frame
+
+    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (OSError, ValueError):
+                self.num_damaged += 1
+                return
+            try:
+                frames = packet.decode()
+            except (OSError, ValueError):
+                self.num_damaged += 1
+                continue
+            for frame in frames:
+                assert isinstance(frame, av.VideoFrame)
+                self.num_source_frames += 1
+                self.num_damaged += bool(frame.is_corrupt)
+                yield frame
+
+
+def resample(
+    timed_frames: Iterable[tuple[Fraction, Fraction, Frame]], fps: float, tolerance: Fraction
+) -> Iterator[tuple[int, Frame]]:
+    """Put frames on a regular clock: number i is the last frame that appeared by i / fps.
+
+    Args:
+        timed_frames: (second at which it appears, seconds it would stay, frame), by rising time from 0.
+        fps: frames a second of the clock.
+        tolerance: seconds by which a time stamp may be late through rounding.
+    """
+    period = 1 / Fraction(fps).limit_denominator(1001)
+    number, end = 0, Fraction(0)
+    shown: Frame | None = None
+    for time, stay, frame in timed_frames:
+        while shown is not None and number * period + tolerance < time:
+            yield number, shown
+            number += 1
+        shown, end = frame, time + stay
+    while shown is not None and number * period + tolerance < end:
+        yield number, shown
+        number += 1
+
+
+class FrameScaler:
+    """Brings decoded frames upright and to size. All frames of a video get the size of the first.
+
+    Rotation is the display matrix's. Pixels count as square, as in the evaluation code of the field.
+    """
+
+    def __init__(self, short_side: int) -> None:
+        self._short_side = short_side
+        self._reformatter = VideoReformatter()
+        self.size: tuple[int, int] | None = None
+        """(width, height) of the frames, known after the first."""
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8, in OpenCV's channel order B, G, R.
+
+        Raises:
+            VideoError: extreme_shape, or pixels of a kind that FFmpeg cannot convert.
+        """
+        quarter_turns = round(frame.rotation / 90) % 4
+        upright = (frame.width, frame.height) if quarter_turns % 2 == 0 else (frame.height, frame.width)
+        if self.size is None:
+            self.size = scaled_size(*upright, self._short_side)
+        width, height = self.size if quarter_turns % 2 == 0 else self.size[::-1]
+        # Area averages where pixels get fewer; it would only repeat them where they get more.
+        interpolation = "AREA" if width < frame.width else "BILINEAR"
+        try:
+            scaled = self._reformatter.reformat(frame, width, height, "bgr24", interpolation=interpolation)
+        except (OSError, ValueError) as error:
+            raise VideoError(
+                "decode_error", f"pixels of kind {frame.format.name}: {_message(error)}"
+            ) from error
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side brought to `short_side` and the shape kept.
+
+    Raises:
+        VideoError: extreme_shape.
+    """
+    short = min(width, height)
+    if max(width, height) > MAX_ASPECT * short:
+        raise VideoError("extreme_shape", f"{width}x{height} pixels")
+    return round(width * short_side / short), round(height * short_side / short)
+
+
+def _first_video_stream(container: InputContainer) -> av.VideoStream:
+    # A cover picture in a sound file is a video stream to FFmpeg, though not to a viewer.
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise VideoError("no_video_stream", f"{len(container.streams)} streams, none of them video")
+    for stream in streams:
+        if stream.codec_context is not None:
+            return stream
+    raise VideoError("unreadable", "FFmpeg has no decoder for any of its video streams")
+
+
+def _message(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,143 @@
+"""Worker processes that survive a task that kills them.
+
+`concurrent.futures` gives up its whole pool when one worker dies, and does not say which task did it. A video
+that crashes a decoder must cost that video alone.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+Task = TypeVar("Task")
+Report = TypeVar("Report")
+Work = Callable[[Task, Callable[[Report], None]], None]
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    work: Work[Task, Report],
+    num_workers: int,
+    on_report: Callable[[Task, Report], None],
+    on_death: Callable[[Task, Report | None, int | None], Task | None],
+) -> None:
+    """Do all tasks on spawned processes.
+
+    Args:
+        tasks: taken in order.
+        work: picklable; called in a worker with a task and a function that sends a report.
+        num_workers: processes.
+        on_report: called here with each report, in the order in which a worker sent them.
+        on_death: called here with the task of a worker that died, its last report and its exit code; returns
+            the task to do in its place, or None to leave it out. It may raise to give up.
+
+    Raises:
+        Exception: what `work` raised; the other workers are stopped.
+    """
+    pending = deque(tasks)
+    workers = [_Worker[Task, Report](work) for _ in range(min(num_workers, len(tasks)))]
+    try:
+        while True:
+            for worker in workers:
+                if worker.is_idle and pending:
+                    worker.give(pending.popleft())
+            busy = {worker.connection: worker for worker in workers if not worker.is_idle}
+            if not busy:
+                break
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                message = worker.receive()
+                if message is None:
+                    instead = on_death(worker.task, worker.last_report, worker.exit_code())
+                    if instead is not None:
+                        pending.appendleft(instead)
+                    workers[workers.index(worker)] = _Worker(work)
+                elif message[0] == "report":
+                    on_report(worker.task, message[1])
+                elif message[0] == "failed":
+                    raise message[1]
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker(Generic[Task, Report]):
+    """A process, and what it is at."""
+
+    def __init__(self, work: Work[Task, Report]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self._process.start()
+        theirs.close()  # else its end stays open here, and its death would go unseen
+        self.is_idle = True
+        self.task: Task
+        self.last_report: Report | None = None
+
+    def give(self, task: Task) -> None:
+        self.task, self.last_report, self.is_idle = task, None, False
+        with contextlib.suppress(OSError):  # it died before its first task: `receive` says so
+            self.connection.send(task)
+
+    def receive(self) -> tuple[str, Any] | None:
+        """The next message, or None when the process is gone."""
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        if message[0] == "report":
+            self.last_report = message[1]
+        else:
+            self.is_idle = True
+        return message
+
+    def exit_code(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        self.connection.close()
+        if self.is_idle:
+            self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(connection: Connection, work: Work) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            work(task, lambda report: connection.send(("report", report)))
+            message = ("done", None)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            message = ("failed", error if _can_pickle(error) else RuntimeError(traceback.format_exc()))
+        connection.send(message)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _can_pickle(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
