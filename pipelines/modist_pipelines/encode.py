@@ -15,7 +15,7 @@ from modist_pipelines.motion import FLOW_SPAN, MotionMaps
 from modist_pipelines.video import FrameScaler, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
-_MOTIONLESS_LEVELS = 4
+_MOTIONLESS_LEVELS = 8
 
 
 class FrameSink(Protocol):

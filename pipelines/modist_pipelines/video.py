@@ -81,6 +81,9 @@ class VideoReader:
         except BaseException:
             self._container.close()
             raise
+        # AVI has no presentation times. FFmpeg makes some up in the order of the packets, which is not that of
+        # the frames where there are B-frames; the times of the packets that frames came out at are in order.
+        self._counts_packets = self._container.format.name == "avi"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.source_fps = float(rate or 0)
         self._step = 1 / Fraction(rate) if rate else Fraction(1, 25)
@@ -133,7 +136,8 @@ class VideoReader:
         last = -self._step
         for frame in self._decoded_frames():
             base = frame.time_base or Fraction(0)
-            stamp = frame.pts * base if frame.pts is not None else None
+            ticks = frame.dts if self._counts_packets else frame.pts
+            stamp = ticks * base if ticks is not None else None
             if origin is None and stamp is not None:
                 origin = stamp - (last + self._step)
             time = stamp - origin if stamp is not None and origin is not None else last + self._step
