@@ -1,0 +1,134 @@
+"""The CPU path of queue_infonce: one pass over the bank in chunks that stay in the cache."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from modist_kernels.queue_infonce import POSITIVE, PRODUCT, QUERY, num_terms
+
+CHUNK = 2048
+
+
+def forward(
+    queries: Tensor,
+    keys: Tensor,
+    bank: Tensor,
+    bank_ids: Tensor,
+    ids: Tensor,
+    temperature: float,
+    cross_negatives: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `modist::queue_infonce`."""
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    num_modalities = len(queries)
+    queries, keys = queries.to(dtype), keys.to(dtype)
+    exclusion = Exclusion(bank_ids, ids)
+    both = num_modalities == 2 and cross_negatives == "other"
+    statistics = []
+    for m in range(num_modalities):
+        if both:  # both queries meet this bank, its own modality's first: the bank is read once
+            pair = torch.cat([queries[m], queries[1 - m]])
+            statistics.append([x.chunk(2) for x in bank_statistics(pair, bank[m], exclusion, temperature)])
+        else:
+            statistics.append([(x,) for x in bank_statistics(queries[m], bank[m], exclusion, temperature)])
+    # Products in the order of PRODUCT: own pairs first, then (query 0, bank 1), (query 1, bank 0).
+    products = [(m, 0) for m in range(num_modalities)] + ([(1, 1), (0, 1)] if both else [])
+    lse, maximum, mean_negative = (
+        torch.stack([statistics[m][part][i] for m, i in products]) for part in range(3)
+    )
+
+    terms = range(num_terms(num_modalities))
+    product = [PRODUCT[cross_negatives][t] for t in terms]
+    positive = (queries[[QUERY[t] for t in terms]] * keys[[POSITIVE[t] for t in terms]]).sum(2)
+    lse = lse[product]
+    logits = positive / temperature
+    losses = torch.nn.functional.softplus(lse - logits)
+    top1 = (logits > maximum[product]).to(dtype)
+    return losses, top1, positive, lse, mean_negative
+
+
+def backward(
+    grad_losses: Tensor,
+    lse: Tensor,
+    positive: Tensor,
+    keys: Tensor,
+    mean_negative: Tensor,
+    temperature: float,
+    cross_negatives: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """See `modist::queue_infonce_backward`. Reads nothing of size N."""
+    weight = grad_losses * torch.sigmoid(lse - positive / temperature) / temperature  # (T, B)
+    grad = torch.zeros_like(keys, dtype=mean_negative.dtype, memory_format=torch.contiguous_format)
+    for t in range(len(weight)):
+        difference = mean_negative[PRODUCT[cross_negatives][t]] - keys[POSITIVE[t]]
+        grad[QUERY[t]].addcmul_(weight[t][:, None], difference)
+    return grad.to(dtype)
+
+
+class Exclusion:
+    """Which negatives do not count for which query: a search over N ids, not over B x N pairs."""
+
+    def __init__(self, bank_ids: Tensor, ids: Tensor) -> None:
+        self.ids = ids
+        self.bank_ids = bank_ids
+        self.empty = bank_ids < 0
+        self.any_empty = bool(self.empty.any())
+        self.columns = torch.isin(bank_ids, ids).nonzero()[:, 0]
+
+    def all_empty(self, start: int, stop: int) -> bool:
+        return self.any_empty and bool(self.empty[start:stop].all())
+
+    def apply(self, logits: Tensor, start: int, stop: int) -> None:
+        """Set the excluded entries of logits (R, stop - start) to -inf; R is a multiple of the batch."""
+        if self.any_empty:
+            logits.masked_fill_(self.empty[start:stop], -math.inf)
+        first, last = torch.searchsorted(self.columns, torch.tensor([start, stop])).tolist()
+        if first == last:
+            return
+        columns = self.columns[first:last]
+        same = self.bank_ids[columns] == self.ids[:, None]
+        columns = columns - start
+        same = same.repeat(len(logits) // len(self.ids), 1)
+        logits[:, columns] = logits[:, columns].masked_fill_(same, -math.inf)
+
+
+def bank_statistics(
+    queries: Tensor, bank: Tensor, exclusion: Exclusion, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass over a bank (N, C) for queries (R, C) float32 or float64.
+
+    Returns:
+        lse (R,), the largest logit (R,), and the mean negative under the softmax (R, C); -inf, -inf and 0 in rows
+        for which no negative counts.
+    """
+    rows, dim = queries.shape
+    num = len(bank)
+    chunk = min(CHUNK, num)
+    # In units of log2, so that exp2 needs no further product.
+    scaled = queries * (math.log2(math.e) / temperature)
+    maximum = queries.new_full((rows, 1), -math.inf)
+    total = queries.new_zeros(rows, 1)
+    weighted = queries.new_zeros(rows, dim)
+    keys_buffer = queries.new_empty(chunk, dim)
+    logits_buffer = queries.new_empty(rows * chunk)
+    for start in range(0, num, chunk):
+        stop = min(start + chunk, num)
+        if exclusion.all_empty(start, stop):
+            continue
+        negatives = keys_buffer[: stop - start].copy_(bank[start:stop])
+        logits = logits_buffer[: rows * (stop - start)].view(rows, stop - start)
+        torch.mm(scaled, negatives.T, out=logits)
+        exclusion.apply(logits, start, stop)
+        largest = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
+        # A row without any negative so far has the maximum -inf; 0 in its place keeps -inf - -inf away.
+        shift = largest.masked_fill(largest == -math.inf, 0.0)
+        weights = torch.exp2(logits.sub_(shift), out=logits)
+        decay = torch.exp2(maximum - shift)
+        total.mul_(decay).add_(weights.sum(dim=1, keepdim=True))
+        weighted.mul_(decay).addmm_(weights, negatives)
+        maximum = largest
+    lse = (total.log() + maximum * math.log(2)).squeeze(1)
+    mean_negative = weighted / total.masked_fill(total == 0, 1.0)
+    return lse, maximum.squeeze(1) * math.log(2), mean_negative
