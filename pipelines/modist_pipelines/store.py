@@ -235,7 +235,7 @@ class Store:
         self._check_kind(name, self._scores)
         return self._scores[name]
 
-    def read_frames(self, video: int, kind: str, frames: Sequence[int]) -> list[np.ndarray]:
+    def read_frames(self, video: int, kind: str, frames: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """JPEG bytes of grid frames.
 
         Args:
@@ -313,7 +313,7 @@ def shard_path(store: Path, shard: int) -> Path:
     return store / "shards" / f"{shard:05d}.bin"
 
 
-def _runs(frames: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+def _runs(frames: Sequence[int] | np.ndarray, num_frames: int) -> list[tuple[int, int]]:
     """Distinct frames as runs of neighbours (first, last): one read each."""
     runs: list[tuple[int, int]] = []
     for frame in sorted({int(frame) for frame in frames}):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
+
 from modist_pipelines.video import FrameScaler, VideoError, VideoReader, resample, scaled_size
 
 
@@ -51,11 +52,19 @@ def test_variable_rate(tmp_path, suffix):
     assert shown[-1] == 59
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
 @pytest.mark.parametrize("b_frames", [0, 2])
-def test_avi_with_b_frames_keeps_order_and_length(tmp_path, b_frames):
+def test_avi_with_b_frames_keeps_order_and_length(tmp_path, codec, b_frames):
     pictures = [numbered_picture(i) for i in range(80)]
-    path = write_video(tmp_path / "a.avi", pictures, codec="mpeg4", b_frames=b_frames)
+    path = write_video(tmp_path / "a.avi", pictures, codec=codec, b_frames=b_frames)
     assert shown_numbers(path) == list(range(80))
+
+
+def test_real_avi_with_b_frames_keeps_its_length(shared_data):
+    with VideoReader(shared_data / "ucf101_6/Archery/v_Archery_g03_c01.avi") as reader:
+        numbers = [number for number, _ in reader.nominal_frames(25.0)]
+    assert reader.source_fps == 25
+    assert numbers == list(range(150))
 
 
 def test_clock_starts_at_the_first_frame(tmp_path):
