@@ -1,0 +1,46 @@
+"""Projection heads: from pooled features to the unit vectors that the objective compares."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HeadKind = Literal["mlp", "bn", "cvrl"]
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers to `out` dimensions, then the L2 norm.
+
+    Args:
+        in_features: width of the pooled features.
+        hidden: width of the hidden layers.
+        out: dimensions of the embedding.
+        kind: "mlp", Linear-ReLU-Linear without batch norm (the authors' released code); "bn", the same with
+            batch norm after the first layer, steadier on small batches of small nets; "cvrl", three hidden layers with
+            batch norm each (CVRL, arXiv:2008.03800).
+    """
+
+    def __init__(self, in_features: int, hidden: int = 2048, out: int = 128, kind: HeadKind = "mlp") -> None:
+        super().__init__()
+        num_hidden = 3 if kind == "cvrl" else 1
+        layers: list[nn.Module] = []
+        for index in range(num_hidden):
+            inputs = in_features if index == 0 else hidden
+            layers += (
+                [nn.Linear(inputs, hidden)]
+                if kind == "mlp"
+                else [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden)]
+            )
+            layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, out))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) to (B, C) float32 unit vectors.
+
+        The norm is taken in float32 whatever autocast says: the loss divides by a temperature of a tenth, which
+        multiplies every rounding error by ten.
+        """
+        embeddings = self.layers(features)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.normalize(embeddings.float(), dim=1)
