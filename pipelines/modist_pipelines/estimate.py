@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from modist_pipelines.shards import ShardMaker
 from modist_pipelines.video import VideoError, VideoReader
-from modist_pipelines.workers import run_tasks
+from modist_pipelines.workers import WorkerPool
 
 NUM_SAMPLES = 12
 SAMPLE_SECONDS = 2.0
@@ -80,18 +80,17 @@ class _Sampler:
         report(Sample(path.stat().st_size, duration, seconds, counter.num_bytes, cost))
 
 
-def estimate(videos: Sequence[str], maker: ShardMaker, num_workers: int) -> Estimate:
+def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool) -> Estimate:
     """Sample evenly spread videos; durations follow from the file sizes."""
     step = max(1, len(videos) // NUM_SAMPLES)
     samples: list[Sample] = []
-    run_tasks(
+    pool.run(
         videos[step // 2 :: step][:NUM_SAMPLES],
         _Sampler(maker),
-        num_workers,
         on_report=lambda task, sample: samples.append(sample),
         on_death=lambda task, sample, code: None,
     )
-    return extrapolate(samples, sum((maker.videos / video).stat().st_size for video in videos), num_workers)
+    return extrapolate(samples, sum((maker.videos / video).stat().st_size for video in videos), pool.num_workers)
 
 
 def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:

@@ -47,12 +47,19 @@ class DisFlow:
     batch_size = 1
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._size: tuple[int, ...] | None = None
 
     def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         return [self._flow(first, second) for first, second in zip(firsts, seconds, strict=True)]
 
     def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        # OpenCV's object is not without memory: its buffers are those of the frames before, and a frame of
+        # fewer than about 50 pixels lowers its finest scale for good. Flow must not depend on what came before.
+        if first.shape != self._size:
+            self._size = first.shape
+            self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            self._finest_scale = self._dis.getFinestScale()
+        self._dis.setFinestScale(self._finest_scale)
         # The annotation of `flow` leaves out None, which asks for a new array.
         return self._dis.calc(to_gray(first), to_gray(second), None)  # type: ignore[arg-type]
 

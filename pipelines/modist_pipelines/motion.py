@@ -25,9 +25,7 @@ SCORE_FULL_SCALE = 10.0
 class EdgeFunction(Protocol):
     """Flow edges of one flow field; a module-level function, since worker processes import it by name."""
 
-    def __call__(
-        self, flow: np.ndarray, *, gain: float, border: Border, clamp: float
-    ) -> tuple[np.ndarray, float]:
+    def __call__(self, flow: np.ndarray, *, gain: float, border: Border, clamp: float) -> tuple[np.ndarray, float]:
         """
         Args:
             flow: (H, W, 2) float32, pixels per 5 frames.
@@ -99,9 +97,7 @@ class MotionMaps:
                 pixels = np.rint(magnitude * (255 / MAGNITUDE_FULL_SCALE)).astype(np.uint8)
                 maps[name] = pixels, _score(magnitude, MAGNITUDE_FULL_SCALE)
             else:
-                edges, mean = self._edge_function(
-                    flow, gain=self._gain, border=self._border, clamp=self._clamp
-                )
+                edges, mean = self._edge_function(flow, gain=self._gain, border=self._border, clamp=self._clamp)
                 maps[name] = edges, mean / self._clamp * SCORE_FULL_SCALE
         return maps
 

@@ -104,9 +104,7 @@ class PartialStore:
     def tables(self, shards: Sequence[int]) -> tuple[pa.Table, pa.Table]:
         """Index and quarantine of these shards together."""
         index = [pq.read_table(self._index_path(n)).replace_schema_metadata(None) for n in shards]
-        return pa.concat_tables(index), pa.concat_tables(
-            [pq.read_table(self._quarantine_path(n)) for n in shards]
-        )
+        return pa.concat_tables(index), pa.concat_tables([pq.read_table(self._quarantine_path(n)) for n in shards])
 
     def remove(self) -> None:
         """Forget the notes: the store is finished."""

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modist_pipelines.discovery import discover_videos
 from modist_pipelines.errors import DataError
 from modist_pipelines.estimate import Estimate, estimate, free_gigabytes
 from modist_pipelines.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
@@ -29,18 +30,10 @@ from modist_pipelines.store import (
 )
 from modist_pipelines.store_writer import quarantine_table, write_parquet, write_tables
 from modist_pipelines.summary import Summary
-from modist_pipelines.workers import run_tasks
+from modist_pipelines.workers import WorkerPool
 
 logger = logging.getLogger("modist")
 
-# Sound and picture files too: what has no video in it shall be counted, not passed over.
-MEDIA_SUFFIXES = frozenset(
-    (
-        *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv"),
-        *(".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-        *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".wav"),
-    )
-)
 _MAX_CRASHES = 2
 
 
@@ -131,60 +124,30 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     if partial.path.is_dir():
         partial.agree(plan)
     missing = [task for task in tasks if not partial.is_finished(task.shard)]
-    expected = _announce(config, maker, tasks, missing)
-    if config.dry_run:
-        return expected
+    with WorkerPool(config.num_workers()) as pool:
+        expected = _announce(config, maker, tasks, missing, pool)
+        if config.dry_run:
+            return expected
+        with partial.locked():
+            partial.agree(plan)
+            partial.remove_leftovers()
+            _make_shards(missing, maker, pool, len(videos))
+    return _finish(config, meta, [task.shard for task in tasks], misnamed)
+
+
+def _finish(
+    config: PrepareConfig, meta: StoreMeta, shards: Sequence[int], misnamed: Sequence[Mapping[str, str]]
+) -> Summary:
+    """Merge the tables of the shards; only now is it a store."""
+    partial = PartialStore(config.out)
     with partial.locked():
-        partial.agree(plan)
-        partial.remove_leftovers()
-        _make_shards(missing, maker, config.num_workers(), len(videos))
-        index, quarantine = partial.tables([task.shard for task in tasks])
+        index, quarantine = partial.tables(shards)
         quarantine = pa.concat_tables([quarantine, quarantine_table(misnamed)])
         if index.num_rows == 0:
             _give_up(config, quarantine, partial)
         write_tables(config.out, meta, index, quarantine)
         partial.remove()
     return Summary.of(Store.open(config.out))
-
-
-def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Media files in a folder and its subfolders, following links.
-
-    Returns:
-        Sorted paths relative to the folder; and quarantine rows of those whose names are not text.
-
-    Raises:
-        DataError: not a folder, or nothing in it.
-    """
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise DataError(f"VIDEOS {folder} {state}. Give the folder that holds the videos.")
-    videos, misnamed, num_other = [], [], 0
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        identity = os.stat(parent)
-        if (identity.st_dev, identity.st_ino) in seen:  # a link back to a parent
-            folders.clear()
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        for file in files:
-            path = Path(parent, file).relative_to(folder).as_posix()
-            if Path(file).suffix.lower() not in MEDIA_SUFFIXES:
-                num_other += 1
-            elif path.isprintable():
-                videos.append(path)
-            else:
-                name = path.encode("utf-8", "backslashreplace").decode()
-                detail = "the name is not printable UTF-8"
-                misnamed.append({"video": name, "reason": "unreadable", "detail": detail})
-    if not videos:
-        raise DataError(
-            f"VIDEOS {folder} holds no video: {num_other} other files, and none that ends in .mp4, .avi, "
-            ".mkv, .mov, .webm or the like."
-        )
-    if num_other:
-        logger.info("%d files are not media files by their names and are left alone", num_other)
-    return sorted(videos), misnamed
 
 
 def _meta(config: PrepareConfig) -> StoreMeta:
@@ -244,14 +207,16 @@ def _finished_already(config: PrepareConfig, meta: StoreMeta, videos: Sequence[s
 
 
 def _announce(
-    config: PrepareConfig, maker: ShardMaker, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]
+    config: PrepareConfig,
+    maker: ShardMaker,
+    tasks: Sequence[ShardTask],
+    missing: Sequence[ShardTask],
+    pool: WorkerPool,
 ) -> Estimate:
     videos = [video for task in missing for video in task.videos]
     if len(missing) < len(tasks):
-        logger.info(
-            "%s: %d of %d shards are there already", config.out, len(tasks) - len(missing), len(tasks)
-        )
-    expected = estimate(videos, maker, config.num_workers())
+        logger.info("%s: %d of %d shards are there already", config.out, len(tasks) - len(missing), len(tasks))
+    expected = estimate(videos, maker, pool)
     free = free_gigabytes(config.out)
     logger.info("%d videos to do on %d workers", len(videos), config.num_workers())
     logger.info("%s; %.0f GB are free", expected, free)
@@ -292,12 +257,12 @@ class _Watch:
         return replace(task, crashed={**task.crashed, video: f"the process that read it ended with {ended}"})
 
 
-def _make_shards(missing: Sequence[ShardTask], maker: ShardMaker, num_workers: int, num_videos: int) -> None:
+def _make_shards(missing: Sequence[ShardTask], maker: ShardMaker, pool: WorkerPool, num_videos: int) -> None:
     num_missing = sum(len(task.videos) for task in missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
     with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as progress:
         watch = _Watch(progress, num_videos, num_videos - num_missing)
-        run_tasks(missing, maker, num_workers, watch.on_report, watch.on_death)
+        pool.run(missing, maker, watch.on_report, watch.on_death)
 
 
 def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore) -> None:

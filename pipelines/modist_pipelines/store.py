@@ -70,8 +70,7 @@ class StoreMeta:
         record = {"format": FORMAT, "version": VERSION}
         record |= {entry.name: getattr(self, entry.name) for entry in fields(self)}
         record["motion_inputs"] = {
-            name: {"unit": kind.unit, "full_scale": kind.full_scale}
-            for name, kind in self.motion_inputs.items()
+            name: {"unit": kind.unit, "full_scale": kind.full_scale} for name, kind in self.motion_inputs.items()
         }
         return json.dumps(record, indent=2) + "\n"
 
@@ -192,9 +191,7 @@ class Store:
         self._offsets = {kind: ListColumn(table[f"{kind}_offsets"]) for kind in kinds}
         self._crc32 = {kind: ListColumn(table[f"{kind}_crc32"]) for kind in kinds}
         self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
-        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(
-            lambda shard: _ShardFile(shard_path(self.path, shard))
-        )
+        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(self.path, shard)))
         self._check_shard_sizes()
 
     @staticmethod
@@ -300,9 +297,7 @@ class Store:
             path = shard_path(self.path, shard)
             found = path.stat().st_size if path.is_file() else None
             if found != expected:
-                state = (
-                    "is missing" if found is None else f"has {found} bytes where the index says {expected}"
-                )
+                state = "is missing" if found is None else f"has {found} bytes where the index says {expected}"
                 raise DataError(
                     f"{path} {state}: the store is not whole. Copy the shard again from where the store "
                     "came, or remove the store and prepare it again with launch/prepare.py."

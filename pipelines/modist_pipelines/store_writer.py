@@ -54,9 +54,7 @@ class ShardWriter:
         write_tables(store, meta, writer.table(), quarantine_table([]))
     """
 
-    def __init__(
-        self, store: Path, shard: int, motion_inputs: Sequence[str], temporary: Path | None = None
-    ) -> None:
+    def __init__(self, store: Path, shard: int, motion_inputs: Sequence[str], temporary: Path | None = None) -> None:
         """
         Args:
             store: folder of the store.

@@ -54,8 +54,7 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.num_videos:,} videos, {self.hours:.3g} h, {self.num_frames:,} grid frames, "
-            f"{self.gigabytes:.3g} GB"
+            f"{self.num_videos:,} videos, {self.hours:.3g} h, {self.num_frames:,} grid frames, {self.gigabytes:.3g} GB"
         ]
         for name, (mean, share) in self.motion.items():
             lines.append(

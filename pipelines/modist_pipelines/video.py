@@ -221,9 +221,7 @@ class FrameScaler:
         try:
             scaled = self._reformatter.reformat(frame, width, height, "bgr24", interpolation=interpolation)
         except (OSError, ValueError) as error:
-            raise VideoError(
-                "decode_error", f"pixels of kind {frame.format.name}: {_message(error)}"
-            ) from error
+            raise VideoError("decode_error", f"pixels of kind {frame.format.name}: {_message(error)}") from error
         return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
 
 

@@ -14,43 +14,60 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 Work = Callable[[Task, Callable[[Report], None]], None]
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    work: Work[Task, Report],
-    num_workers: int,
-    on_report: Callable[[Task, Report], None],
-    on_death: Callable[[Task, Report | None, int | None], Task | None],
-) -> None:
-    """Do all tasks on spawned processes.
+class WorkerPool:
+    """Spawned processes that do one kind of work after another.
 
-    Args:
-        tasks: taken in order.
-        work: picklable; called in a worker with a task and a function that sends a report.
-        num_workers: processes.
-        on_report: called here with each report, in the order in which a worker sent them.
-        on_death: called here with the task of a worker that died, its last report and its exit code; returns
-            the task to do in its place, or None to leave it out. It may raise to give up.
-
-    Raises:
-        Exception: what `work` raised; the other workers are stopped.
+    with WorkerPool(num_workers) as pool:
+        pool.run(tasks, work, on_report, on_death)
     """
-    pending = deque(tasks)
-    workers = [_Worker[Task, Report](work) for _ in range(min(num_workers, len(tasks)))]
-    try:
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        work: Work[Task, Report],
+        on_report: Callable[[Task, Report], None],
+        on_death: Callable[[Task, Report | None, int | None], Task | None],
+    ) -> None:
+        """Do all tasks.
+
+        Args:
+            tasks: taken in order.
+            work: picklable; called in a worker with a task and a function that sends a report.
+            on_report: called here with each report, in the order in which a worker sent them.
+            on_death: called here with the task of a worker that died, its last report and its exit code;
+                returns the task to do in its place, or None to leave it out. It may raise to give up.
+
+        Raises:
+            Exception: what `work` raised.
+        """
+        pending = deque(tasks)
+        while len(self._workers) < min(self.num_workers, len(tasks)):
+            self._workers.append(_Worker())
         while True:
-            for worker in workers:
+            for worker in self._workers:
                 if worker.is_idle and pending:
-                    worker.give(pending.popleft())
-            busy = {worker.connection: worker for worker in workers if not worker.is_idle}
+                    worker.give(work, pending.popleft())
+            busy = {worker.connection: worker for worker in self._workers if not worker.is_idle}
             if not busy:
-                break
+                return
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 message = worker.receive()
@@ -58,33 +75,34 @@ def run_tasks(
                     instead = on_death(worker.task, worker.last_report, worker.exit_code())
                     if instead is not None:
                         pending.appendleft(instead)
-                    workers[workers.index(worker)] = _Worker(work)
+                    self._workers[self._workers.index(worker)] = _Worker()
                 elif message[0] == "report":
                     on_report(worker.task, message[1])
                 elif message[0] == "failed":
                     raise message[1]
-    finally:
-        for worker in workers:
-            worker.stop()
 
 
-class _Worker(Generic[Task, Report]):
+class _Worker:
     """A process, and what it is at."""
 
-    def __init__(self, work: Work[Task, Report]) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()  # else its end stays open here, and its death would go unseen
         self.is_idle = True
-        self.task: Task
-        self.last_report: Report | None = None
+        self.task: Any = None
+        self.last_report: Any = None
+        self._work: Work | None = None
 
-    def give(self, task: Task) -> None:
+    def give(self, work: Work, task: Any) -> None:
         self.task, self.last_report, self.is_idle = task, None, False
-        with contextlib.suppress(OSError):  # it died before its first task: `receive` says so
-            self.connection.send(task)
+        # The work travels once: it may keep things between tasks, such as a network's weights.
+        new_work = work if work is not self._work else None
+        self._work = work
+        with contextlib.suppress(OSError):  # it is dead: `receive` says so
+            self.connection.send((new_work, task))
 
     def receive(self) -> tuple[str, Any] | None:
         """The next message, or None when the process is gone."""
@@ -111,14 +129,17 @@ class _Worker(Generic[Task, Report]):
             self._process.join()
 
 
-def _serve(connection: Connection, work: Work) -> None:
+def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    work: Work | None = None
     while True:
         try:
-            task = connection.recv()
+            new_work, task = connection.recv()
         except (EOFError, OSError):
             return
+        work = new_work or work
+        assert work is not None
         try:
             work(task, lambda report: connection.send(("report", report)))
             message = ("done", None)

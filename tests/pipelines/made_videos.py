@@ -46,6 +46,7 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": "12"})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
@@ -68,9 +69,7 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return (127 + 60 * smooth / smooth.std()).clip(0, 255).astype(np.float32)
 
 
-def moving_pictures(
-    num: int, speed: int, height: int = 64, width: int = 96, seed: int = 0
-) -> list[np.ndarray]:
+def moving_pictures(num: int, speed: int, height: int = 64, width: int = 96, seed: int = 0) -> list[np.ndarray]:
     """A texture that goes right by `speed` pixels a picture."""
     base = texture(height, width, seed).astype(np.uint8)
     return [np.repeat(np.roll(base, speed * i, axis=1)[..., None], 3, axis=2) for i in range(num)]

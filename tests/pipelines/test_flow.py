@@ -50,6 +50,18 @@ def test_dis_has_the_sign_and_unit_of_a_shift():
     np.testing.assert_allclose(np.median(inner, axis=(0, 1)), [3, 0], atol=0.1)
 
 
+def test_dis_does_not_depend_on_earlier_frames():
+    rng = np.random.default_rng(0)
+    sizes = [(32, 43), (128, 171), (43, 32), (32, 43), (96, 96), (128, 171), (32, 100), (32, 43)]
+    used = DisFlow()
+    for height, width in sizes:
+        for _ in range(2):
+            base = cv2.resize(texture(64, 64, int(rng.integers(1000))), (width, height)).astype(np.uint8)
+            first = np.repeat(base[..., None], 3, axis=2)
+            second = np.roll(first, 2, axis=1)
+            np.testing.assert_array_equal(used([first], [second])[0], DisFlow()([first], [second])[0])
+
+
 def sobel_edges(flow: np.ndarray, gain: float, border: str, clamp: float) -> np.ndarray:
     """Flow edges by SciPy, float64."""
     magnitude = np.hypot(*np.moveaxis(flow.astype(np.float64), -1, 0))
@@ -134,9 +146,7 @@ def test_raft_finds_cached_weights_and_agrees_with_torchvision(no_cached_weights
     first, second = rng.integers(0, 256, size=(2, 2, 128, 136, 3), dtype=np.uint8)
     flows = estimator(list(first), list(second))
     with torch.no_grad():  # RGB in [-1, 1], as torchvision's own transforms make it
-        images = [
-            torch.from_numpy(f[..., ::-1].copy()).permute(0, 3, 1, 2) / 255 * 2 - 1 for f in (first, second)
-        ]
+        images = [torch.from_numpy(f[..., ::-1].copy()).permute(0, 3, 1, 2) / 255 * 2 - 1 for f in (first, second)]
         expected = model(*images)[-1].permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(np.stack(flows), expected, rtol=1e-3, atol=1e-3)
 

@@ -38,9 +38,7 @@ def store_path(tmp_path) -> Path:
     for writer, videos in zip(writers, (names[:2], names[2:]), strict=True):
         with writer:
             for video in videos:
-                writer.append(
-                    b"of a video that is dropped", {"edges": (b"1", 9.0), "difference": (b"2", 9.0)}
-                )
+                writer.append(b"of a video that is dropped", {"edges": (b"1", 9.0), "difference": (b"2", 9.0)})
                 writer.drop_video()
                 for frame in range(VIDEOS[video]):
                     motion = {k: (frame_bytes(video, k, frame), frame / 10) for k in KINDS[1:]}

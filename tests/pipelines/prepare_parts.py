@@ -1,0 +1,43 @@
+"""What the tests of preparing hand to worker processes, which import it by name: it has to be light."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from modist_pipelines.prepare import PrepareConfig, prepare
+
+_BORDERS = {"replicate": cv2.BORDER_REPLICATE, "zero": cv2.BORDER_CONSTANT}
+
+
+def opencv_edges(flow, *, gain, border, clamp):
+    """Flow edges by OpenCV, float64."""
+    magnitude = np.hypot(flow[..., 0].astype(np.float64), flow[..., 1])
+    gradients = [cv2.Sobel(magnitude, cv2.CV_64F, dx, 1 - dx, ksize=3, borderType=_BORDERS[border]) for dx in (0, 1)]
+    edges = np.minimum(np.hypot(*gradients) * gain, clamp)
+    return np.rint(edges / clamp * 255).astype(np.uint8), float(edges.mean())
+
+
+def slow_edges(flow, *, gain, border, clamp):
+    time.sleep(0.01)
+    return opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+
+
+def fatal_for_wide_videos(flow, *, gain, border, clamp):
+    """Ends the process as a decoder with a bug would, for videos more than twice as wide as high."""
+    if flow.shape[1] > 2 * flow.shape[0]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+
+
+def faulty_edges(flow, *, gain, border, clamp):
+    raise ZeroDivisionError("a fault of the program, not of a video")
+
+
+if __name__ == "__main__":
+    folder, out = map(Path, sys.argv[1:])
+    prepare(PrepareConfig(folder, out, short_side=32, workers=2), slow_edges)
