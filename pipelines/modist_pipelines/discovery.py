@@ -42,11 +42,11 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
             path = Path(parent, file).relative_to(folder).as_posix()
             if Path(file).suffix.lower() not in MEDIA_SUFFIXES:
                 num_other += 1
-            elif path.isprintable():
+            elif _is_text(path):
                 videos.append(path)
             else:
                 name = path.encode("utf-8", "backslashreplace").decode()
-                detail = "the name is not printable UTF-8"
+                detail = "the name is not UTF-8, so the index cannot hold it"
                 misnamed.append({"video": name, "reason": "unreadable", "detail": detail})
     if not videos:
         raise DataError(
@@ -56,3 +56,19 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     if num_other:
         logger.info("%d files are not media files by their names and are left alone", num_other)
     return sorted(videos), misnamed
+
+
+def file_size(path: Path) -> int:
+    """Bytes; 0 for a link to nothing, which the decoder will report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

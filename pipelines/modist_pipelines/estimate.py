@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from modist_pipelines.discovery import file_size
 from modist_pipelines.shards import ShardMaker
 from modist_pipelines.video import VideoError, VideoReader
 from modist_pipelines.workers import WorkerPool
@@ -25,6 +26,10 @@ class Estimate:
     """Wall time with the workers asked for."""
     num_samples: int
     """Videos that the estimate rests on."""
+
+    @staticmethod
+    def of_nothing() -> "Estimate":
+        return Estimate(0.0, 0.0, 0.0, 0)
 
     def __str__(self) -> str:
         if self.num_samples == 0:
@@ -63,13 +68,17 @@ class _Sampler:
     """The work of a worker process: encode the beginning of a video."""
 
     maker: ShardMaker
+    _is_warm: bool = False
 
     def __call__(self, video: str, report: Callable[[Sample], None]) -> None:
         path = self.maker.videos / video
         counter = _Counter()
         encoder = self.maker.encoder()
-        began = time.perf_counter()
         try:
+            if not self._is_warm:  # what is done once in a process is not part of the price of a video
+                encoder.encode(path, _Counter(), max_seconds=SAMPLE_SECONDS)
+                self._is_warm = True
+            began = time.perf_counter()
             encoded = encoder.encode(path, counter, max_seconds=SAMPLE_SECONDS)
             cost = time.perf_counter() - began
             seconds = encoded.num_nominal_frames / self.maker.meta.fps
@@ -90,13 +99,13 @@ def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool) -> Esti
         on_report=lambda task, sample: samples.append(sample),
         on_death=lambda task, sample, code: None,
     )
-    return extrapolate(samples, sum((maker.videos / video).stat().st_size for video in videos), pool.num_workers)
+    return extrapolate(samples, sum(file_size(maker.videos / video) for video in videos), pool.num_workers)
 
 
 def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:
     """From pieces of some videos to all of them."""
     if not samples:
-        return Estimate(0.0, 0.0, 0.0, 0)
+        return Estimate.of_nothing()
     sampled = sum(sample.seconds for sample in samples)
     seconds = total_bytes * sum(s.duration for s in samples) / sum(s.file_bytes for s in samples)
     return Estimate(

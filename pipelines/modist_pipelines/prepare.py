@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modist_pipelines.discovery import discover_videos
+from modist_pipelines.discovery import discover_videos, file_size
 from modist_pipelines.errors import DataError
 from modist_pipelines.estimate import Estimate, estimate, free_gigabytes
 from modist_pipelines.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
@@ -41,7 +42,7 @@ _MAX_CRASHES = 2
 class PrepareConfig:
     """Turn a folder of videos into a store: frames, flow edges and motion scores, ready to train on."""
 
-    videos: Annotated[Path, tyro.conf.Positional]
+    videos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEOS")]
     """Folder of videos; its subfolders too, whose names become labels."""
     out: Path
     """Folder of the store. Run again after an interruption: only what is missing is done."""
@@ -66,6 +67,7 @@ class PrepareConfig:
     grid: int = 4
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
     jpeg_quality: int = 90
+    """Of frames and motion maps, 1 to 100."""
     workers: int = 0
     """Processes; 0 takes one for each CPU core."""
     dry_run: bool = False
@@ -179,7 +181,7 @@ def _plan(config: PrepareConfig, meta: StoreMeta, videos: Sequence[str]) -> dict
     """All that the bytes of the store depend on."""
     digest = hashlib.sha256()
     for video in videos:
-        digest.update(f"{video}\0{(config.videos / video).stat().st_size}\0".encode())
+        digest.update(f"{video}\0{file_size(config.videos / video)}\0".encode())
     return {
         **_options(meta),
         "motion_inputs": list(config.motion_inputs),
@@ -216,6 +218,8 @@ def _announce(
     videos = [video for task in missing for video in task.videos]
     if len(missing) < len(tasks):
         logger.info("%s: %d of %d shards are there already", config.out, len(tasks) - len(missing), len(tasks))
+    if not videos:
+        return Estimate.of_nothing()
     expected = estimate(videos, maker, pool)
     free = free_gigabytes(config.out)
     logger.info("%d videos to do on %d workers", len(videos), config.num_workers())
@@ -260,7 +264,8 @@ class _Watch:
 def _make_shards(missing: Sequence[ShardTask], maker: ShardMaker, pool: WorkerPool, num_videos: int) -> None:
     num_missing = sum(len(task.videos) for task in missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as progress:
+    columns = (*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         watch = _Watch(progress, num_videos, num_videos - num_missing)
         pool.run(missing, maker, watch.on_report, watch.on_death)
 

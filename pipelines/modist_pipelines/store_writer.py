@@ -1,5 +1,6 @@
 """Writing a store: shards that appear only when they are whole, and the tables that describe them."""
 
+import contextlib
 import os
 import tempfile
 import zlib
@@ -16,8 +17,8 @@ from modist_pipelines.store import INDEX_NAME, META_NAME, QUARANTINE_NAME, Store
 _SPOOL_BYTES = 64 << 20
 
 
-def _spool() -> tempfile.SpooledTemporaryFile:
-    return tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
+def _spool(folder: Path) -> tempfile.SpooledTemporaryFile:
+    return tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(folder))
 
 
 @dataclass
@@ -74,7 +75,7 @@ class ShardWriter:
     def _begin_video(self) -> None:
         self._begin = self._file.tell()
         self._frames = {kind: _FrameList() for kind in ("rgb", *self._motion_inputs)}
-        self._spools = {name: _spool() for name in self._motion_inputs}
+        self._spools = {name: _spool(self._temporary.parent) for name in self._motion_inputs}
 
     def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
         """Add the next grid frame of the video: its RGB JPEG, and a JPEG and a score per motion input."""
@@ -157,7 +158,8 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         self._discard_spools()
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, of which the error that led here speaks
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _discard_spools(self) -> None:

@@ -1,6 +1,7 @@
 """From a folder of videos to a store: right frames, right scores, nothing lost, whatever happens."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,9 +24,11 @@ from scipy import ndimage
 from modist_pipelines.discovery import discover_videos
 from modist_pipelines.errors import DataError
 from modist_pipelines.estimate import Estimate, Sample, extrapolate
+from modist_pipelines.motion import motion_inputs
+from modist_pipelines.partial import PartialStore
 from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.shards import plan_shards
-from modist_pipelines.store import Store
+from modist_pipelines.shards import ShardMaker, ShardTask, plan_shards
+from modist_pipelines.store import Store, StoreMeta
 from modist_pipelines.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,6 +335,28 @@ def test_discovery_follows_links_once(tmp_path):
     assert [row["reason"] for row in misnamed] == ["unreadable"]
 
 
+def test_link_to_nothing_is_quarantined(tmp_path):
+    write_video(tmp_path / "in/a.mp4", moving_pictures(20, 1))
+    (tmp_path / "in/b.mp4").symlink_to("nowhere")
+    run(tmp_path / "in", tmp_path / "out", workers=1)
+    assert quarantine(tmp_path / "out") == {"b.mp4": "unreadable"}
+
+
+def test_full_disk_is_an_error_that_says_so(folder, tmp_path):
+    config = PrepareConfig(folder, tmp_path / "out", short_side=32)
+    meta = StoreMeta(short_side=32, motion_inputs=motion_inputs(["edges"], 10.0))
+    maker = ShardMaker(folder, config.out, meta, prepare_parts.opencv_edges, None, "cpu")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with PartialStore(config.out).locked():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            with pytest.raises(DataError, match=r"Writing shard 0 of .* failed: File too large"):
+                maker(ShardTask(0, ("walk/0.mp4", "walk/2.mp4")), lambda report: None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (config.out / ".partial").iterdir()] == ["lock"]
+
+
 def test_finished_store_is_left_alone_when_asked_for_again(folder, store_path):
     before = contents(store_path)
     run(folder, store_path, motion_inputs=("edges", "magnitude", "difference"))
@@ -398,10 +423,21 @@ def test_no_usable_video_leaves_the_reasons(tmp_path):
 
 @pytest.fixture
 def busy_store(tmp_path) -> Iterator[Path]:
-    from modist_pipelines.partial import PartialStore
-
     with PartialStore(tmp_path / "out").locked():
         yield tmp_path / "out"
+
+
+def test_out_that_is_a_file(folder, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match=r"--out .* cannot be written"):
+        run(folder, tmp_path / "out")
+
+
+def test_videos_that_are_no_folder(folder, tmp_path):
+    with pytest.raises(DataError, match=r"VIDEOS .* is a file"):
+        run(folder / "labels.csv", tmp_path / "out")
+    with pytest.raises(DataError, match=r"VIDEOS .* does not exist"):
+        run(folder / "nothing", tmp_path / "out")
 
 
 def test_two_runs_do_not_share_a_store(folder, busy_store):
