@@ -1,0 +1,151 @@
+"""The DALI graphs that turn JPEG frames into clips. A frame is a DALI sample; every random number is an input.
+
+So a graph has no state, and the CPU and the GPU run the same one: `device` only says where the decoder leaves its
+pixels.
+
+The visual graph decodes the crop alone, resizes and flips it, blurs it, then applies one affine map to the
+colours: brightness, contrast, saturation, gray and the normalization in a single 3 × 4 matrix (`color_transform`).
+The paper's order is flip, colour, gray, blur. Blur acts on space with weights that sum to 1, the map acts on
+channels, so the two commute.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.plan import Augmentation, ClipPlan
+
+if TYPE_CHECKING:
+    from nvidia.dali.pipeline import Pipeline
+
+Kind = Literal["visual", "motion"]
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's rgb_to_grayscale
+_BLUR_REACH = 3.0  # standard deviations on either side: 99.7 % of the Gaussian
+
+
+def clip_graph(
+    kind: Kind,
+    *,
+    crop_size: int,
+    device: Literal["cpu", "gpu"],
+    batch_size: int,
+    num_threads: int,
+    device_id: int | None,
+) -> "Pipeline":
+    """The graph for one kind of clip.
+
+    Args:
+        kind: "visual" decodes RGB, "motion" one-channel maps.
+        crop_size: pixels of the square output.
+        device: where everything after entropy decoding runs.
+        batch_size: frames a run.
+        device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
+
+    Returns:
+        A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
+        float32, channels last: RGB normalized, motion maps as a share of their full scale, in [0, 1].
+
+    Raises:
+        DataError: DALI is not installed.
+    """
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError as error:
+        raise DataError(
+            f"NVIDIA DALI cannot be imported ({error}); it decodes and augments the clips. Install it with "
+            "`pip install nvidia-dali-cuda130` (or -cuda120); `nvidia-dali` on PyPI is another package."
+        ) from error
+
+    def source(name: str, dtype: Any, ndim: int) -> Any:
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+    @pipeline_def(
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=device_id,
+        prefetch_queue_depth=1,  # the loader runs ahead itself
+        exec_dynamic=True,  # the outputs own their memory, so that torch may keep them
+    )
+    def graph() -> Any:
+        pixels = fn.decoders.image_slice(
+            source("jpeg", types.UINT8, 1),
+            source("crop_start", types.INT32, 1),
+            source("crop_shape", types.INT32, 1),
+            axis_names="HW",
+            normalized_anchor=False,
+            normalized_shape=False,
+            output_type=types.RGB if kind == "visual" else types.GRAY,
+            device="mixed" if device == "gpu" else "cpu",
+        )
+        pixels = fn.resize(
+            pixels,
+            size=[crop_size, crop_size],
+            # A region whose end comes before its start is mirrored: the flip costs nothing.
+            roi_start=source("region_start", types.FLOAT, 1),
+            roi_end=source("region_end", types.FLOAT, 1),
+            interp_type=types.INTERP_LINEAR,
+            antialias=False,  # plain bilinear, as the authors' code samples it
+        )
+        if kind == "visual":
+            pixels = fn.gaussian_blur(
+                pixels, sigma=source("blur_sigma", types.FLOAT, 0), window_size=source("blur_window", types.INT32, 0)
+            )
+        matrix, offset = source("matrix", types.FLOAT, 2), source("offset", types.FLOAT, 1)
+        return fn.coord_transform(pixels, M=matrix, T=offset, dtype=types.FLOAT)
+
+    return graph()
+
+
+def graph_inputs(kind: Kind, plans: Sequence[ClipPlan], options: Augmentation, crop_size: int) -> dict[str, np.ndarray]:
+    """All inputs of a graph but the JPEGs, one row a frame, the clips' frames one after the other.
+
+    Args:
+        plans: clips of equal length.
+        options: mean and std of the normalization.
+    """
+    num_frames = len(plans[0].frames)
+    crops = np.array([plan.crop for plan in plans], dtype=np.float32)
+    height, width = crops[:, 2], crops[:, 3]
+    flips = np.array([plan.flip for plan in plans])
+    zero = np.zeros_like(width)
+    inputs = {
+        "crop_start": crops[:, :2].astype(np.int32),
+        "crop_shape": crops[:, 2:].astype(np.int32),
+        "region_start": np.stack([zero, np.where(flips, width, 0)], axis=1),
+        "region_end": np.stack([height, np.where(flips, 0, width)], axis=1),
+    }
+    if kind == "visual":
+        sigma = np.array([plan.blur_sigma for plan in plans], dtype=np.float32)
+        inputs["blur_sigma"] = np.maximum(sigma, 1e-3)
+        inputs["blur_window"] = blur_window(sigma)
+        transforms = [color_transform(plan, options) for plan in plans]
+    else:
+        transforms = [(np.full((1, 1), 1 / 255), np.zeros(1))] * len(plans)
+    inputs["matrix"] = np.stack([matrix for matrix, _ in transforms]).astype(np.float32)
+    inputs["offset"] = np.stack([offset for _, offset in transforms]).astype(np.float32)
+    return {name: np.repeat(rows, num_frames, axis=0) for name, rows in inputs.items()}
+
+
+def blur_window(sigma: np.ndarray) -> np.ndarray:
+    """Taps of the Gaussian, int32; 1, which is no blur, where sigma is 0."""
+    return (2 * np.ceil(_BLUR_REACH * sigma) + 1).astype(np.int32)
+
+
+def color_transform(plan: ClipPlan, options: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Brightness, contrast, saturation, gray and normalization as one affine map of RGB in [0, 255].
+
+    x ← b·x; x ← c·x + (1 - c)·b·mean; x ← s·x + (1 - s)·luminance(x), where gray means s = 0; (x - mean) / std.
+    Contrast turns about the mean gray that the normalization assumes, not each picture's own, which would cost a
+    pass over its pixels before the one that uses them. Like PySlowFast's, and unlike torchvision's, the map does not
+    clip in between.
+
+    Returns:
+        (3, 3) and (3,) float64.
+    """
+    saturation = 0.0 if plan.gray else plan.saturation
+    mix = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), _LUMINANCE)
+    matrix = mix * (plan.contrast * plan.brightness / 255)
+    offset = (1 - plan.contrast) * plan.brightness * options.mean  # the same for all channels: `mix` keeps grays
+    return matrix / options.std, np.full(3, (offset - options.mean) / options.std)

@@ -1,0 +1,269 @@
+"""The plan: which videos, frames, crops and colours, as pure functions of (seed, epoch, video).
+
+Nothing here has a state. So a run goes on exactly from one integer, any number of processes reads the same clips,
+and any process can find out for itself what another one reads.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.store import Store, VideoInfo
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """A clip's frames and the nominal frames (at the store's fps) from one to the next."""
+
+    num_frames: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The RGB augmentation (paper section 4.1; ranges it leaves open as in the authors' released code)."""
+
+    crop_area: tuple[float, float] = (0.3, 1.0)
+    """Share of the frame that a crop covers."""
+    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    """Width over height of a crop, drawn log-uniformly."""
+    flip: float = 0.5
+    color: float = 0.8
+    """Probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
+    color_strength: float = 0.4
+    gray: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Pixels of the crop."""
+    mean: float = 0.45
+    std: float = 0.225
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What a plan follows."""
+
+    visual: ClipSpec
+    motion: ClipSpec
+    crop_size: int
+    grid: int
+    """The store's grid: nominal frames from one stored frame to the next."""
+    motion_threshold: float = 0.02
+    """γ, in tenths of the motion maps' full scale: only windows whose mean score exceeds it; 0 takes any."""
+    synchronized: bool = False
+    """Start [visual query, motion key] and [visual key, motion query] together (Table 3c)."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    motion_input: str | None = "edges"
+    """None plans RGB clips alone."""
+
+    def __post_init__(self) -> None:
+        for name, clip in (("visual", self.visual), ("motion", self.motion)):
+            if clip.stride % self.grid:
+                raise DataError(
+                    f"--clips.{name}.stride {clip.stride} is not a multiple of the store's grid of {self.grid} frames, "
+                    f"so its frames are not stored. Use a multiple of {self.grid}, or prepare the store with a --grid "
+                    f"that divides {clip.stride}."
+                )
+
+    def steps(self, clip: ClipSpec) -> np.ndarray:
+        """(T,) grid frames of a clip that starts at 0."""
+        return np.arange(clip.num_frames) * (clip.stride // self.grid)
+
+
+class ClipPlan(NamedTuple):
+    """Everything about one clip."""
+
+    frames: np.ndarray
+    """(T,) int64 grid frames; where the video is short, its last one repeats."""
+    crop: tuple[float, float, float, float]
+    """y, x, height, width in pixels of the stored frame."""
+    flip: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    gray: bool = False
+    blur_sigma: float = 0.0
+    """Pixels of the crop; 0 is no blur."""
+
+
+class SamplePlan(NamedTuple):
+    """The clips of one video in one epoch."""
+
+    video: int
+    visual_query: ClipPlan
+    visual_key: ClipPlan
+    motion_query: ClipPlan | None
+    motion_key: ClipPlan | None
+
+
+# Streams of random numbers. A stream's numbers do not depend on what the others are used for: switching an
+# augmentation off moves no start.
+_VISUAL_QUERY, _VISUAL_KEY, _MOTION_QUERY, _MOTION_KEY, _STARTS, _ORDER, _DEAL, _SUBSET = range(8)
+_CROP_TRIES = 10
+
+
+def _random(seed: int, stream: int, *counter: int) -> np.random.Generator:
+    """Numbers that depend on nothing but the arguments (Philox, a counter-based generator)."""
+    # The low counter word counts the numbers drawn.
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, *counter, *[0] * (3 - len(counter))]))
+
+
+def video_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
+    """(num_videos,) int64: the order of positions 0, 1, … in an epoch."""
+    return _random(seed, _ORDER, epoch).permutation(num_videos)
+
+
+def deal_keys(seed: int, step: int, batch_size: int) -> np.ndarray:
+    """(batch_size,) int64: whose key clips sit at each position of the shuffled batch (ShuffleBN)."""
+    return _random(seed, _DEAL, step).permutation(batch_size)
+
+
+def subset_of(seed: int, num_videos: int, size: int) -> np.ndarray:
+    """(size,) int64 rows in ascending order, drawn without replacement."""
+    return np.sort(_random(seed, _SUBSET).permutation(num_videos)[:size])
+
+
+class Eligible(NamedTuple):
+    """The videos that a plan can draw from."""
+
+    videos: np.ndarray
+    """(n,) int64 rows of the store with at least one motion window above the threshold."""
+    num_windows: int
+    num_rejected: int
+    """Motion windows of the whole store, and those at or below the threshold."""
+
+
+def eligible_videos(store: Store, config: PlanConfig) -> Eligible:
+    """Find the videos with enough motion, over the whole store at once.
+
+    Raises:
+        DataError: the store lacks the motion input.
+    """
+    everything = np.arange(store.num_videos)
+    if config.motion_input is None:
+        return Eligible(everything, 0, 0)
+    column = store.score_column(config.motion_input)
+    span = int(config.steps(config.motion)[-1]) + 1
+    chosen, num_windows, num_rejected = [], 0, 0
+    for video in everything:
+        means = _window_means(column[video], span)
+        rejected = 0 if config.motion_threshold == 0 else int((means <= config.motion_threshold).sum())
+        num_windows += len(means)
+        num_rejected += rejected
+        if rejected < len(means):
+            chosen.append(video)
+    return Eligible(np.array(chosen, dtype=np.int64), num_windows, num_rejected)
+
+
+def _window_means(scores: np.ndarray, span: int) -> np.ndarray:
+    """Mean score of the window that starts at each possible frame; a short video has one, its last frame repeated."""
+    if len(scores) < span:
+        scores = np.concatenate([scores, np.full(span - len(scores), scores[-1])])
+    sums = np.concatenate([[0.0], np.cumsum(scores, dtype=np.float64)])
+    return (sums[span:] - sums[:-span]) / span
+
+
+def plan_sample(config: PlanConfig, seed: int, epoch: int, video: int, info: VideoInfo) -> SamplePlan:
+    """Draw the clips of a video: a pure function, whoever asks.
+
+    Args:
+        video: row of the store; `info` is what the store says of it.
+    """
+    visual, motion = config.steps(config.visual), config.steps(config.motion)
+    draws = _random(seed, _STARTS, epoch, video).random(4)
+    num_visual = _num_starts(info.num_frames, visual)
+    if config.motion_input is None:
+        starts = [int(draw * num_visual) for draw in draws[:2]]
+        plans = [
+            _visual_clip(config, _random(seed, stream, epoch, video), info, start + visual)
+            for stream, start in zip((_VISUAL_QUERY, _VISUAL_KEY), starts, strict=True)
+        ]
+        return SamplePlan(video, *plans, None, None)
+    windows = _motion_starts(config, info, int(motion[-1]) + 1)
+    motion_starts = [int(windows[int(draw * len(windows))]) for draw in draws[2:]]
+    if config.synchronized:
+        # The last visual start may come before the last motion start, or after.
+        visual_starts = [min(start, num_visual - 1) for start in reversed(motion_starts)]
+    else:
+        visual_starts = [int(draw * num_visual) for draw in draws[:2]]
+    return SamplePlan(
+        video,
+        _visual_clip(config, _random(seed, _VISUAL_QUERY, epoch, video), info, visual_starts[0] + visual),
+        _visual_clip(config, _random(seed, _VISUAL_KEY, epoch, video), info, visual_starts[1] + visual),
+        _motion_clip(_random(seed, _MOTION_QUERY, epoch, video), info, motion_starts[0] + motion),
+        _motion_clip(_random(seed, _MOTION_KEY, epoch, video), info, motion_starts[1] + motion),
+    )
+
+
+def _num_starts(num_frames: int, steps: np.ndarray) -> int:
+    return max(1, num_frames - int(steps[-1]))
+
+
+def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray:
+    """Starts of the windows above the threshold."""
+    assert config.motion_input is not None
+    means = _window_means(info.scores(config.motion_input), span)
+    if config.motion_threshold == 0:
+        return np.arange(len(means))
+    starts = np.nonzero(means > config.motion_threshold)[0]
+    if not len(starts):
+        raise DataError(
+            f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "
+            "have been left out (see eligible_videos)."
+        )
+    return starts
+
+
+def _visual_clip(config: PlanConfig, random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
+    options = config.augmentation
+    # Every number has its place, used or not.
+    crop_draws = random.random(2 * _CROP_TRIES + 2)
+    flip, color, brightness, contrast, saturation, gray, blur, sigma = random.random(8)
+    low, high = options.blur_sigma
+
+    def factor(draw: float) -> float:
+        return 1.0 + options.color_strength * (2.0 * draw - 1.0) if color < options.color else 1.0
+
+    return ClipPlan(
+        frames=np.minimum(frames, info.num_frames - 1),
+        crop=_resized_crop(crop_draws, options, info.height, info.width),
+        flip=bool(flip < options.flip),
+        brightness=factor(brightness),
+        contrast=factor(contrast),
+        saturation=factor(saturation),
+        gray=bool(gray < options.gray),
+        blur_sigma=low + sigma * (high - low) if blur < options.blur else 0.0,
+    )
+
+
+def _resized_crop(
+    draws: np.ndarray, options: Augmentation, height: int, width: int
+) -> tuple[float, float, float, float]:
+    """A crop of random area and aspect; after ten that do not fit, the largest central one (as torchvision does)."""
+    areas = height * width * (options.crop_area[0] + draws[:_CROP_TRIES] * np.ptp(options.crop_area))
+    log_aspect = np.log(options.crop_aspect)
+    aspects = np.exp(log_aspect[0] + draws[_CROP_TRIES : 2 * _CROP_TRIES] * np.ptp(log_aspect))
+    widths, heights = np.round(np.sqrt(areas * aspects)), np.round(np.sqrt(areas / aspects))
+    fitting = np.nonzero((widths <= width) & (heights <= height) & (widths > 0) & (heights > 0))[0]
+    if len(fitting):
+        w, h = int(widths[fitting[0]]), int(heights[fitting[0]])
+        y = math.floor(draws[-2] * (height - h + 1))
+        x = math.floor(draws[-1] * (width - w + 1))
+        return y, x, h, w
+    aspect = min(max(width / height, options.crop_aspect[0]), options.crop_aspect[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+_MOTION_CROP = 7 / 8  # of the shorter side: 224 of 256 pixels
+
+
+def _motion_clip(random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
+    """A square somewhere in the frame, and nothing else (paper section 4.1)."""
+    side = round(_MOTION_CROP * min(info.height, info.width))
+    y, x = random.random(2)
+    y, x = math.floor(y * (info.height - side + 1)), math.floor(x * (info.width - side + 1))
+    return ClipPlan(frames=np.minimum(frames, info.num_frames - 1), crop=(y, x, side, side))
