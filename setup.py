@@ -1,5 +1,7 @@
 """Packaging: one distribution, four import packages, each nested so that none takes a common name."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 PACKAGE_DIRS = {
@@ -13,14 +15,14 @@ setup(
     name="modist-fast",
     version="0.1.0",
     description="MoDist (motion distillation) video pre-training: fused kernels, a DALI data plane, DDP",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=[*PACKAGE_DIRS, "modist_fast.models"],
     package_dir=PACKAGE_DIRS,
     install_requires=[
-        "torch>=2.9",
-        "torchvision>=0.24",
+        "torch>=2.14",
+        "torchvision>=0.29",
         "triton>=3.5; platform_system == 'Linux'",
         "numpy>=2.0",
         "pyarrow>=18",

@@ -1,8 +1,11 @@
 """What every launch script does around its main: readable errors, one exit code for bad input."""
 
 import logging
+import os
+import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 
 from rich.console import Console
@@ -25,9 +28,23 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except (ConfigError, DataError) as error:
-        print("\n" + textwrap.fill(f"error: {error}", 100, break_long_words=False), file=sys.stderr)
+        _print_once(str(error))
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _print_once(message: str) -> None:
+    """Print an error of rank 0, or of another rank when rank 0 has none.
+
+    Most errors meet every rank. The others wait a moment: where rank 0 leaves with the same words, the launcher
+    ends them before they repeat it; where they alone failed, they speak.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    if rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(2.0)
+        message = f"(rank {rank}) {message}"
+    print("\n" + textwrap.fill(f"error: {message}", 100, break_long_words=False), file=sys.stderr)

@@ -1,1 +1,1 @@
-"""modist-fast."""
+"""Named spans, samplers and benchmarks: where the time of a step goes."""

@@ -1,0 +1,57 @@
+"""Pre-train: torchrun --standalone --nproc-per-node N launch/pretrain.py --preset NAME --store STORE --out RUN"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import tyro
+from rich.pretty import pretty_repr
+
+from modist_fast.checkpoint import plain_config
+from modist_fast.cli import run_cli
+from modist_fast.config import TrainConfig, check
+from modist_fast.distributed import join_world
+from modist_fast.errors import ConfigError
+from modist_fast.presets import PRESETS, find_preset
+from modist_fast.trainer import Trainer
+from modist_pipelines.store import Store
+
+log = logging.getLogger("modist")
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The preset that --preset names, with every value that the command line overrides."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    wants_help = "--help" in arguments or "-h" in arguments
+    preset = first.parse_known_args(arguments)[0].preset or ("modist-r50" if wants_help else None)
+    if preset is None:
+        raise ConfigError(f"--preset is missing. There are: {', '.join(PRESETS)}.")
+    recipe = find_preset(preset)
+    unset = Path("(required)")
+    config = tyro.cli(
+        TrainConfig,
+        default=recipe(unset, unset),
+        args=arguments,
+        description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
+    )
+    missing = [name for name, value in (("--store", config.store), ("--out", config.out)) if value == unset]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} missing: the store to train from, the folder for the run.")
+    return config
+
+
+def main() -> None:
+    config = parse(sys.argv[1:])
+    with join_world(config.device) as world:
+        if not world.is_main:
+            log.setLevel(logging.WARNING)
+        check(config, world.size)
+        log.info("%s", pretty_repr(plain_config(config)))
+        log.info("%d process(es) on %s", world.size, world.device)
+        Trainer(config, world, Store.open(config.store)).run()
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,148 @@
+"""Checkpoints: one file holds the whole state of a run; a reader never sees half of one."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modist_fast.config import CheckpointConfig, TrainConfig
+from modist_fast.errors import ConfigError
+
+FORMAT = 1
+_LATEST = "latest"
+# What a resumed run may change: nothing here takes part in the computation.
+_FREE = (
+    "store",
+    "out",
+    "preset",
+    "device",
+    "precision",
+    "compile",
+    "max_steps",
+    "resume",
+    "loader",
+    "checkpoint",
+)
+
+
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON-ready values."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def fingerprint(store: Path) -> str:
+    """What tells one store from another: a resumed run must draw from the videos it began with."""
+    with (store / "index.parquet").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_of(out: Path) -> Path:
+    """Where the run in `out` keeps its checkpoints."""
+    return out / "checkpoints"
+
+
+def save(out: Path, step: int, state: dict[str, Any], config: TrainConfig) -> Path:
+    """Write the state after `step` steps; `latest` moves only once the file is safe on disk.
+
+    Args:
+        state: anything torch.load reads back with weights_only=True.
+    """
+    folder = folder_of(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    half = folder / f".{path.name}.half"
+    with half.open("wb") as file:
+        torch.save({"format": FORMAT, "step": step, "config": plain_config(config), **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    half.rename(path)
+    _sync(folder)
+    link = folder / f".{_LATEST}.half"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.rename(folder / _LATEST)
+    _sync(folder)
+    _prune(folder, path, config.checkpoint)
+    return path
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable, not only the bytes behind them."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(folder: Path, newest: Path, config: CheckpointConfig) -> None:
+    older = sorted(path for path in folder.glob("step-*.pt") if path < newest)
+    for path in older[: max(0, len(older) + 1 - max(1, config.keep))]:
+        path.unlink()
+    for half in folder.glob(".step-*.half"):
+        half.unlink()
+
+
+def latest(out: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    link = folder_of(out) / _LATEST
+    return link.resolve() if link.exists() else None
+
+
+def load(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint that goes on with `config`.
+
+    Raises:
+        ConfigError: the file is damaged or of another format, or the run computed something else; the message
+            names each option that differs.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise ConfigError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Point "
+            f"{path.parent / _LATEST} at an older step-*.pt there, or start anew with another --out."
+        ) from error
+    if state.get("format") != FORMAT:
+        raise ConfigError(
+            f"checkpoint {path} has format {state.get('format')!r}, this version reads {FORMAT}. Resume it with "
+            "the version that wrote it, or start anew with another --out."
+        )
+    refuse_difference(path, state["config"], plain_config(config))
+    return state
+
+
+def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ConfigError where an option that takes part in the computation differs from the saved run's."""
+    before, now = _flat(saved), _flat(wanted)
+    changed = [
+        f"--{key.replace('_', '-')} {now.get(key)} (saved: {before.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: checkpoint {path} belongs to a different run: {'; '.join(changed)}. Repeat the saved "
+            "options, or start anew with another --out."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

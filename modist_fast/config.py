@@ -1,0 +1,129 @@
+"""The configuration of a pre-training run. Each part stands beside what it configures; here they meet."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
+
+from modist_fast.distributed import DeviceOption
+from modist_fast.errors import ConfigError
+from modist_fast.objective import ObjectiveConfig
+from modist_fast.optim import OptimConfig
+from modist_fast.pathways import ModelConfig
+from modist_fast.precision import PrecisionOption
+
+
+@dataclass(frozen=True)
+class ClipsConfig:
+    """Which clips the nets see."""
+
+    crop_size: int = 224
+    visual: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=8, stride=8))
+    motion: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=16, stride=4))
+    motion_input: Literal["edges", "difference", "magnitude"] = "edges"
+    """What the motion pathway sees (Table 3b); the store must hold it."""
+    motion_threshold: float = 0.02
+    """γ: only motion windows whose mean P, in [0, 10] as stored, exceeds it; 0 takes any window (Table 3c)."""
+    synchronized: bool = False
+    """True starts [vq, mk] and [mq, vk] together (Table 3c, "- temp. jitter")."""
+    subset: int | None = None
+    """Train on this many videos, drawn by the seed (K400-mini: 60000)."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How hard the host works. Zero means: chosen from the machine, and said in the log."""
+
+    num_threads: int = 0
+    """Decoding threads of each process."""
+    prefetch: int = 2
+    """Batches prepared ahead."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved. It is always saved at its end and on SIGTERM."""
+
+    every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Pre-train MoDist on a store made by launch/prepare.py."""
+
+    store: Path
+    """The store to train from."""
+    out: Path
+    """The run directory: metrics, checkpoints, pictures, backbone."""
+    preset: str = ""
+    """Where the defaults come from."""
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = "auto"
+    compile: bool = False
+    """torch.compile the nets."""
+    seed: int = 0
+    batch_size: int = 64
+    """Samples (videos) a step, over all processes."""
+    group_size: int = 8
+    """Samples that go through the nets, and their batch norm, together. A process runs its share of the batch
+    group by group and accumulates gradients, so any number of processes computes the same function."""
+    epochs: int = 200
+    max_steps: int | None = None
+    """Stop after this many steps; the schedule stays that of --epochs."""
+    resume: Literal["no", "auto"] = "no"
+    """auto: go on from OUT/checkpoints/latest where there is one."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def plan(self, grid: int) -> PlanConfig:
+        """The rule by which clips are drawn from a store on this grid."""
+        return PlanConfig(
+            visual=self.clips.visual,
+            motion=self.clips.motion,
+            crop_size=self.clips.crop_size,
+            grid=grid,
+            motion_threshold=self.clips.motion_threshold,
+            synchronized=self.clips.synchronized,
+            augmentation=self.clips.augmentation,
+            motion_input=self.clips.motion_input if self.objective.motion else None,
+        )
+
+
+def check(config: TrainConfig, world_size: int) -> None:
+    """Refuse what cannot work before anything expensive starts.
+
+    Raises:
+        ConfigError: naming the options and the way out.
+    """
+    batch, group = config.batch_size, config.group_size
+    if min(batch, group, config.objective.bank_size, config.checkpoint.every) < 1:
+        raise ConfigError(
+            "--batch-size, --group-size, --objective.bank-size and --checkpoint.every must be at least 1."
+        )
+    if batch % (group * world_size):
+        raise ConfigError(
+            f"--batch-size {batch} does not split into groups of --group-size {group} over {world_size} "
+            f"process(es): it must be a multiple of {group * world_size}. Change one of the three."
+        )
+    if group == 1:
+        raise ConfigError("--group-size 1: batch norm needs at least 2 samples to normalize over.")
+    if config.objective.bank_size < batch:
+        raise ConfigError(
+            f"--objective.bank-size {config.objective.bank_size} is smaller than --batch-size {batch}: a step "
+            "would overwrite its own keys. Use a bank of several batches."
+        )
+    if config.objective.shuffle_bn and batch == group:
+        raise ConfigError(
+            f"--objective.shuffle-bn True needs at least two groups to shuffle between, but --batch-size "
+            f"{batch} is one group of --group-size {group}. Use a --group-size of at most {batch // 2}, or pass "
+            "--objective.shuffle-bn False and accept that batch norm can leak the match of query and key."
+        )

@@ -1,0 +1,98 @@
+"""Processes: one program for any number of them, on gloo or nccl. One process is a world of size 1."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from modist_fast.errors import ConfigError
+
+DeviceOption = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def join_world(device: DeviceOption) -> Iterator[World]:
+    """Join the process group that torchrun describes, or a world of one, and leave it at the end.
+
+    Raises:
+        ConfigError: `--device cuda` without a usable device for this process.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if use_cuda and torch.cuda.device_count() <= local_rank:
+        raise ConfigError(
+            f"--device {device}: local rank {local_rank} needs a CUDA device of its own, but torch sees "
+            f"{torch.cuda.device_count()}. Start at most that many processes (--nproc-per-node), or pass "
+            "--device cpu. `python -m modist_fast doctor` says what torch sees."
+        )
+    if use_cuda:
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if use_cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, device_id=torch.device("cuda", local_rank) if use_cuda else None)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(
+            rank=dist.get_rank(),
+            size=dist.get_world_size(),
+            local_rank=local_rank,
+            device=torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"),
+        )
+        dist.barrier()  # gloo aborts a process whose peer has left while it still tidies up
+    finally:
+        dist.destroy_process_group()
+
+
+def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:
+    """Bring the keys that all ranks computed into the order of the samples.
+
+    The key clips were dealt to the ranks by a permutation (ShuffleBN), so this one all_gather is all that
+    travels: 128 numbers a key, never a clip, and it serves as positives and as what the banks take in.
+
+    Args:
+        local_keys: (M, B / world, C) keys of positions [rank * B / world, ...) of the dealt order.
+        deal: (B,) int64; position j of the dealt order is sample deal[j].
+
+    Returns:
+        (M, B, C), row b the keys of sample b; the same on every rank.
+    """
+    num_modalities, num_local, dim = local_keys.shape
+    # Rank-major layout, so that the gathered buffer is the dealt order and no concatenation is needed.
+    mine = local_keys.transpose(0, 1).contiguous()
+    dealt = mine.new_empty(num_local * dist.get_world_size(), num_modalities, dim)
+    dist.all_gather_single(dealt, mine)
+    keys = torch.empty_like(dealt)
+    keys[deal] = dealt
+    return keys.transpose(0, 1).contiguous()
+
+
+@torch.no_grad()
+def mean_over_ranks(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks, in place, in one message."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

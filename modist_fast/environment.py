@@ -1,0 +1,68 @@
+"""What a run ran on: versions, revision and hardware. No host names and no paths."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "modist-fast",
+    "torch",
+    "torchvision",
+    "triton",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "numpy",
+    "pyarrow",
+    "av",
+    "opencv-python-headless",
+    "cupy-cuda13x",
+)
+
+
+def environment() -> dict[str, Any]:
+    """JSON-ready facts about software and hardware; what is absent is left out or None."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "cuda": torch.version.cuda,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "versions": {name: version for name in PACKAGES if (version := package_version(name)) is not None},
+        "git_revision": git_revision(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's own name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def git_revision() -> str | None:
+    """The checked-out commit of this source tree, with "-dirty" where files differ; None outside a checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None

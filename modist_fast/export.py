@@ -1,0 +1,77 @@
+"""The visual pathway as a file that anyone can load: safetensors, and a JSON card that says what it is."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from modist_fast.errors import ConfigError
+from modist_fast.models import ResNet, build_visual
+
+FORMAT = "modist-backbone"
+VERSION = 1
+
+
+def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None:
+    """Write the weights to `path` (.safetensors) and the card beside it (.json); each appears whole or not at all.
+
+    Args:
+        visual: the visual backbone, without its head.
+        card: at least `arch` and `width`, from which `load_backbone` builds the network.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in visual.state_dict().items()}
+    half = path.with_suffix(".half")
+    save_file(tensors, half, metadata={"format": "pt"})
+    os.replace(half, path)
+    half.write_text(json.dumps({"format": FORMAT, "version": VERSION, **card}, indent=2) + "\n", encoding="utf-8")
+    os.replace(half, path.with_suffix(".json"))
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of an exported backbone.
+
+    Raises:
+        ConfigError: it is missing, or of another format.
+    """
+    card_path = Path(path).with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"backbone {path}: its card {card_path.name} cannot be read ({error}). Keep the .safetensors and the "
+            ".json of an export together."
+        ) from error
+    if (card.get("format"), card.get("version")) != (FORMAT, VERSION):
+        raise ConfigError(
+            f"{card_path} is a card of format {card.get('format')!r} version {card.get('version')!r}; this version of "
+            f"modist-fast reads {FORMAT!r} version {VERSION}. Export the backbone again."
+        )
+    return card
+
+
+def load_backbone(path: str | os.PathLike[str]) -> ResNet:
+    """The exported visual pathway as a plain module in eval mode: (B, 3, T, H, W) to (B, D) float32.
+
+    Clips are RGB in [0, 1], normalized with the card's `mean` and `std`, `num_frames` frames `stride` apart.
+
+    Raises:
+        ConfigError: card or weights are missing, damaged or do not fit each other.
+    """
+    card = read_card(path)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"backbone {path} cannot be read ({error}). Export or copy it again.") from error
+    net = build_visual(card["arch"], card["width"])
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"backbone {path} does not fit its card (arch {card['arch']}, width {card['width']}): "
+            f"{str(error).splitlines()[1].strip()} Are the two files from one export?"
+        ) from error
+    return net.eval()

@@ -1,0 +1,163 @@
+"""The record of a run: a JSON line a step, TensorBoard curves, and a display for whoever watches."""
+
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from modist_pipelines.loader import ClipBatch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from modist_fast.distributed import mean_over_ranks
+from modist_fast.errors import ConfigError
+from modist_profiling.spans import Spans
+
+log = logging.getLogger("modist")
+_LINE_SECONDS = 15.0
+
+
+class RunLog:
+    """Writes RUN/metrics.jsonl and RUN/tensorboard; lines past `start_step` of an earlier attempt are dropped."""
+
+    def __init__(self, out: Path, start_step: int) -> None:
+        path = out / "metrics.jsonl"
+        _drop_lines_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append the figures of one step (`row["step"]`: steps done, counted from 1)."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, float) and math.isfinite(value):
+                self._board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget the steps that a resumed run takes again, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    half = path.with_suffix(".half")
+    half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    os.replace(half, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a last line without its newline is one that a kill cut short."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+class Display:
+    """What rank 0 shows: a live bar on a terminal, else a log line every few seconds."""
+
+    def __init__(self, num_steps: int, start_step: int, shown: bool) -> None:
+        self._console = Console(stderr=True)
+        self._live = shown and self._console.is_terminal
+        self._shown = shown
+        self._num_steps = num_steps
+        self._start_step, self._start = start_step, time.monotonic()
+        self._last_line = -math.inf
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("", total=num_steps, completed=start_step, figures="")
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._progress.stop()
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Show the figures of a step."""
+        if not self._shown:
+            return
+        figures = (
+            f"loss {row['loss']:.3f}  top-1 {100 * row['top1_visual']:.0f} %  "
+            f"{row['samples_per_s']:.1f} samples/s  data wait {100 * row['data_wait']:.0f} %"
+        )
+        self._progress.update(self._task, completed=row["step"], figures=figures)
+        now = time.monotonic()
+        if not self._live and (now - self._last_line >= _LINE_SECONDS or row["step"] == self._num_steps):
+            self._last_line = now
+            done = row["step"] - self._start_step
+            eta = (now - self._start) / max(1, done) * (self._num_steps - row["step"])
+            log.info("step %d/%d  %s  ETA %d:%02d", row["step"], self._num_steps, figures, eta // 60, eta % 60)
+
+
+class Recorder:
+    """Turns the figures of a step into its line, one step late: the host never waits for the step it launched.
+
+    The ranks' figures are averaged in one small message, so every rank learns the same: whether the loss is
+    still finite, and whether any rank was told to stop.
+    """
+
+    def __init__(self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display) -> None:
+        self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
+        self._pending: tuple[dict[str, Any], list[str], Tensor] | None = None
+        self._clock = time.perf_counter()
+        self.stop_agreed = False
+
+    def push(self, batch: ClipBatch, learning_rate: float, figures: dict[str, Tensor], stop: bool) -> None:
+        """Take in the step just launched, and write the line of the one before.
+
+        Raises:
+            ConfigError: the loss of the step before was not finite.
+        """
+        device = next(iter(figures.values())).device
+        mine = {"stop": torch.tensor(float(stop), device=device), **figures}
+        mean = torch.stack(list(mine.values()))
+        mean_over_ranks([mean])
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        row = {
+            "step": batch.step + 1,
+            "epoch": batch.epoch,
+            "lr": learning_rate,
+            "seconds": seconds,
+            "samples_per_s": self._batch_size / seconds,
+            "data_wait": batch.data_wait / seconds,
+            "spans": self._spans.take(),
+            **batch.counters,
+        }
+        self.flush()
+        self._pending = (row, list(mine), mean)
+
+    def flush(self) -> None:
+        """Write the line that is due; waits for the device."""
+        if self._pending is None:
+            return
+        (row, names, mean), self._pending = self._pending, None
+        row |= dict(zip(names, mean.tolist(), strict=True))
+        self.stop_agreed = row.pop("stop") > 0
+        if not math.isfinite(row["loss"]):
+            raise ConfigError(
+                f"the loss became {row['loss']} at step {row['step']}, on one rank or more. Checkpoints are from "
+                "before. Lower --optim.lr, lengthen --optim.warmup-epochs, or try --precision fp32."
+            )
+        if self._log is not None:
+            self._log.write(row)
+        self._display.update(row)

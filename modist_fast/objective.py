@@ -1,0 +1,78 @@
+"""The objective: L = Lv + Lm + Lmv (paper, Eq. 1 to 3)."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modist_fast.bank import KeyBank
+from modist_kernels import queue_infonce
+
+CrossNegatives = Literal["own", "other"]
+TERMS = ("visual", "motion", "visual_to_motion", "motion_to_visual")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is learned from what."""
+
+    motion: bool = True
+    """False trains RGB-only, Eq. 1 alone: no motion pathway, no motion clips are even read."""
+    motion_loss: bool = True
+    """False leaves out Lm (Table 3c, "- Lm")."""
+    cross_negatives: CrossNegatives = "own"
+    """The negatives of Lmv: the query's own modality, as Eq. 2 prints, or the other one's."""
+    temperature: float = 0.1
+    bank_size: int = 65536
+    """Keys in each bank, N of Eq. 1."""
+    key_momentum: float = 0.999
+    """λ of θ' ← λθ' + (1-λ)θ."""
+    shuffle_bn: bool = True
+    """Keys are normalized among other samples than their queries: batch statistics cannot leak the match."""
+
+
+class LossTerms(NamedTuple):
+    """The objective and what it is made of. `loss` alone carries a gradient."""
+
+    loss: Tensor
+    """() float32: the sum of the terms in use, mean over the batch."""
+    losses: Tensor
+    """(T,) float32: mean of each term, in the order of `TERMS`; T = 4, or 1 for RGB-only."""
+    top1: Tensor
+    """(T,) float32: share of queries whose positive is nearer than all their negatives."""
+    positive: Tensor
+    """(T,) float32: mean cosine of query and positive."""
+
+
+def motion_distillation_loss(
+    queries: Tensor, keys: Tensor, bank: KeyBank, video_ids: Tensor, config: ObjectiveConfig
+) -> LossTerms:
+    """The contrastive terms of a batch against the banks.
+
+    Args:
+        queries: (M, B, C) unit vectors of the online nets, with gradient; 0 visual, 1 motion.
+        keys: (M, B, C) unit vectors of the momentum nets, row b from the same video as query b.
+        bank: negatives; those of a query's own video and empty slots are left out.
+        video_ids: (B,) int32, the video of each query.
+        config: temperature, negatives of Lmv, and whether Lm counts.
+    """
+    result = queue_infonce(
+        queries,
+        keys,
+        bank.keys,
+        bank.video_ids,
+        video_ids,
+        temperature=config.temperature,
+        cross_negatives=config.cross_negatives,
+    )
+    losses = result.losses.mean(dim=1)
+    weights = torch.ones_like(losses)
+    if config.motion and not config.motion_loss:
+        weights[TERMS.index("motion")] = 0.0
+    return LossTerms(
+        loss=(losses * weights).sum(),
+        losses=losses.detach(),
+        top1=result.top1.mean(dim=1),
+        positive=result.positive.mean(dim=1),
+    )

@@ -1,0 +1,123 @@
+"""Optimizers and the learning-rate schedule."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with a cosine schedule (PySlowFast's MoCo recipe for K400: the paper names none)."""
+
+    name: Literal["sgd", "lars"] = "sgd"
+    lr: float = 0.1
+    """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
+    lr_batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    """Not applied to biases and batch norm."""
+    warmup_epochs: float = 35.0
+    warmup_start_lr: float = 0.001
+    """Also for `lr_batch_size` samples a step."""
+    trust_coefficient: float = 0.001
+    """LARS only: the share of a weight's norm that a step may be."""
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD whose step for each weight matrix is scaled to the weight's own norm (You et al., arXiv:1708.03888).
+
+    Parameter groups with `adapt=False` (biases, batch norm) take plain SGD steps. Nesterov momentum, as the SGD here.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+                "adapt": adapt,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step on all parameters that have a gradient."""
+        assert closure is None, "this training loop has no closure"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            weights: list[Tensor] = [p.detach() for p in params]
+            # A copy: the gradients are views of DDP's buckets, and decay and trust ratio must not leak into them.
+            updates = torch._foreach_add([p.grad for p in params], weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                torch._foreach_mul_(updates, _trust_ratios(weights, updates, group["trust_coefficient"]))
+            for param in params:
+                if "momentum_buffer" not in self.state[param]:
+                    self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+            velocities = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, updates)
+            torch._foreach_add_(updates, velocities, alpha=group["momentum"])
+            torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+
+def _trust_ratios(weights: list[Tensor], updates: list[Tensor], coefficient: float) -> list[Tensor]:
+    weight_norms = torch.stack(torch._foreach_norm(weights))
+    update_norms = torch.stack(torch._foreach_norm(updates))
+    usable = (weight_norms > 0) & (update_norms > 0)
+    ratios = torch.where(usable, coefficient * weight_norms / update_norms, torch.ones_like(weight_norms))
+    return list(ratios.unbind())
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of the online nets: no weight decay (and no LARS scaling) on biases and batch norm."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    if config.name == "lars":
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "adapt": False}]
+        return LARS(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust_coefficient=config.trust_coefficient,
+        )
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        groups,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+        fused=True,
+    )
+
+
+def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_steps: int, batch_size: int) -> float:
+    """Linear warm-up, then half a cosine to zero at `num_steps`.
+
+    Args:
+        step: the step about to be taken, from 0.
+        batch_size: samples a step over all processes; scales both ends of the warm-up.
+    """
+    scale = batch_size / config.lr_batch_size
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    if step < warmup_steps:
+        share = step / warmup_steps
+        return scale * (config.warmup_start_lr + share * (config.lr - config.warmup_start_lr))
+    progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
+    return scale * config.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,86 @@
+"""The two pathways, their momentum copies and the banks: everything that training changes.
+
+One module holds it all, so that one state dict is the whole state of the method.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modist_fast.bank import KeyBank
+from modist_fast.models import ProjectionHead, build_motion, build_visual
+from modist_fast.objective import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks (paper Table 1)."""
+
+    arch: Literal["r50", "r18"] = "r50"
+    visual_width: int = 64
+    """Channels of the visual pathway's first convolution."""
+    motion_width: int = 8
+    """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
+    head: Literal["mlp", "bn", "cvrl"] = "mlp"
+    """Projection: two linear layers (the authors'), the same with batch norm, or CVRL's three hidden layers."""
+    head_width: int = 2048
+    embedding_dim: int = 128
+
+
+class Pathways(nn.Module):
+    """Backbone and head of each modality; clips in, embeddings out."""
+
+    def __init__(self, config: ModelConfig, motion: bool) -> None:
+        super().__init__()
+        self.visual = build_visual(config.arch, config.visual_width)
+        self.visual_head = _head(self.visual.num_features, config)
+        self.motion = build_motion(config.arch, config.motion_width) if motion else None
+        self.motion_head = _head(self.motion.num_features, config) if self.motion is not None else None
+
+    def forward(self, visual: Tensor, motion: Tensor | None) -> Tensor:
+        """Embed clips.
+
+        Args:
+            visual: (B, 3, T, H, W) normalized RGB.
+            motion: (B, 1, T', H, W) motion maps, or None for RGB-only.
+
+        Returns:
+            (M, B, C) float32 unit vectors: 0 visual, 1 motion.
+        """
+        embeddings = [self.visual_head(self.visual(visual))]
+        if self.motion is not None and self.motion_head is not None:
+            assert motion is not None, "a motion pathway needs motion clips"
+            embeddings.append(self.motion_head(self.motion(motion)))
+        return torch.stack(embeddings)
+
+
+def _head(num_features: int, config: ModelConfig) -> ProjectionHead:
+    return ProjectionHead(num_features, config.head_width, config.embedding_dim, kind=config.head)
+
+
+class MoDist(nn.Module):
+    """Online pathways, momentum pathways and banks."""
+
+    def __init__(self, config: ModelConfig, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.online = Pathways(config, objective.motion)
+        self.momentum = copy.deepcopy(self.online).requires_grad_(False)
+        num_modalities = 2 if objective.motion else 1
+        self.bank = KeyBank(num_modalities, objective.bank_size, config.embedding_dim)
+
+    @torch.no_grad()
+    def update_momentum(self, key_momentum: float) -> None:
+        """θ' ← λθ' + (1-λ)θ for all parameters at once.
+
+        Batch-norm statistics are not averaged: the key nets normalize by their own batch, as the online nets do.
+        """
+        momentum, online = list(self.momentum.parameters()), list(self.online.parameters())
+        torch._foreach_lerp_(momentum, online, 1.0 - key_momentum)
+
+    def running_statistics(self) -> list[Tensor]:
+        """The batch-norm running means and variances of both nets: the only state that differs between ranks."""
+        nets = (self.online, self.momentum)
+        return [b for net in nets for name, b in net.named_buffers() if name.endswith(("_mean", "_var"))]

@@ -1,0 +1,104 @@
+"""The pictures of a run: its loss curve, and the clips that the nets see."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from modist_pipelines.loader import ClipLoader
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from modist_fast.config import TrainConfig
+from modist_fast.metrics import read_metrics
+from modist_fast.objective import TERMS
+from modist_pipelines.store import Store
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_SHEET_VIDEOS = 4
+_SHEET_FRAMES = 8
+_GAP = 4
+_LABEL_WIDTH = 92
+
+
+def save_loss_curve(path: Path, metrics: Path) -> None:
+    """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG."""
+    rows = read_metrics(metrics)
+    steps = np.array([row["step"] for row in rows])
+    figure, (loss_axis, top1_axis) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for term in TERMS:
+        if f"loss_{term}" in rows[-1]:
+            label = term.replace("_", " ")
+            loss_axis.plot(*_smooth(steps, [row[f"loss_{term}"] for row in rows]), label=label)
+            top1_axis.plot(*_smooth(steps, [100 * row[f"top1_{term}"] for row in rows]), label=label)
+    loss_axis.set(xlabel="step", ylabel="InfoNCE", title="Loss by term")
+    top1_axis.set(xlabel="step", ylabel="%", title="Top-1 among positive and negatives", ylim=(0, 100))
+    for axis in (loss_axis, top1_axis):
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _smooth(steps: np.ndarray, values: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over windows of a fiftieth of the run: single steps are too noisy to read."""
+    width = max(1, len(values) // 50)
+    kernel = np.ones(width) / width
+    return steps[width - 1 :], np.convolve(values, kernel, mode="valid")
+
+
+def save_contact_sheet(path: Path, store: Store, config: TrainConfig) -> None:
+    """Draw the first batch's clips of some videos as PNG: query and key of both pathways, as the nets see them.
+
+    The clips come from the loader itself. Since the plan is pure, one process with a small batch reads just
+    what the run reads.
+    """
+    loader = ClipLoader(
+        store,
+        config.plan(store.meta.grid),
+        batch_size=min(_SHEET_VIDEOS, config.batch_size),
+        seed=config.seed,
+        shuffle_keys=False,
+        subset=config.clips.subset,
+    )
+    try:
+        batch = next(iter(loader.iterate(0, 1)))
+        augmentation = config.clips.augmentation
+        clips = [("visual query", batch.visual_query), ("visual key", batch.visual_key)]
+        if batch.motion_query is not None and batch.motion_key is not None:
+            clips += [("motion query", batch.motion_query), ("motion key", batch.motion_key)]
+        rows = [
+            (label, _strip(clip[index], augmentation.mean, augmentation.std))
+            for index in range(len(batch.video_ids))
+            for label, clip in clips
+        ]
+    finally:
+        loader.close()
+    _draw_rows(rows, len(clips)).save(path)
+
+
+def _strip(clip: Tensor, mean: float, std: float) -> np.ndarray:
+    """Frames of one clip (C, T, H, W) side by side, (H, n·W, 3) uint8."""
+    if clip.shape[0] == 3:
+        clip = clip * std + mean
+    chosen = torch.linspace(0, clip.shape[1] - 1, min(_SHEET_FRAMES, clip.shape[1])).round().long()
+    frames = clip[:, chosen].expand(3, -1, -1, -1).clamp(0, 1)
+    strip = frames.permute(2, 1, 3, 0).reshape(clip.shape[2], -1, 3)
+    return (strip * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _draw_rows(rows: list[tuple[str, np.ndarray]], rows_per_video: int) -> Image.Image:
+    height, width = rows[0][1].shape[:2]
+    num_videos = len(rows) // rows_per_video
+    total_height = len(rows) * (height + _GAP) + num_videos * 2 * _GAP
+    sheet = Image.new("RGB", (_LABEL_WIDTH + width + _GAP, total_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = _GAP
+    for index, (label, strip) in enumerate(rows):
+        draw.text((_GAP, top + height // 2 - 6), label, fill="black")
+        sheet.paste(Image.fromarray(strip), (_LABEL_WIDTH, top))
+        last_of_video = index % rows_per_video == rows_per_video - 1
+        top += height + _GAP + (2 * _GAP if last_of_video else 0)
+    return sheet

@@ -1,0 +1,85 @@
+"""The presets: recipes as functions, one for each experiment that people repeat."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from modist_pipelines.plan import ClipSpec
+
+from modist_fast.config import CheckpointConfig, ClipsConfig, TrainConfig
+from modist_fast.errors import ConfigError
+from modist_fast.objective import ObjectiveConfig
+from modist_fast.optim import OptimConfig
+from modist_fast.pathways import ModelConfig
+
+
+def modist_r50(store: Path, out: Path) -> TrainConfig:
+    """The paper's main model: R3D-50, 8 frames of 224², 600 epochs (section 4.1)."""
+    return TrainConfig(store=store, out=out, preset="modist-r50", epochs=600)
+
+
+def modist_r18_128(store: Path, out: Path) -> TrainConfig:
+    """The smaller model of Table 2: R3D-18 on 128² crops. Prepare its store with --short-side 144."""
+    base = modist_r50(store, out)
+    return replace(base, preset="modist-r18-128", model=ModelConfig(arch="r18"), clips=ClipsConfig(crop_size=128))
+
+
+def rgb_only_r50(store: Path, out: Path) -> TrainConfig:
+    """The baseline of Table 3a: Eq. 1 alone."""
+    return replace(
+        modist_r50(store, out),
+        preset="rgb-only-r50",
+        objective=ObjectiveConfig(motion=False, key_momentum=0.999),
+    )
+
+
+def k400_mini(store: Path, out: Path) -> TrainConfig:
+    """The ablation setting: 60 000 videos of K400, 100 epochs (Table 3)."""
+    return replace(
+        modist_r50(store, out),
+        preset="k400-mini",
+        epochs=100,
+        clips=ClipsConfig(subset=60_000),
+        optim=OptimConfig(warmup_epochs=17.5),  # 35 of 200 epochs, the recipe's share
+    )
+
+
+def demo(store: Path, out: Path) -> TrainConfig:
+    """A few minutes on two CPU cores, on the videos of launch/make_demo_videos.py."""
+    return TrainConfig(
+        store=store,
+        out=out,
+        preset="demo",
+        batch_size=32,
+        group_size=16,
+        epochs=80,
+        model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
+        # Few videos and few steps: a bank of a few epochs' keys, momentum nets that keep up within the run, and
+        # the reading of Eq. 2 that pulls the modalities together on little data.
+        objective=ObjectiveConfig(bank_size=512, key_momentum=0.99, cross_negatives="other"),
+        clips=ClipsConfig(
+            crop_size=56, visual=ClipSpec(num_frames=8, stride=8), motion=ClipSpec(num_frames=16, stride=4)
+        ),
+        optim=OptimConfig(lr=0.06, warmup_epochs=8.0),
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
+PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
+    "modist-r50": modist_r50,
+    "modist-r18-128": modist_r18_128,
+    "rgb-only-r50": rgb_only_r50,
+    "k400-mini": k400_mini,
+    "demo": demo,
+}
+
+
+def find_preset(name: str) -> Callable[[Path, Path], TrainConfig]:
+    """The recipe called `name`.
+
+    Raises:
+        ConfigError: there is none; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(PRESETS)}.")
+    return PRESETS[name]

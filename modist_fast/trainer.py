@@ -1,0 +1,181 @@
+"""The loop around the step: batches in, a line a step out, checkpoints, a clean stop, an exact resume."""
+
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from modist_pipelines.loader import ClipLoader
+
+from modist_fast import checkpoint
+from modist_fast.config import TrainConfig
+from modist_fast.distributed import World, mean_over_ranks
+from modist_fast.environment import environment
+from modist_fast.errors import ConfigError
+from modist_fast.export import export_backbone
+from modist_fast.metrics import Display, Recorder, RunLog
+from modist_fast.optim import learning_rate
+from modist_fast.pictures import save_contact_sheet, save_loss_curve
+from modist_fast.step import TrainingStep
+from modist_pipelines.store import Store
+
+log = logging.getLogger("modist")
+
+
+class Trainer:
+    """One process's part of a pre-training run.
+
+    Args:
+        config: checked by `config.check`.
+        world: from `join_world`.
+        store: opened.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, store: Store) -> None:
+        self.config, self.world, self.store = config, world, store
+        self.loader = ClipLoader(
+            store,
+            config.plan(store.meta.grid),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
+            shuffle_keys=config.objective.shuffle_bn,
+            device=str(world.device),
+            num_threads=config.loader.num_threads,
+            prefetch=config.loader.prefetch,
+            subset=config.clips.subset,
+        )
+        self.num_steps = config.epochs * self.loader.steps_per_epoch
+        self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
+        self.training_step = TrainingStep(config, world)
+        self.steps_done = 0
+        self._fingerprint = checkpoint.fingerprint(store.path)
+        self._stop_requested = False
+
+    def run(self) -> None:
+        """Train until the last step or SIGTERM; the state is saved either way."""
+        try:
+            self._resume()
+            self._write_header()
+            signal.signal(signal.SIGTERM, self._request_stop)
+            self._loop()
+            if self.steps_done < self.last_step:
+                self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
+            else:
+                self._finish()
+        finally:
+            self.loader.close()
+
+    def _loop(self) -> None:
+        config = self.config
+        run_log = RunLog(config.out, self.steps_done) if self.world.is_main else None
+        saved_at = self.steps_done
+        with Display(self.last_step, self.steps_done, self.world.is_main) as display:
+            recorder = Recorder(config.batch_size, self.training_step.spans, run_log, display)
+            for batch in self.loader.iterate(self.steps_done, self.last_step):
+                rate = self._learning_rate()
+                figures = self.training_step(batch, rate)
+                self.steps_done += 1
+                recorder.push(batch, rate, figures, self._stop_requested)
+                if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
+                    recorder.flush()  # a loss that is not finite must not reach a checkpoint
+                    self._save()
+                    saved_at = self.steps_done
+                if recorder.stop_agreed:
+                    break
+            recorder.flush()
+        if saved_at != self.steps_done:
+            self._save()
+        if run_log is not None:
+            run_log.close()
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self.config.optim,
+            self.steps_done,
+            self.loader.steps_per_epoch,
+            self.num_steps,
+            self.config.batch_size,
+        )
+
+    def _request_stop(self, signum: int, frame: object) -> None:
+        self._stop_requested = True
+
+    def _say(self, message: str) -> None:
+        if self.world.is_main:
+            log.info(message)
+
+    def _save(self) -> None:
+        step = self.training_step
+        with step.spans("checkpoint"):
+            # Means of moving averages are moving averages of means: every number of ranks writes the same.
+            mean_over_ranks(step.model.running_statistics())
+            if self.world.is_main:
+                state = {
+                    "model": step.model.state_dict(),
+                    "optimizer": step.optimizer.state_dict(),
+                    "scaler": step.scaler.state_dict(),
+                    "random": torch.get_rng_state(),
+                    "store": self._fingerprint,
+                }
+                checkpoint.save(self.config.out, self.steps_done, state, self.config)
+
+    def _resume(self) -> None:
+        path = checkpoint.latest(self.config.out)
+        if path is None:
+            return
+        if self.config.resume != "auto":
+            raise ConfigError(
+                f"--out {self.config.out} already holds a run (up to {path.name}). Pass --resume auto to go on "
+                "with it, or choose another --out."
+            )
+        state = checkpoint.load(path, self.config, self.world.device)
+        if state["store"] != self._fingerprint:
+            raise ConfigError(
+                f"--resume: checkpoint {path} was trained on another store than --store {self.config.store} "
+                "is now, so its order of samples cannot go on. Use the store it began with, or another --out."
+            )
+        step = self.training_step
+        step.model.load_state_dict(state["model"])
+        step.optimizer.load_state_dict(state["optimizer"])
+        step.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        self.steps_done = state["step"]
+        self._say(f"resumed after step {self.steps_done} from {path}")
+
+    def _write_header(self) -> None:
+        """RUN/config.json, RUN/environment.json and RUN/clips.png: what was asked, on what, and what the nets see."""
+        if not self.world.is_main:
+            return
+        out = self.config.out
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(out / "config.json", checkpoint.plain_config(self.config))
+        _write_json(out / "environment.json", environment() | {"processes": self.world.size})
+        save_contact_sheet(out / "clips.png", self.store, self.config)
+
+    def _finish(self) -> None:
+        """RUN/backbone.safetensors and RUN/loss.png."""
+        if not self.world.is_main:
+            return
+        config, out = self.config, self.config.out
+        card = {
+            "arch": config.model.arch,
+            "width": config.model.visual_width,
+            "crop_size": config.clips.crop_size,
+            "num_frames": config.clips.visual.num_frames,
+            "stride": config.clips.visual.stride,
+            "mean": config.clips.augmentation.mean,
+            "std": config.clips.augmentation.std,
+            "preset": config.preset,
+            "steps": self.steps_done,
+        }
+        export_backbone(self.training_step.model.online.visual, out / "backbone.safetensors", card)
+        save_loss_curve(out / "loss.png", out / "metrics.jsonl")
+        log.info("backbone: %s", out / "backbone.safetensors")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,102 @@
+"""Checkpoints: whole or absent, and refused by a run that computes something else."""
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from modist_fast import checkpoint
+from modist_fast.config import CheckpointConfig, TrainConfig
+from modist_fast.errors import ConfigError
+from modist_fast.optim import OptimConfig
+from modist_fast.pathways import ModelConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return TrainConfig(store=tmp_path / "store", out=tmp_path / "run", checkpoint=CheckpointConfig(keep=2))
+
+
+def save(config: TrainConfig, step: int) -> Path:
+    return checkpoint.save(config.out, step, {"model": {"w": torch.full((3,), float(step))}}, config)
+
+
+def test_latest_is_the_newest_and_older_ones_go(config: TrainConfig) -> None:
+    paths = [save(config, step) for step in (5, 10, 15)]
+    assert checkpoint.latest(config.out) == paths[-1]
+    assert [path.exists() for path in paths] == [False, True, True]
+    state = checkpoint.load(paths[-1], config, CPU)
+    assert state["step"] == 15
+    assert torch.equal(state["model"]["w"], torch.full((3,), 15.0))
+
+
+def test_no_run_has_no_latest(config: TrainConfig) -> None:
+    assert checkpoint.latest(config.out) is None
+
+
+@pytest.mark.parametrize("dies_at", ["save", "fsync", "rename", "symlink"])
+def test_a_death_while_saving_leaves_the_one_before(
+    config: TrainConfig, dies_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(config, 5)
+
+    class PowerCutError(Exception):
+        pass
+
+    def power_cut(*args: object, **options: object) -> None:
+        raise PowerCutError
+
+    def half_written(value: object, file, **options: object) -> None:
+        file.write(pickle.dumps("half a checkpoint"))
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        if dies_at == "save":
+            patch.setattr(torch, "save", half_written)
+        elif dies_at == "fsync":
+            patch.setattr(os, "fsync", power_cut)
+        elif dies_at == "rename":
+            patch.setattr(Path, "rename", power_cut)
+        else:
+            patch.setattr(Path, "symlink_to", power_cut)
+        with pytest.raises(PowerCutError):
+            save(config, 10)
+    found = checkpoint.latest(config.out)
+    assert found == first
+    assert checkpoint.load(found, config, CPU)["step"] == 5
+    save(config, 15)
+    assert not list(checkpoint.folder_of(config.out).glob(".*half"))
+
+
+def test_a_damaged_file_is_named(config: TrainConfig) -> None:
+    path = save(config, 5)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match=r"step-00000005\.pt cannot be read"):
+        checkpoint.load(path, config, CPU)
+
+
+def test_every_option_that_changes_the_computation_is_named(config: TrainConfig) -> None:
+    path = save(config, 5)
+    other = replace(config, model=ModelConfig(arch="r18"), seed=3, optim=OptimConfig(lr=0.7))
+    with pytest.raises(ConfigError) as caught:
+        checkpoint.load(path, other, CPU)
+    for words in ("--model.arch r18 (saved: r50)", "--seed 3 (saved: 0)", "--optim.lr 0.7 (saved: 0.1)"):
+        assert words in str(caught.value)
+
+
+def test_options_outside_the_computation_may_change(config: TrainConfig, tmp_path: Path) -> None:
+    path = save(config, 5)
+    other = replace(config, store=tmp_path / "moved", max_steps=99, checkpoint=CheckpointConfig(every=7))
+    assert checkpoint.load(path, other, CPU)["step"] == 5
+
+
+def test_another_format_is_refused(config: TrainConfig) -> None:
+    path = save(config, 5)
+    torch.save(torch.load(path) | {"format": 0}, path)
+    with pytest.raises(ConfigError, match="format 0"):
+        checkpoint.load(path, config, CPU)

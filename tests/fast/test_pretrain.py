@@ -1,0 +1,170 @@
+"""Pre-training as users run it: real processes, kills, resumes, and other numbers of processes."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modist_fast import load_backbone
+from modist_fast.metrics import read_metrics
+from tests.fast.launching import REPOSITORY, run_script, script_command
+
+# Small nets: the trainer is under test, not what it learns.
+SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]
+BATCH = ["--batch-size", 16, "--group-size", 4, "--objective.bank-size", 64]
+NUM_STEPS = 10
+
+
+def losses(run: Path) -> list[float]:
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+def options(store: Path, run: Path, *more: object) -> list[object]:
+    return [*SMALL, *BATCH, "--store", store, "--out", run, "--max-steps", NUM_STEPS, *more]
+
+
+@pytest.fixture(scope="module")
+def two_processes(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two processes."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    done = run_script("pretrain.py", *options(demo_store, run), processes=2)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def start_and_signal(command: list[str], run: Path, after_steps: int, send: Callable[[subprocess.Popen], None]) -> int:
+    """Start a run, wait until it has written some steps, signal it, and return its exit code."""
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < after_steps:
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.02)
+    send(process)
+    return process.wait(timeout=120)
+
+
+def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = options(demo_store, run, "--checkpoint.every", 2, "--resume", "auto")
+    command = script_command("pretrain.py", *arguments, processes=2)
+    start_and_signal(command, run, 5, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    assert len(losses(run)) < NUM_STEPS, "killed too late to prove anything"
+    resumed = run_script("pretrain.py", *arguments, processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after step" in resumed.stderr
+    assert losses(run) == losses(two_processes)
+
+
+def test_sigterm_saves_and_exits_cleanly(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = options(demo_store, run, "--resume", "auto")
+    command = script_command("pretrain.py", *arguments)
+
+    def terminate(process: subprocess.Popen) -> None:
+        os.kill(process.pid, signal.SIGTERM)
+
+    code = start_and_signal(command, run, 3, terminate)
+    assert code == 0
+    done = len(losses(run))
+    assert 3 <= done < NUM_STEPS
+    assert torch.load(run / "checkpoints" / "latest")["step"] == done
+    assert not (run / "backbone.safetensors").exists()
+    resumed = run_script("pretrain.py", *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    # This run had one process; that the other had two must not matter either.
+    assert losses(run) == pytest.approx(losses(two_processes), rel=1e-3)
+
+
+def test_one_process_computes_what_two_compute(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = run_script("pretrain.py", *options(demo_store, run))
+    assert done.returncode == 0, done.stderr
+    one, two = losses(run), losses(two_processes)
+    # The sums of gradients are taken in another order; nothing else differs, so the gap starts at rounding.
+    assert one[:3] == pytest.approx(two[:3], rel=2e-5)
+    assert one == pytest.approx(two, rel=1e-3)
+    states = [torch.load(path / "checkpoints" / "latest")["model"] for path in (run, two_processes)]
+    assert torch.equal(states[0]["bank.video_ids"], states[1]["bank.video_ids"])
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name].float(), states[1][name].float(), rtol=2e-2, atol=2e-3)
+
+
+def test_a_finished_run_leaves_all_its_parts(two_processes: Path) -> None:
+    row = read_metrics(two_processes / "metrics.jsonl")[-1]
+    names = ("loss_visual", "loss_motion", "loss_visual_to_motion", "loss_motion_to_visual")
+    assert row["loss"] == pytest.approx(sum(row[name] for name in names), rel=1e-5)
+    assert {"epoch", "top1_visual", "samples_per_s", "data_wait"} <= row.keys()
+    config = json.loads((two_processes / "config.json").read_text())
+    assert config["batch_size"] == 16
+    assert config["objective"]["cross_negatives"] == "other"
+    backbone = load_backbone(two_processes / "backbone.safetensors")
+    state = torch.load(two_processes / "checkpoints" / "latest")["model"]
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, state[f"online.visual.{name}"]), name
+    for picture in ("loss.png", "clips.png"):
+        assert (two_processes / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--model.arch", "r50"], ["--model.arch r50 (saved: r18)", "another --out"]),
+        (["--seed", 9], ["--seed 9 (saved: 0)"]),
+    ],
+)
+def test_resume_refuses_another_run(demo_store: Path, two_processes: Path, more: list, words: list[str]) -> None:
+    refused = run_script("pretrain.py", *options(demo_store, two_processes, "--resume", "auto", *more))
+    assert_refused(refused, *words)
+
+
+def test_a_run_is_not_overwritten(demo_store: Path, two_processes: Path) -> None:
+    assert_refused(run_script("pretrain.py", *options(demo_store, two_processes)), "--resume auto", "another --out")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--preset", "modist-r5O"], ["--preset modist-r5O", "modist-r50", "demo"]),
+        (["--objective.bank-size", 8], ["--objective.bank-size 8", "--batch-size 16"]),
+        (["--batch-size", 18], ["--batch-size 18", "multiple of 4"]),
+        (["--group-size", 16], ["--group-size 16", "--objective.shuffle-bn False"]),
+        (["--batch-size", 64], ["32", "--batch-size 64"]),
+        (["--device", "cuda"], ["--device cuda", "doctor"]),
+        (["--clips.motion-input", "difference"], ["difference", "prepare.py"]),
+    ],
+)
+def test_bad_options_get_one_paragraph(demo_store: Path, tmp_path: Path, more: list, words: list[str]) -> None:
+    if "cuda" in more and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device: the option is right here")
+    refused = run_script("pretrain.py", *options(demo_store, tmp_path / "run", *more))
+    assert_refused(refused, *words)
+
+
+def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
+    refused = run_script("pretrain.py", *options(tmp_path, tmp_path / "run"))
+    assert_refused(refused, str(tmp_path.name), "prepare.py")
+
+
+def assert_refused(process: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    message = " ".join(process.stderr.split("error: ")[-1].split())
+    for word in words:
+        assert word in message, message
