@@ -287,17 +287,15 @@ class Store:
             )
 
     def _check_shard_sizes(self) -> None:
-        ends = {}
-        last_kind = ("rgb", *self.meta.motion_inputs)[-1]
-        column = self._offsets[last_kind]
-        shards, videos_by_end = self._shard, column.values[column.starts[1:] - 1]
-        for shard in np.unique(shards):
-            ends[int(shard)] = int(videos_by_end[shards == shard].max())
-        for shard, expected in ends.items():
-            path = shard_path(self.path, shard)
+        # The last motion map of a video is the last thing of it in its shard.
+        column = list(self._offsets.values())[-1]
+        sizes = np.zeros(int(self._shard.max(initial=-1)) + 1, np.int64)
+        np.maximum.at(sizes, self._shard, column.values[column.starts[1:] - 1])
+        for shard in np.flatnonzero(sizes):
+            path = shard_path(self.path, int(shard))
             found = path.stat().st_size if path.is_file() else None
-            if found != expected:
-                state = "is missing" if found is None else f"has {found} bytes where the index says {expected}"
+            if found != sizes[shard]:
+                state = "is missing" if found is None else f"has {found} bytes, not {sizes[shard]}"
                 raise DataError(
                     f"{path} {state}: the store is not whole. Copy the shard again from where the store "
                     "came, or remove the store and prepare it again with launch/prepare.py."
