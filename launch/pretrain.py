@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import tyro
-from rich.pretty import pretty_repr
 
-from modist_fast.checkpoint import plain_config
+from modist_fast import checkpoint
 from modist_fast.cli import run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.distributed import join_world
@@ -48,7 +47,8 @@ def main() -> None:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)
-        log.info("%s", pretty_repr(plain_config(config)))
+        options = checkpoint.flat(checkpoint.plain_config(config))
+        log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
         Trainer(config, world, Store.open(config.store)).run()
 

@@ -125,11 +125,11 @@ def load(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any
 
 def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ConfigError where an option that takes part in the computation differs from the saved run's."""
-    before, now = _flat(saved), _flat(wanted)
+    before, now = flat(_without_free(saved)), flat(_without_free(wanted))
     changed = [
-        f"--{key.replace('_', '-')} {now.get(key)} (saved: {before.get(key)})"
+        f"--{key} {now.get(key)} (saved: {before.get(key)})"
         for key in sorted(before.keys() | now.keys())
-        if key.split(".")[0] not in _FREE and before.get(key) != now.get(key)
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise ConfigError(
@@ -138,11 +138,17 @@ def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any])
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _without_free(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE}
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options under the names they have on the command line, without the dashes in front."""
+    options: dict[str, Any] = {}
     for key, value in tree.items():
+        name = prefix + key.replace("_", "-")
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            options |= flat(value, f"{name}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            options[name] = value
+    return options

@@ -20,11 +20,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     Anything else that goes wrong keeps its traceback: it is ours to mend, not the user's.
     """
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)],
-    )
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
     try:
         code = main() or 0
     except (ConfigError, DataError) as error:
@@ -34,6 +30,14 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _handler() -> logging.Handler:
+    """Lines that wrap and carry the time on a terminal, plain ones in a file."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return logging.StreamHandler()
+    return RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
 
 
 def _print_once(message: str) -> None:
