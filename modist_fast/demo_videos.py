@@ -1,0 +1,224 @@
+"""A made-up video set whose classes differ in motion alone.
+
+Textured objects move over drifting textured backgrounds. The class says how they move; shape, texture, colours, size,
+place, background and drift are drawn without regard to it, so a single frame tells nothing. Every class looks the same
+mirrored, since RGB clips are flipped at random, and shows itself in any two seconds.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
+_CANVAS = 96  # pixels of the square that an object is drawn in
+_OCTAVES = (4, 8, 16, 32)
+
+
+class Pose(NamedTuple):
+    """Where an object is at one moment, relative to its place, size and direction."""
+
+    dx: float = 0.0
+    """In units of the motion's reach."""
+    dy: float = 0.0
+    scale: float = 1.0
+    angle: float = 0.0
+    """Radians."""
+
+
+@dataclass(frozen=True)
+class _Tempo:
+    """What varies within a class: when, how fast, which way round."""
+
+    phase: float
+    frequency: float
+    """Cycles a second."""
+    sign: float
+    leaps: np.ndarray
+    """(n, 2) places in [-1, 1] for motions that jump."""
+
+    def angle(self, seconds: float) -> float:
+        return 2 * math.pi * (self.frequency * seconds + self.phase)
+
+
+def _horizontal(t: float, tempo: _Tempo) -> Pose:
+    return Pose(dx=math.sin(tempo.angle(t)))
+
+
+def _vertical(t: float, tempo: _Tempo) -> Pose:
+    return Pose(dy=math.sin(tempo.angle(t)))
+
+
+def _diagonal(t: float, tempo: _Tempo) -> Pose:
+    swing = math.sin(tempo.angle(t))
+    return Pose(dx=0.7 * tempo.sign * swing, dy=0.7 * swing)
+
+
+def _circle(t: float, tempo: _Tempo) -> Pose:
+    turn = tempo.sign * tempo.angle(t)
+    return Pose(dx=0.8 * math.cos(turn), dy=0.8 * math.sin(turn))
+
+
+def _bounce(t: float, tempo: _Tempo) -> Pose:
+    """Parabolas: the ball falls, hits and rises."""
+    share = (tempo.frequency * t + tempo.phase) % 1.0
+    return Pose(dy=1.0 - 8.0 * share * (1.0 - share))
+
+
+def _rotate(t: float, tempo: _Tempo) -> Pose:
+    return Pose(angle=0.8 * tempo.sign * tempo.angle(t))
+
+
+def _pulsate(t: float, tempo: _Tempo) -> Pose:
+    return Pose(scale=math.exp(0.45 * math.sin(tempo.angle(t))))
+
+
+def _leap(t: float, tempo: _Tempo) -> Pose:
+    """Rest, then dart to another place, twice a cycle."""
+    beat = 2 * (tempo.frequency * t + tempo.phase)
+    index, share = int(beat), beat % 1.0
+    here, there = tempo.leaps[index % len(tempo.leaps)], tempo.leaps[(index + 1) % len(tempo.leaps)]
+    move = min(1.0, max(0.0, (share - 0.6) / 0.4))
+    move = move * move * (3 - 2 * move)
+    dx, dy = here + move * (there - here)
+    return Pose(dx=float(dx), dy=float(dy))
+
+
+MOTIONS: dict[str, Callable[[float, _Tempo], Pose]] = {
+    "horizontal": _horizontal,
+    "vertical": _vertical,
+    "diagonal": _diagonal,
+    "circle": _circle,
+    "bounce": _bounce,
+    "rotate": _rotate,
+    "pulsate": _pulsate,
+    "leap": _leap,
+}
+
+
+def _texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) float32, 0 to 255: noise in octaves between two random colours, half of them striped."""
+    noise = np.zeros((height, width), np.float32)
+    for cells in _OCTAVES:
+        shape = (max(2, height * cells // width), cells)
+        octave = random.standard_normal(shape).astype(np.float32)
+        noise += cv2.resize(octave, (width, height), interpolation=cv2.INTER_CUBIC) * random.uniform(0.2, 1.0)
+    if random.random() < 0.5:
+        angle, period = random.uniform(0, math.pi), random.uniform(6, 20)
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        noise += 1.5 * np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period))
+    mix = 1 / (1 + np.exp(-1.5 * noise / noise.std()))
+    first, second = random.uniform(0, 255, (2, 3)).astype(np.float32)
+    return first + mix[..., None] * (second - first)
+
+
+def _shape(random: np.random.Generator) -> np.ndarray:
+    """(_CANVAS, _CANVAS) float32 mask in [0, 1]: an ellipse, a polygon or a star about the middle."""
+    middle, reach = _CANVAS / 2, 0.46 * _CANVAS
+    mask = np.zeros((_CANVAS, _CANVAS), np.uint8)
+    corners = int(random.integers(3, 9))
+    radii = reach * random.uniform(0.55, 1.0, corners)
+    if random.random() < 0.3:
+        axes = (round(reach), round(reach * random.uniform(0.5, 1.0)))
+        cv2.ellipse(mask, (round(middle), round(middle)), axes, random.uniform(0, 180), 0, 360, 255, -1)
+    else:
+        turns = np.arange(corners) * (2 * math.pi / corners) + random.uniform(0, 2 * math.pi)
+        points = np.stack([middle + radii * np.cos(turns), middle + radii * np.sin(turns)], axis=1)
+        cv2.fillPoly(mask, [points.round().astype(np.int32)], 255)
+    return cv2.GaussianBlur(mask, (0, 0), 1.0).astype(np.float32) / 255
+
+
+class _Object:
+    """A thing that moves."""
+
+    def __init__(self, random: np.random.Generator, motion: Callable[[float, _Tempo], Pose]) -> None:
+        self._motion = motion
+        self._mask = _shape(random)
+        self._texture = _texture(random, _CANVAS, _CANVAS)
+        self._size = math.exp(random.uniform(math.log(26), math.log(50))) / _CANVAS
+        self._angle = random.uniform(0, 2 * math.pi)
+        self._place = random.uniform((0.3 * WIDTH, 0.3 * HEIGHT), (0.7 * WIDTH, 0.7 * HEIGHT))
+        self._reach = random.uniform(12, 22)
+        self._tempo = _Tempo(
+            phase=random.random(),
+            frequency=random.uniform(0.5, 0.9),
+            sign=random.choice((-1.0, 1.0)),
+            leaps=random.uniform(-1, 1, (32, 2)),
+        )
+
+    def paint(self, frame: np.ndarray, seconds: float) -> None:
+        """Draw it over `frame` (H, W, 3) float32."""
+        pose = self._motion(seconds, self._tempo)
+        size, angle = self._size * pose.scale, self._angle + pose.angle
+        x, y = self._place + self._reach * np.array([pose.dx, pose.dy])
+        a, b = size * math.cos(angle), size * math.sin(angle)
+        middle = _CANVAS / 2
+        transform = np.array([[a, -b, x - (a - b) * middle], [b, a, y - (a + b) * middle]])
+        mask = cv2.warpAffine(self._mask, transform, (WIDTH, HEIGHT))[..., None]
+        frame += mask * (cv2.warpAffine(self._texture, transform, (WIDTH, HEIGHT)) - frame)
+
+
+def render(seed: int, index: int) -> tuple[str, np.ndarray]:
+    """Draw one video.
+
+    Returns:
+        The name of its motion, and (NUM_FRAMES, HEIGHT, WIDTH, 3) uint8 RGB.
+    """
+    random = np.random.default_rng([seed, index])
+    name = list(MOTIONS)[index % len(MOTIONS)]
+    margin = 24
+    background = _texture(random, HEIGHT + 2 * margin, WIDTH + 2 * margin)
+    drift, sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
+    objects = [_Object(random, MOTIONS[name]) for _ in range(random.integers(1, 3))]
+    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    for number in range(NUM_FRAMES):
+        seconds = number / FPS
+        shift = margin + drift * (seconds - NUM_FRAMES / FPS / 2) + 2 * np.array([math.sin(seconds + sway), 0])
+        transform = np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]])
+        frame = cv2.warpAffine(background, transform, (WIDTH, HEIGHT))
+        for thing in objects:
+            thing.paint(frame, seconds)
+        frames[number] = frame.clip(0, 255).round()
+    return name, frames
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Encode (T, H, W, 3) uint8 RGB as H.264 in MP4; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    with av.open(str(half), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bytes on any number of cores
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    half.replace(path)
+
+
+def _make(out: Path, seed: int, index: int) -> bool:
+    cv2.setNumThreads(1)
+    name = list(MOTIONS)[index % len(MOTIONS)]
+    path = out / name / f"{index:04d}.mp4"
+    if path.exists():
+        return False
+    write_video(path, render(seed, index)[1])
+    return True
+
+
+def make_demo_videos(out: Path, *, num_videos: int, seed: int, workers: int) -> int:
+    """Write OUT/<motion>/<index>.mp4, leaving alone what is already there.
+
+    Returns:
+        How many were made now.
+    """
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return sum(pool.map(partial(_make, out, seed), range(num_videos)))
