@@ -283,7 +283,7 @@ class Store:
         if kind not in held:
             raise DataError(
                 f"{self.path} holds no {kind!r}, only {', '.join(held)}. Prepare it with "
-                f"--motion-inputs {kind}, or train with --data.motion-input of one that it holds."
+                f"--motion-inputs {kind}, or train with --clips.motion-input of one that it holds."
             )
 
     def _check_shard_sizes(self) -> None:
