@@ -1,24 +1,23 @@
 """The training step of MoDist (paper section 3.1): what happens to one batch of clips."""
 
 import logging
-import math
 from contextlib import nullcontext
 
 import torch
-from modist_pipelines.loader import ClipBatch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, gather_keys
-from modist_fast.objective import TERMS, motion_distillation_loss
+from modist_fast.health import retrieval, spread
+from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist
 from modist_fast.precision import resolve_precision
+from modist_pipelines.loader import ClipBatch
 from modist_profiling.spans import Spans
 
 log = logging.getLogger("modist")
-MODALITIES = ("visual", "motion")
 
 
 class TrainingStep:
@@ -74,7 +73,7 @@ class TrainingStep:
             self._update_weights(learning_rate)
         with spans("enqueue"):
             self.model.bank.enqueue(keys, video_ids)
-        return figures | _spread(keys)
+        return figures | spread(keys)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -109,10 +108,8 @@ class TrainingStep:
                     )
                 with self.spans("backward"):
                     self.scaler.scale(terms.loss / len(groups)).backward()
-            figures.append(torch.cat([terms.loss.detach()[None], terms.losses, terms.top1, terms.positive]))
-        used = TERMS[: (len(figures[0]) - 1) // 3]
-        names = ["loss", *(f"{kind}_{term}" for kind in ("loss", "top1", "positive") for term in used)]
-        return dict(zip(names, torch.stack(figures).mean(dim=0).unbind(), strict=True))
+            figures.append(_figures(terms) | retrieval(queries.detach(), keys, mine.start))
+        return {name: torch.stack([group[name] for group in figures]).mean() for name in figures[0]}
 
     def _update_weights(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -122,7 +119,9 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of DDP's buckets
 
 
-def _spread(keys: Tensor) -> dict[str, Tensor]:
-    """How far the keys of a batch lie apart: about 1 for directions spread evenly, 0 for collapsed ones."""
-    spread = keys.std(dim=1).mean(dim=1) * math.sqrt(keys.shape[-1])
-    return {f"spread_{name}": value for name, value in zip(MODALITIES, spread.unbind(), strict=False)}
+def _figures(terms: LossTerms) -> dict[str, Tensor]:
+    named = {"loss": terms.loss.detach()}
+    for kind in ("losses", "top1", "positive"):
+        values = getattr(terms, kind).unbind()
+        named |= {f"{kind.removesuffix('es')}_{term}": value for term, value in zip(TERMS, values, strict=False)}
+    return named
