@@ -58,11 +58,9 @@ def cpu_model() -> str:
 
 def git_revision() -> str | None:
     """The checked-out commit of this source tree, with "-dirty" where files differ; None outside a checkout."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
     return described.stdout.strip() or None
