@@ -1,6 +1,7 @@
 """Optimizers and the learning-rate schedule."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,9 +76,9 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
 
-def _trust_ratios(weights: list[Tensor], updates: list[Tensor], coefficient: float) -> list[Tensor]:
-    weight_norms = torch.stack(torch._foreach_norm(weights))
-    update_norms = torch.stack(torch._foreach_norm(updates))
+def _trust_ratios(weights: Sequence[Tensor], updates: Sequence[Tensor], coefficient: float) -> list[Tensor]:
+    weight_norms = torch.stack(torch._foreach_norm(list(weights)))
+    update_norms = torch.stack(torch._foreach_norm(list(updates)))
     usable = (weight_norms > 0) & (update_norms > 0)
     ratios = torch.where(usable, coefficient * weight_norms / update_norms, torch.ones_like(weight_norms))
     return list(ratios.unbind())

@@ -77,7 +77,8 @@ class MoDist(nn.Module):
 
         Batch-norm statistics are not averaged: the key nets normalize by their own batch, as the online nets do.
         """
-        momentum, online = list(self.momentum.parameters()), list(self.online.parameters())
+        momentum: list[Tensor] = list(self.momentum.parameters())
+        online: list[Tensor] = list(self.online.parameters())
         torch._foreach_lerp_(momentum, online, 1.0 - key_momentum)
 
     def running_statistics(self) -> list[Tensor]:

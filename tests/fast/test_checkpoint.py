@@ -66,9 +66,8 @@ def test_a_death_while_saving_leaves_the_one_before(
             patch.setattr(Path, "symlink_to", power_cut)
         with pytest.raises(PowerCutError):
             save(config, 10)
-    found = checkpoint.latest(config.out)
-    assert found == first
-    assert checkpoint.load(found, config, CPU)["step"] == 5
+    assert checkpoint.latest(config.out) == first
+    assert checkpoint.load(first, config, CPU)["step"] == 5
     save(config, 15)
     assert not list(checkpoint.folder_of(config.out).glob(".*half"))
 
