@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -11,6 +11,7 @@ from torch import nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.models import ResNet, build_visual
+from modist_fast.models.resnet import Arch
 
 FORMAT = "modist-backbone"
 VERSION = 1
@@ -35,12 +36,12 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of an exported backbone.
 
     Raises:
-        ConfigError: it is missing, or of another format.
+        ConfigError: it is missing, of another format, or names no network.
     """
     card_path = Path(path).with_suffix(".json")
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        card = dict(json.loads(card_path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"backbone {path}: its card {card_path.name} cannot be read ({error}). Keep the .safetensors and the "
             ".json of an export together."
@@ -49,6 +50,12 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(
             f"{card_path} is a card of format {card.get('format')!r} version {card.get('version')!r}; this version of "
             f"modist-fast reads {FORMAT!r} version {VERSION}. Export the backbone again."
+        )
+    width = card.get("width")
+    if card.get("arch") not in get_args(Arch) or not isinstance(width, int) or width < 1:
+        raise ConfigError(
+            f"{card_path} names no network: arch {card.get('arch')!r}, width {width!r}; arch is one of "
+            f"{', '.join(get_args(Arch))}, width a whole number from 1. Export the backbone again."
         )
     return card
 
