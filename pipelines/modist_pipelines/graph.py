@@ -50,13 +50,7 @@ def clip_graph(
     Raises:
         DataError: DALI is not installed.
     """
-    try:
-        from nvidia.dali import fn, pipeline_def, types
-    except ImportError as error:
-        raise DataError(
-            f"NVIDIA DALI cannot be imported ({error}); it decodes and augments the clips. Install it with "
-            "`pip install nvidia-dali-cuda130` (or -cuda120); `nvidia-dali` on PyPI is another package."
-        ) from error
+    fn, pipeline_def, types = _import_dali()
 
     def source(name: str, dtype: Any, ndim: int) -> Any:
         return fn.external_source(name=name, dtype=dtype, ndim=ndim)
@@ -87,6 +81,7 @@ def clip_graph(
             roi_end=source("region_end", types.FLOAT, 1),
             interp_type=types.INTERP_LINEAR,
             antialias=False,  # plain bilinear, as the authors' code samples it
+            dtype=types.FLOAT,  # on a CPU the blur is three times faster than on bytes
         )
         if kind == "visual":
             pixels = fn.gaussian_blur(
@@ -96,6 +91,17 @@ def clip_graph(
         return fn.coord_transform(pixels, M=matrix, T=offset, dtype=types.FLOAT)
 
     return graph()
+
+
+def _import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of it
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError as error:
+        raise DataError(
+            f"NVIDIA DALI cannot be imported ({error}); it decodes and augments the clips. Install it with "
+            "`pip install nvidia-dali-cuda130` (or -cuda120); `nvidia-dali` on PyPI is another package."
+        ) from error
+    return fn, pipeline_def, types
 
 
 def graph_inputs(kind: Kind, plans: Sequence[ClipPlan], options: Augmentation, crop_size: int) -> dict[str, np.ndarray]:

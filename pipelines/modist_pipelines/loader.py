@@ -22,7 +22,7 @@ from modist_pipelines.plan import (
     PlanConfig,
     deal_keys,
     eligible_videos,
-    plan_sample,
+    plan_clips,
     subset_of,
     video_order,
 )
@@ -206,9 +206,7 @@ class ClipLoader:
         return _Reads(step, epoch, videos.astype(np.int32), deal, queries + keys)
 
     def _read(self, epoch: int, video: int, key: bool) -> dict[Kind, _Clip]:
-        sample = plan_sample(self._plan, self._seed, epoch, video, self._store.info(video))
-        visual = sample.visual_key if key else sample.visual_query
-        motion = sample.motion_key if key else sample.motion_query
+        visual, motion = plan_clips(self._plan, self._seed, epoch, video, self._store.info(video), key=key)
         clips: dict[Kind, _Clip] = {"visual": _Clip(visual, self._store.read_frames(video, "rgb", visual.frames))}
         if motion is not None and self._plan.motion_input is not None:
             jpegs = self._store.read_frames(video, self._plan.motion_input, motion.frames)
@@ -227,13 +225,15 @@ class ClipLoader:
             num_frames += len(jpegs)
             num_bytes += sum(map(len, jpegs))
         halves = {kind: tensor.split(self._num_local) for kind, tensor in tensors.items()}
+        visual_query, visual_key = halves["visual"]
         motion_query, motion_key = halves.get("motion", (None, None))
         return ClipBatch(
             reads.step,
             reads.epoch,
             reads.video_ids,
             reads.deal,
-            *halves["visual"],
+            visual_query,
+            visual_key,
             motion_query,
             motion_key,
             counters={"frames_used": num_frames, "frames_decoded": num_frames, "bytes_read": num_bytes},
@@ -272,6 +272,8 @@ class _Producer:
         self._thread.start()
 
     def next(self) -> ClipBatch:
+        if self._stopping.is_set():
+            raise RuntimeError("the loader was closed, or iterates from another step since")
         item = self._ready.get()
         if isinstance(item, BaseException):
             raise item

@@ -142,28 +142,44 @@ def eligible_videos(store: Store, config: PlanConfig) -> Eligible:
     Raises:
         DataError: the store lacks the motion input.
     """
-    everything = np.arange(store.num_videos)
     if config.motion_input is None:
-        return Eligible(everything, 0, 0)
+        return Eligible(np.arange(store.num_videos), 0, 0)
     column = store.score_column(config.motion_input)
+    first, lengths = column.starts[:-1].astype(np.int64), np.diff(column.starts)
     span = int(config.steps(config.motion)[-1]) + 1
-    chosen, num_windows, num_rejected = [], 0, 0
-    for video in everything:
-        means = _window_means(column[video], span)
-        rejected = 0 if config.motion_threshold == 0 else int((means <= config.motion_threshold).sum())
-        num_windows += len(means)
-        num_rejected += rejected
-        if rejected < len(means):
-            chosen.append(video)
-    return Eligible(np.array(chosen, dtype=np.int64), num_windows, num_rejected)
+    num_chosen = np.zeros(store.num_videos, np.int64)
+    num_windows = 0
+    # Videos of one length make a rectangle, whose sums come out to the last bit as those of a single video.
+    for length in np.unique(lengths):
+        videos = np.flatnonzero(lengths == length)
+        for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
+            means = _window_means(column.values[first[block, None] + np.arange(length)], span)
+            num_chosen[block] = _above_threshold(means, config.motion_threshold).sum(axis=1)
+            num_windows += means.size
+    return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
+
+
+_BLOCK = 1 << 20  # scores looked at together
 
 
 def _window_means(scores: np.ndarray, span: int) -> np.ndarray:
-    """Mean score of the window that starts at each possible frame; a short video has one, its last frame repeated."""
-    if len(scores) < span:
-        scores = np.concatenate([scores, np.full(span - len(scores), scores[-1])])
-    sums = np.concatenate([[0.0], np.cumsum(scores, dtype=np.float64)])
-    return (sums[span:] - sums[:-span]) / span
+    """Mean score of the window that starts at each possible frame; a short video has one, its last frame repeated.
+
+    Args:
+        scores: (..., num_frames)
+
+    Returns:
+        (..., max(1, num_frames - span + 1)) float64.
+    """
+    if missing := max(0, span - scores.shape[-1]):
+        scores = np.concatenate([scores, np.repeat(scores[..., -1:], missing, axis=-1)], axis=-1)
+    sums = np.zeros((*scores.shape[:-1], scores.shape[-1] + 1))
+    np.cumsum(scores, axis=-1, out=sums[..., 1:])
+    return (sums[..., span:] - sums[..., :-span]) / span
+
+
+def _above_threshold(means: np.ndarray, threshold: float) -> np.ndarray:
+    return means > threshold if threshold else np.ones_like(means, dtype=bool)
 
 
 def plan_sample(config: PlanConfig, seed: int, epoch: int, video: int, info: VideoInfo) -> SamplePlan:
@@ -172,43 +188,38 @@ def plan_sample(config: PlanConfig, seed: int, epoch: int, video: int, info: Vid
     Args:
         video: row of the store; `info` is what the store says of it.
     """
+    visual_query, motion_query = plan_clips(config, seed, epoch, video, info, key=False)
+    visual_key, motion_key = plan_clips(config, seed, epoch, video, info, key=True)
+    return SamplePlan(video, visual_query, visual_key, motion_query, motion_key)
+
+
+def plan_clips(
+    config: PlanConfig, seed: int, epoch: int, video: int, info: VideoInfo, *, key: bool
+) -> tuple[ClipPlan, ClipPlan | None]:
+    """Half of `plan_sample`: the visual and the motion clip of the query, or of the key."""
     visual, motion = config.steps(config.visual), config.steps(config.motion)
     draws = _random(seed, _STARTS, epoch, video).random(4)
-    num_visual = _num_starts(info.num_frames, visual)
-    if config.motion_input is None:
-        starts = [int(draw * num_visual) for draw in draws[:2]]
-        plans = [
-            _visual_clip(config, _random(seed, stream, epoch, video), info, start + visual)
-            for stream, start in zip((_VISUAL_QUERY, _VISUAL_KEY), starts, strict=True)
-        ]
-        return SamplePlan(video, *plans, None, None)
-    windows = _motion_starts(config, info, int(motion[-1]) + 1)
-    motion_starts = [int(windows[int(draw * len(windows))]) for draw in draws[2:]]
-    if config.synchronized:
-        # The last visual start may come before the last motion start, or after.
-        visual_starts = [min(start, num_visual - 1) for start in reversed(motion_starts)]
-    else:
-        visual_starts = [int(draw * num_visual) for draw in draws[:2]]
-    return SamplePlan(
-        video,
-        _visual_clip(config, _random(seed, _VISUAL_QUERY, epoch, video), info, visual_starts[0] + visual),
-        _visual_clip(config, _random(seed, _VISUAL_KEY, epoch, video), info, visual_starts[1] + visual),
-        _motion_clip(_random(seed, _MOTION_QUERY, epoch, video), info, motion_starts[0] + motion),
-        _motion_clip(_random(seed, _MOTION_KEY, epoch, video), info, motion_starts[1] + motion),
-    )
-
-
-def _num_starts(num_frames: int, steps: np.ndarray) -> int:
-    return max(1, num_frames - int(steps[-1]))
+    num_starts = max(1, info.num_frames - int(visual[-1]))
+    start = int(draws[int(key)] * num_starts)
+    motion_clip = None
+    if config.motion_input is not None:
+        windows = _motion_starts(config, info, int(motion[-1]) + 1)
+        motion_starts = [int(windows[int(draw * len(windows))]) for draw in draws[2:]]
+        stream = _MOTION_KEY if key else _MOTION_QUERY
+        motion_clip = _motion_clip(_random(seed, stream, epoch, video), info, motion_starts[int(key)] + motion)
+        if config.synchronized:
+            # The visual query starts with the motion key, the visual key with the motion query; a visual clip that
+            # spans more than a motion clip may have to start earlier.
+            start = min(motion_starts[int(not key)], num_starts - 1)
+    stream = _VISUAL_KEY if key else _VISUAL_QUERY
+    return _visual_clip(config, _random(seed, stream, epoch, video), info, start + visual), motion_clip
 
 
 def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray:
     """Starts of the windows above the threshold."""
     assert config.motion_input is not None
     means = _window_means(info.scores(config.motion_input), span)
-    if config.motion_threshold == 0:
-        return np.arange(len(means))
-    starts = np.nonzero(means > config.motion_threshold)[0]
+    starts = np.flatnonzero(_above_threshold(means, config.motion_threshold))
     if not len(starts):
         raise DataError(
             f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from made_videos import texture
 
 from modist_pipelines.store import MotionInput, Store, StoreMeta, VideoInfo
 from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
-from made_videos import texture
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def make_store(
     height: int = 48,
     width: int = 64,
     grid: int = 4,
-    scores: Mapping[int, Sequence[float]] | None = None,
+    scores: Mapping[int, Sequence[float]] | Mapping[int, np.ndarray] | None = None,
 ) -> Store:
     """Write a store of RGB frames and edges, no two frames alike.
 
@@ -56,7 +56,12 @@ def make_store(
                 edges = np.roll(gray, 3 * video, axis=0) // 2 + np.uint8(5 * (frame % 25))
                 writer.append(jpeg(rgb).tobytes(), {"edges": (jpeg(edges).tobytes(), values[frame])})
             writer.finish_video(
-                f"{video:04d}.mp4", label=None, width=width, height=height, source_fps=30.0, num_source_frames=num * grid
+                f"{video:04d}.mp4",
+                label=None,
+                width=width,
+                height=height,
+                source_fps=30.0,
+                num_source_frames=num * grid,
             )
     meta = StoreMeta(short_side=min(height, width), grid=grid, motion_inputs={"edges": MotionInput("px", 10.0)})
     write_tables(path, meta, writer.table(), quarantine_table([]))
