@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from made_videos import texture
 
+from modist_pipelines.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.plan import Augmentation, ClipPlan
 from modist_pipelines.store import MotionInput, Store, StoreMeta, VideoInfo
 from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
 
@@ -66,3 +68,30 @@ def make_store(
     meta = StoreMeta(short_side=min(height, width), grid=grid, motion_inputs={"edges": MotionInput("px", 10.0)})
     write_tables(path, meta, writer.table(), quarantine_table([]))
     return Store.open(path)
+
+
+def run_graph(
+    kind: Kind,
+    jpegs: Sequence[np.ndarray],
+    plans: Sequence[ClipPlan],
+    *,
+    crop_size: int,
+    options: Augmentation | None = None,
+    device_id: int | None = None,
+) -> np.ndarray:
+    """(clips, T, crop_size, crop_size, C) float32 of one run, on the CPU or on CUDA device `device_id`."""
+    pipeline = clip_graph(
+        kind,
+        crop_size=crop_size,
+        device="cpu" if device_id is None else "gpu",
+        batch_size=len(jpegs),
+        num_threads=1,
+        device_id=device_id,
+    )
+    pipeline.build()
+    pipeline.feed_input("jpeg", list(jpegs))
+    for name, rows in graph_inputs(kind, plans, options or Augmentation(), crop_size).items():
+        pipeline.feed_input(name, rows)
+    (frames,) = pipeline.run()
+    pixels = np.array(frames.as_cpu().as_array())
+    return pixels.reshape(len(plans), -1, *pixels.shape[1:])

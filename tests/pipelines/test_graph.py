@@ -1,0 +1,70 @@
+"""The graph on a GPU is the one on the CPU, as far as it can be told without a GPU; with one, to the pixel."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from clip_store import jpeg, picture, run_graph, video_info
+from made_videos import texture
+from nvidia.dali import ops
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.graph import Kind, clip_graph
+from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
+
+KINDS: tuple[Kind, ...] = ("visual", "motion")
+
+
+def operators(kind: Kind, device: Any) -> list[tuple[str, str, str]]:
+    """(schema, instance, device) of each operator, in order; the graph has been serialized."""
+    pipeline: Any = clip_graph(kind, crop_size=32, device=device, batch_size=4, num_threads=1, device_id=None)
+    assert len(pipeline.serialize()) > 1000
+    return [(node._op.schema.Name(), node.name, node._op.device) for node in pipeline._ops]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_graph_is_the_cpu_graph(kind):
+    cpu, gpu = operators(kind, "cpu"), operators(kind, "gpu")
+    assert [op[:2] for op in cpu] == [op[:2] for op in gpu]
+    computing = [op for op in cpu if op[0] != "ExternalSource"]
+    expected = ["decoders__ImageSlice", "Resize", "GaussianBlur", "CoordTransform"]
+    assert [op[0] for op in computing] == [name for name in expected if kind == "visual" or name != "GaussianBlur"]
+    for (schema, _, on_cpu), (_, _, on_gpu) in zip(cpu, gpu, strict=True):
+        assert on_cpu == "cpu"
+        if schema == "ExternalSource":  # JPEGs and arguments come from the host
+            assert on_gpu == "cpu"
+        else:
+            assert on_gpu == ("mixed" if schema == "decoders__ImageSlice" else "gpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_every_operator_is_registered_for_its_device(kind, device):
+    registered = {"cpu": ops.cpu_ops(), "gpu": ops.gpu_ops(), "mixed": ops.mixed_ops()}
+    for schema, _, where in operators(kind, device):
+        assert schema in registered[where]
+
+
+def test_missing_dali_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(DataError, match="pip install nvidia-dali-cuda130"):
+        clip_graph("visual", crop_size=32, device="cpu", batch_size=1, num_threads=1, device_id=None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_computes_what_the_cpu_does(kind):
+    config = PlanConfig(ClipSpec(2, 4), ClipSpec(2, 4), 48, grid=4)
+    samples = [plan_sample(config, 1, 0, video, video_info(9, 100, 72)) for video in range(12)]
+    plans = [sample.visual_query if kind == "visual" else sample.motion_query for sample in samples]
+    plans = [plan for plan in plans if plan is not None]
+    if kind == "visual":
+        jpegs = [jpeg(picture(72, 100, seed)) for seed in range(24)]
+    else:
+        jpegs = [jpeg(texture(72, 100, seed).astype(np.uint8)) for seed in range(24)]
+    cpu, gpu = (run_graph(kind, jpegs, plans, crop_size=48, device_id=device) for device in (None, 0))
+    # nvJPEG's inverse DCT and chroma interpolation differ from libjpeg's by a few of 255 levels.
+    level = 1 / 255 / (config.augmentation.std if kind == "visual" else 1)
+    assert abs(gpu - cpu).mean() < level
+    assert abs(gpu - cpu).max() < 12 * level
