@@ -26,9 +26,7 @@ def choose_backend(op: str, device: torch.device, requested: str | None) -> str:
     if forced is None:
         backend = _default_backend(op, device)
     else:
-        _check_forced(
-            op, device, forced, f"backend={forced!r}" if requested else f"{ENVIRONMENT_VARIABLE}={forced}"
-        )
+        _check_forced(op, device, forced, f"backend={forced!r}" if requested else f"{ENVIRONMENT_VARIABLE}={forced}")
         backend = forced
     if not torch.compiler.is_compiling():
         _say_once(op, device, backend, "forced" if forced else "default")
@@ -53,9 +51,7 @@ def _default_backend(op: str, device: torch.device) -> str:
 
 def _check_forced(op: str, device: torch.device, forced: str, source: str) -> None:
     if forced not in BACKENDS:
-        raise ValueError(
-            f"{op}: {source} is none of {', '.join(BACKENDS)}. Leave it out to choose by device."
-        )
+        raise ValueError(f"{op}: {source} is none of {', '.join(BACKENDS)}. Leave it out to choose by device.")
     if forced == "cpu" and device.type != "cpu":
         raise ValueError(
             f"{op}: {source} runs on CPU tensors only, and got {device}. Leave it out to choose by device."

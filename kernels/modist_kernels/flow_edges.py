@@ -37,16 +37,12 @@ def flow_edges_reference(
     vectors = vectors.to(torch.float64 if flow.dtype == torch.float64 else torch.float32) * scale
     height, width = vectors.shape[-2:]
     magnitude = vectors.square().sum(dim=-3).sqrt().reshape(-1, 1, height, width)
-    padded = torch.nn.functional.pad(
-        magnitude, (1, 1, 1, 1), mode="replicate" if border == "replicate" else "constant"
-    )
+    padded = torch.nn.functional.pad(magnitude, (1, 1, 1, 1), mode="replicate" if border == "replicate" else "constant")
     sobel_x = padded.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     gradient = torch.nn.functional.conv2d(padded, torch.stack([sobel_x, sobel_x.T])[:, None])  # (K, 2, H, W)
     edges = (gradient.square().sum(dim=1).sqrt() * gain).clamp(max=clamp)
     score = edges.mean(dim=(-2, -1))
-    stored = (
-        (edges / clamp * 255).round().to(torch.uint8) if out_dtype == torch.uint8 else edges.to(out_dtype)
-    )
+    stored = (edges / clamp * 255).round().to(torch.uint8) if out_dtype == torch.uint8 else edges.to(out_dtype)
     leading = vectors.shape[:-3]
     return stored.reshape(*leading, height, width), score.reshape(leading)
 

@@ -29,48 +29,56 @@ def forward(
     leading = flow.shape[:-3]
     frames = flow.reshape(-1, *flow.shape[-3:])
     height, width = frames.shape[1:3] if layout == "hwc" else frames.shape[2:4]
-    edges = torch.empty(len(frames), height, width, dtype=out_dtype)
-    score = torch.empty(len(frames))
+    quantize = out_dtype == torch.uint8
+    edges = np.empty((len(frames), height, width), np.uint8 if quantize else np.float32)
+    score = np.empty(len(frames), np.float32)
     factor = math.sqrt(2) * gain * abs(scale)
     work = _workspace((height + 2) * (width + 2))
-    for i, frame in enumerate(frames):
-        magnitude = _magnitude(frame.to(torch.float32).contiguous().numpy(), layout)
-        unit = _sobel(magnitude, _BORDER[border], work)
+    frames = frames.contiguous()
+    vectors = frames.numpy()
+    for i in range(len(frames)):
+        frame = vectors[i] if frames.dtype == torch.float32 else frames[i].to(torch.float32).numpy()
+        unit = _sobel(frame, layout, _BORDER[border], work)
         cv2.threshold(unit, clamp / factor, 0, cv2.THRESH_TRUNC, unit)
         score[i] = cv2.sumElems(unit)[0] * factor / (height * width)
-        if out_dtype == torch.uint8:
-            stored = torch.from_numpy(cv2.convertScaleAbs(unit, alpha=factor / clamp * 255))
+        if quantize:
+            cv2.convertScaleAbs(unit[:, :width], edges[i], factor / clamp * 255)
         else:
-            stored = torch.from_numpy(unit * np.float32(factor))
-        edges[i] = stored[:, :width]
-    return edges.reshape(*leading, height, width), score.reshape(leading)
+            np.multiply(unit[:, :width], np.float32(factor), out=edges[i])
+    return (
+        torch.from_numpy(edges).to(out_dtype).reshape(*leading, height, width),
+        torch.from_numpy(score).reshape(leading),
+    )
 
 
 def _workspace(size: int) -> np.ndarray:
     if getattr(_scratch, "size", None) != size:
-        _scratch.size, _scratch.rows = size, np.empty((4, size), np.float32)
+        _scratch.size, _scratch.rows = size, np.empty((3, size), np.float32)
     return _scratch.rows
 
 
-def _magnitude(vectors: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "hwc":
-        return np.abs(vectors.view(np.complex64)[..., 0])
-    return cv2.magnitude(vectors[0], vectors[1])
+def _sobel(vectors: np.ndarray, layout: str, border: int, work: np.ndarray) -> np.ndarray:
+    """Return |Sobel| / √2 of |vectors| in the first columns of (H, W + 2) float32; the last two are 0.
 
-
-def _sobel(magnitude: np.ndarray, border: int, work: np.ndarray) -> np.ndarray:
-    """Return |Sobel| / √2 in the first columns of (H, W + 2) float32; the last two are 0."""
-    height, width = magnitude.shape
+    The three rows of `work` are used over and over, so that they and the flow fit a core's second-level cache.
+    """
+    height, width = vectors.shape[:2] if layout == "hwc" else vectors.shape[1:]
     stride = width + 2
-    padded, pairs, blocks, result = work
+    padded, pairs, blocks = work
+    magnitude = blocks[: height * width].reshape(height, width)
+    if layout == "hwc":
+        np.abs(vectors.view(np.complex64)[..., 0], out=magnitude)
+    else:
+        cv2.magnitude(vectors[0], vectors[1], magnitude)
     cv2.copyMakeBorder(magnitude, 1, 1, 1, 1, border, padded.reshape(height + 2, stride))
-    pairs, blocks = pairs[: (height + 1) * stride], blocks[: (height + 1) * stride]
-    np.add(padded[:-stride], padded[stride:], out=pairs)
-    np.add(pairs[:-1], pairs[1:], out=blocks[:-1])
-    num = height * stride - 1
-    down, up = padded[:num], result[:num]  # the padded magnitudes have served
-    np.subtract(blocks[stride + 1 :], blocks[:num], out=down)
-    np.subtract(blocks[1 : num + 1], blocks[stride:-1], out=up)
-    unit = cv2.magnitude(padded[: num + 1].reshape(height, stride), result[: num + 1].reshape(height, stride))
+    num = (height + 1) * stride
+    np.add(padded[:num], padded[stride:], out=pairs[:num])
+    np.add(pairs[: num - 1], pairs[1:num], out=blocks[: num - 1])
+    num -= stride
+    down, up = padded[:num], pairs[:num]
+    np.subtract(blocks[stride + 1 : stride + num], blocks[: num - 1], out=down[:-1])
+    np.subtract(blocks[1:num], blocks[stride : stride + num - 1], out=up[:-1])
+    unit = down.reshape(height, stride)
+    cv2.magnitude(unit, up.reshape(height, stride), unit)
     unit[:, width:] = 0
     return unit

@@ -29,7 +29,7 @@ def _magnitudes(flow, y, height, width, INTERLEAVED: tl.constexpr, BLOCK_W: tl.c
         lanes = tl.arange(0, 2 * BLOCK_W)
         parts = tl.load(flow + y * width * 2 + lanes, mask=(lanes < 2 * width) & inside, other=0).to(tl.float32)
         return tl.sqrt(tl.sum(tl.reshape(parts * parts, (BLOCK_W, 2)), 1))
-    else:
+    else:  # noqa: RET505, a branch of the compiler
         x = tl.arange(0, BLOCK_W)
         mask = (x < width) & inside
         u = tl.load(flow + y * width + x, mask=mask, other=0).to(tl.float32)
@@ -75,7 +75,7 @@ def _row_filters(magnitude, width, REPLICATE: tl.constexpr, BLOCK_W: tl.constexp
 
 
 @triton.jit(do_not_specialize=["height", "rows_per_strip"])
-def _edges_kernel(
+def edges_kernel(
     flow,  # (K, 2, H, W), or (K, H, W, 2) if INTERLEAVED
     edges,  # (K, H, W)
     strip_sums,  # (K, number of strips) float32
@@ -159,7 +159,7 @@ def forward(
         configuration = edges_configuration(architecture(flow.device), frames, height, width)
     strips = triton.cdiv(height, configuration.rows_per_strip)
     strip_sums = torch.empty(frames, strips, dtype=torch.float32, device=flow.device)
-    _edges_kernel[(frames, strips)](
+    edges_kernel[(frames, strips)](
         flow,
         edges,
         strip_sums,
@@ -173,6 +173,6 @@ def forward(
         REPLICATE=border == "replicate",
         QUANTIZE=out_dtype == torch.uint8,
         BLOCK_W=max(MIN_BLOCK_W, triton.next_power_of_2(width)),
-        num_warps=configuration.num_warps,
+        num_warps=configuration.num_warps,  # pyright: ignore[reportCallIssue]
     )
     return edges, (strip_sums.sum(dim=1) / (height * width)).reshape(leading)

@@ -249,10 +249,6 @@ def _check(
     for name, tensor in (("queries", queries), ("keys", keys), ("bank", bank)):
         require(tensor.is_floating_point(), f"{name} must be floating point, and is {tensor.dtype}")
     for name, tensor in (("keys", keys), ("bank", bank), ("bank_ids", bank_ids), ("ids", ids)):
-        require(
-            tensor.device == queries.device, f"{name} is on {tensor.device}, queries are on {queries.device}"
-        )
+        require(tensor.device == queries.device, f"{name} is on {tensor.device}, queries are on {queries.device}")
     require(temperature > 0, f"temperature must be positive, and is {temperature}")
-    require(
-        cross_negatives in PRODUCT, f"cross_negatives must be 'own' or 'other', and is {cross_negatives!r}"
-    )
+    require(cross_negatives in PRODUCT, f"cross_negatives must be 'own' or 'other', and is {cross_negatives!r}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modist_kernels.queue_infonce import POSITIVE, PRODUCT, QUERY, num_terms
 
-CHUNK = 2048
+CHUNK = 4096  # bank rows; with their logits they fit a core's share of the cache
 
 
 def forward(
@@ -34,9 +34,7 @@ def forward(
             statistics.append([(x,) for x in bank_statistics(queries[m], bank[m], exclusion, temperature)])
     # Products in the order of PRODUCT: own pairs first, then (query 0, bank 1), (query 1, bank 0).
     products = [(m, 0) for m in range(num_modalities)] + ([(1, 1), (0, 1)] if both else [])
-    lse, maximum, mean_negative = (
-        torch.stack([statistics[m][part][i] for m, i in products]) for part in range(3)
-    )
+    lse, maximum, mean_negative = (torch.stack([statistics[m][part][i] for m, i in products]) for part in range(3))
 
     terms = range(num_terms(num_modalities))
     product = [PRODUCT[cross_negatives][t] for t in terms]
@@ -75,23 +73,22 @@ class Exclusion:
         self.bank_ids = bank_ids
         self.empty = bank_ids < 0
         self.any_empty = bool(self.empty.any())
-        self.columns = torch.isin(bank_ids, ids).nonzero()[:, 0]
+        self.slots = torch.isin(bank_ids, ids).nonzero()[:, 0]
 
     def all_empty(self, start: int, stop: int) -> bool:
         return self.any_empty and bool(self.empty[start:stop].all())
 
     def apply(self, logits: Tensor, start: int, stop: int) -> None:
-        """Set the excluded entries of logits (R, stop - start) to -inf; R is a multiple of the batch."""
+        """Set the excluded entries of logits (stop - start, R) to -inf; R is a multiple of the batch."""
         if self.any_empty:
-            logits.masked_fill_(self.empty[start:stop], -math.inf)
-        first, last = torch.searchsorted(self.columns, torch.tensor([start, stop])).tolist()
+            logits.masked_fill_(self.empty[start:stop, None], -math.inf)
+        first, last = torch.searchsorted(self.slots, torch.tensor([start, stop])).tolist()
         if first == last:
             return
-        columns = self.columns[first:last]
-        same = self.bank_ids[columns] == self.ids[:, None]
-        columns = columns - start
-        same = same.repeat(len(logits) // len(self.ids), 1)
-        logits[:, columns] = logits[:, columns].masked_fill_(same, -math.inf)
+        slots = self.slots[first:last]
+        same = (self.bank_ids[slots, None] == self.ids).repeat(1, logits.shape[1] // len(self.ids))
+        slots = slots - start
+        logits[slots] = logits[slots].masked_fill_(same, -math.inf)
 
 
 def bank_statistics(
@@ -106,29 +103,28 @@ def bank_statistics(
     rows, dim = queries.shape
     num = len(bank)
     chunk = min(CHUNK, num)
-    # In units of log2, so that exp2 needs no further product.
-    scaled = queries * (math.log2(math.e) / temperature)
-    maximum = queries.new_full((rows, 1), -math.inf)
-    total = queries.new_zeros(rows, 1)
+    # In units of log2, so that exp2 needs no further product; (C, R), since the bank's rows lead all products.
+    scaled = (queries * (math.log2(math.e) / temperature)).T.contiguous()
+    maximum = queries.new_full((1, rows), -math.inf)
+    total = queries.new_zeros(1, rows)
     weighted = queries.new_zeros(rows, dim)
-    keys_buffer = queries.new_empty(chunk, dim)
-    logits_buffer = queries.new_empty(rows * chunk)
+    negatives_buffer = queries.new_empty(chunk, dim)
+    logits_buffer = queries.new_empty(chunk, rows)
     for start in range(0, num, chunk):
         stop = min(start + chunk, num)
         if exclusion.all_empty(start, stop):
             continue
-        negatives = keys_buffer[: stop - start].copy_(bank[start:stop])
-        logits = logits_buffer[: rows * (stop - start)].view(rows, stop - start)
-        torch.mm(scaled, negatives.T, out=logits)
+        negatives = negatives_buffer[: stop - start].copy_(bank[start:stop])
+        logits = torch.mm(negatives, scaled, out=logits_buffer[: stop - start])
         exclusion.apply(logits, start, stop)
-        largest = torch.maximum(maximum, logits.amax(dim=1, keepdim=True))
-        # A row without any negative so far has the maximum -inf; 0 in its place keeps -inf - -inf away.
+        largest = torch.maximum(maximum, logits.amax(dim=0, keepdim=True))
+        # A query without any negative so far has the maximum -inf; 0 in its place keeps -inf - -inf away.
         shift = largest.masked_fill(largest == -math.inf, 0.0)
         weights = torch.exp2(logits.sub_(shift), out=logits)
         decay = torch.exp2(maximum - shift)
-        total.mul_(decay).add_(weights.sum(dim=1, keepdim=True))
-        weighted.mul_(decay).addmm_(weights, negatives)
+        total.mul_(decay).add_(weights.sum(dim=0, keepdim=True))
+        weighted.mul_(decay.T).addmm_(weights.T, negatives)
         maximum = largest
-    lse = (total.log() + maximum * math.log(2)).squeeze(1)
-    mean_negative = weighted / total.masked_fill(total == 0, 1.0)
-    return lse, maximum.squeeze(1) * math.log(2), mean_negative
+    lse = (total.log() + maximum * math.log(2)).squeeze(0)
+    mean_negative = weighted / total.masked_fill(total == 0, 1.0).T
+    return lse, maximum.squeeze(0) * math.log(2), mean_negative
