@@ -1,8 +1,10 @@
 """A made-up video set whose classes differ in motion alone.
 
-Textured objects move over drifting textured backgrounds. The class says how they move; shape, texture, colours, size,
-place, background and drift are drawn without regard to it, so a single frame tells nothing. Every class looks the same
-mirrored, since RGB clips are flipped at random, and shows itself in any two seconds.
+Textured objects move over drifting textured backgrounds. The class says how they move; shape, texture, colours,
+background and drift are drawn without regard to it. Nor do place, size and angle tell: an object takes part in every
+motion, but only that of its class runs, the others stand still at a random moment. So a single frame is drawn from one
+and the same distribution whatever the class. Every class looks the same mirrored, since RGB clips are flipped at
+random, and shows itself in any two seconds.
 """
 
 import math
@@ -20,14 +22,15 @@ import numpy as np
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
+_MARGIN = 24  # pixels of background around the frame, for its drift
 _OCTAVES = (4, 8, 16, 32)
 
 
 class Pose(NamedTuple):
-    """Where an object is at one moment, relative to its place, size and direction."""
+    """Where a motion has an object at one moment, relative to its place, size and direction."""
 
     dx: float = 0.0
-    """In units of the motion's reach."""
+    """In units of the object's reach."""
     dy: float = 0.0
     scale: float = 1.0
     angle: float = 0.0
@@ -36,7 +39,10 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class _Tempo:
-    """What varies within a class: when, how fast, which way round."""
+    """What varies within a motion: when, how fast, which way round.
+
+    The phase is uniform over a cycle, so that all moments of a motion are distributed alike.
+    """
 
     phase: float
     frequency: float
@@ -68,9 +74,9 @@ def _circle(t: float, tempo: _Tempo) -> Pose:
 
 
 def _bounce(t: float, tempo: _Tempo) -> Pose:
-    """Parabolas: the ball falls, hits and rises."""
+    """Parabolas about their mean height: the ball falls, hits and rises."""
     share = (tempo.frequency * t + tempo.phase) % 1.0
-    return Pose(dy=1.0 - 8.0 * share * (1.0 - share))
+    return Pose(dy=4 / 3 - 8.0 * share * (1.0 - share))
 
 
 def _rotate(t: float, tempo: _Tempo) -> Pose:
@@ -136,58 +142,69 @@ def _shape(random: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(mask, (0, 0), 1.0).astype(np.float32) / 255
 
 
+def _tempo(random: np.random.Generator) -> _Tempo:
+    return _Tempo(
+        phase=random.random(),
+        frequency=random.uniform(0.5, 0.9),
+        sign=random.choice((-1.0, 1.0)),
+        leaps=random.uniform(-1, 1, (32, 2)),
+    )
+
+
 class _Object:
     """A thing that moves."""
 
-    def __init__(self, random: np.random.Generator, motion: Callable[[float, _Tempo], Pose]) -> None:
+    def __init__(self, random: np.random.Generator, motion: str) -> None:
         self._motion = motion
         self._mask = _shape(random)
         self._texture = _texture(random, _CANVAS, _CANVAS)
-        self._size = math.exp(random.uniform(math.log(26), math.log(50))) / _CANVAS
+        self._size = math.exp(random.uniform(math.log(24), math.log(42))) / _CANVAS
         self._angle = random.uniform(0, 2 * math.pi)
-        self._place = random.uniform((0.3 * WIDTH, 0.3 * HEIGHT), (0.7 * WIDTH, 0.7 * HEIGHT))
-        self._reach = random.uniform(12, 22)
-        self._tempo = _Tempo(
-            phase=random.random(),
-            frequency=random.uniform(0.5, 0.9),
-            sign=random.choice((-1.0, 1.0)),
-            leaps=random.uniform(-1, 1, (32, 2)),
+        self._reach = random.uniform(10, 18)
+        self._tempos = {name: _tempo(random) for name in MOTIONS}
+
+    def pose(self, seconds: float) -> Pose:
+        """All motions together, in pixels from the middle of the frame: its own running, the others standing still."""
+        poses = [
+            motion(seconds if name == self._motion else 0.0, self._tempos[name]) for name, motion in MOTIONS.items()
+        ]
+        return Pose(
+            dx=self._reach * sum(pose.dx for pose in poses),
+            dy=self._reach * sum(pose.dy for pose in poses),
+            scale=self._size * math.prod(pose.scale for pose in poses),
+            angle=self._angle + sum(pose.angle for pose in poses),
         )
 
     def paint(self, frame: np.ndarray, seconds: float) -> None:
         """Draw it over `frame` (H, W, 3) float32."""
-        pose = self._motion(seconds, self._tempo)
-        size, angle = self._size * pose.scale, self._angle + pose.angle
-        x, y = self._place + self._reach * np.array([pose.dx, pose.dy])
-        a, b = size * math.cos(angle), size * math.sin(angle)
+        pose = self.pose(seconds)
+        x, y = WIDTH / 2 + pose.dx, HEIGHT / 2 + pose.dy
+        a, b = pose.scale * math.cos(pose.angle), pose.scale * math.sin(pose.angle)
         middle = _CANVAS / 2
         transform = np.array([[a, -b, x - (a - b) * middle], [b, a, y - (a + b) * middle]])
         mask = cv2.warpAffine(self._mask, transform, (WIDTH, HEIGHT))[..., None]
         frame += mask * (cv2.warpAffine(self._texture, transform, (WIDTH, HEIGHT)) - frame)
 
 
-def render(seed: int, index: int) -> tuple[str, np.ndarray]:
-    """Draw one video.
+class Scene:
+    """What one video shows: `motion` is the name of its class."""
 
-    Returns:
-        The name of its motion, and (NUM_FRAMES, HEIGHT, WIDTH, 3) uint8 RGB.
-    """
-    random = np.random.default_rng([seed, index])
-    name = list(MOTIONS)[index % len(MOTIONS)]
-    margin = 24
-    background = _texture(random, HEIGHT + 2 * margin, WIDTH + 2 * margin)
-    drift, sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
-    objects = [_Object(random, MOTIONS[name]) for _ in range(random.integers(1, 3))]
-    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
-    for number in range(NUM_FRAMES):
+    def __init__(self, seed: int, index: int) -> None:
+        random = np.random.default_rng([seed, index])
+        self.motion = list(MOTIONS)[index % len(MOTIONS)]
+        self._background = _texture(random, HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
+        self._drift, self._sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
+        self.objects = [_Object(random, self.motion) for _ in range(random.integers(1, 3))]
+
+    def draw(self, number: int) -> np.ndarray:
+        """Frame `number`: (HEIGHT, WIDTH, 3) uint8 RGB."""
         seconds = number / FPS
-        shift = margin + drift * (seconds - NUM_FRAMES / FPS / 2) + 2 * np.array([math.sin(seconds + sway), 0])
-        transform = np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]])
-        frame = cv2.warpAffine(background, transform, (WIDTH, HEIGHT))
-        for thing in objects:
+        x, y = _MARGIN + self._drift * (seconds - NUM_FRAMES / FPS / 2)
+        transform = np.array([[1, 0, -x - 2 * math.sin(seconds + self._sway)], [0, 1, -y]])
+        frame = cv2.warpAffine(self._background, transform, (WIDTH, HEIGHT))
+        for thing in self.objects:
             thing.paint(frame, seconds)
-        frames[number] = frame.clip(0, 255).round()
-    return name, frames
+        return frame.clip(0, 255).round().astype(np.uint8)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -206,11 +223,11 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 def _make(out: Path, seed: int, index: int) -> bool:
     cv2.setNumThreads(1)
-    name = list(MOTIONS)[index % len(MOTIONS)]
-    path = out / name / f"{index:04d}.mp4"
+    path = out / list(MOTIONS)[index % len(MOTIONS)] / f"{index:04d}.mp4"
     if path.exists():
         return False
-    write_video(path, render(seed, index)[1])
+    scene = Scene(seed, index)
+    write_video(path, np.stack([scene.draw(number) for number in range(NUM_FRAMES)]))
     return True
 
 
