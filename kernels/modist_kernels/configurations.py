@@ -66,7 +66,7 @@ PARTIAL: dict[tuple[int, int], list[PartialConfiguration]] = {
     (100, 256): _table(148, 148, (16, 64, 4, 3), (32, 64, 8, 3), (64, 64, 8, 3)),
     (120, 64): _table(170, 88, (16, 256, 4, 3), (32, 256, 8, 3), (64, 64, 4, 4)),
     (120, 128): _table(170, 88, (16, 128, 4, 3), (32, 128, 8, 3), (64, 64, 4, 4)),
-    (120, 256): _table(170, 88, (16, 64, 4, 3), (32, 64, 4, 2)),
+    (120, 256): _table(170, 88, (16, 64, 4, 3), (32, 64, 8, 2), (64, 32, 8, 2)),
 }
 
 # One-warp programs that keep a chip busy with flow_edges: 16 on each multiprocessor.
