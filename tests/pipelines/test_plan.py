@@ -247,6 +247,13 @@ def test_crops_lie_in_the_frame_and_in_their_ranges():
         assert pvalue(stats.kstest((y[height - h > 40] + 0.5) / (height - h + 1)[height - h > 40], "uniform")) > ALPHA
 
 
+def test_crops_reach_every_border():
+    crops = [plan.visual_query.crop for plan in draw(CONFIG, video_info(20, 12, 10))]
+    y, x, h, w = np.array(crops, dtype=int).T
+    assert_uniform(x[w == 12 - 2], [0, 1, 2])
+    assert_uniform(y[h == 10 - 2], [0, 1, 2])
+
+
 def test_crop_sizes_follow_those_of_torchvision():
     import torch
     from torchvision.transforms import RandomResizedCrop
