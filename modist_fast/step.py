@@ -12,7 +12,7 @@ from modist_fast.distributed import World, gather_keys
 from modist_fast.health import retrieval, spread
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
-from modist_fast.pathways import MoDist
+from modist_fast.pathways import MoDist, share_statistics
 from modist_fast.precision import resolve_precision
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.spans import Spans
@@ -82,8 +82,12 @@ class TrainingStep:
     def _embed_keys(self, batch: ClipBatch) -> Tensor:
         """(M, b, C) keys of the clips that this rank was dealt, normalized group by group."""
         with self._autocast():
+            keys = []
             groups = self._groups(batch.visual_key, batch.motion_key)
-            return torch.cat([self.model.momentum(visual, motion) for visual, motion in groups], dim=1)
+            for index, (visual, motion) in enumerate(groups):
+                share_statistics(self.model.momentum, index, len(groups))
+                keys.append(self.model.momentum(visual, motion))
+            return torch.cat(keys, dim=1)
 
     def _groups(self, visual: Tensor, motion: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         visuals = visual.split(self.config.group_size)
@@ -100,6 +104,7 @@ class TrainingStep:
             # Gradients travel once a step, with the last group.
             with nullcontext() if index == len(groups) - 1 else self.online.no_sync():
                 with self.spans("queries"), self._autocast():
+                    share_statistics(self.model.online, index, len(groups))
                     queries = self.online(visual, motion)
                 mine = slice(first + index * size, first + (index + 1) * size)
                 with self.spans("loss"):

@@ -12,7 +12,7 @@ from modist_pipelines.loader import ClipLoader
 from modist_fast import checkpoint
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
-from modist_fast.environment import environment
+from modist_fast.environment import environment, git_revision
 from modist_fast.errors import ConfigError
 from modist_fast.export import export_backbone
 from modist_fast.metrics import Display, Recorder, RunLog
@@ -171,6 +171,8 @@ class Trainer:
             "std": config.clips.augmentation.std,
             "preset": config.preset,
             "steps": self.steps_done,
+            "store": json.loads(self.store.meta.to_json()),
+            "git_revision": git_revision(),
         }
         export_backbone(self.training_step.model.online.visual, out / "backbone.safetensors", card)
         save_loss_curve(out / "loss.png", out / "metrics.jsonl")

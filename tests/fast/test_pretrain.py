@@ -18,6 +18,8 @@ from tests.fast.launching import REPOSITORY, run_script, script_command
 # Small nets: the trainer is under test, not what it learns.
 SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]
 BATCH = ["--batch-size", 16, "--group-size", 4, "--objective.bank-size", 64]
+# Slow learning, so that two orders of summation stay as near to each other as they begin.
+RATE = ["--optim.lr", 0.004, "--optim.warmup-epochs", 0]
 NUM_STEPS = 10
 
 
@@ -28,7 +30,7 @@ def losses(run: Path) -> list[float]:
 
 
 def options(store: Path, run: Path, *more: object) -> list[object]:
-    return [*SMALL, *BATCH, "--store", store, "--out", run, "--max-steps", NUM_STEPS, *more]
+    return [*SMALL, *BATCH, *RATE, "--store", store, "--out", run, "--max-steps", NUM_STEPS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,8 @@ def test_one_process_computes_what_two_compute(demo_store: Path, two_processes: 
     states = [torch.load(path / "checkpoints" / "latest")["model"] for path in (run, two_processes)]
     assert torch.equal(states[0]["bank.video_ids"], states[1]["bank.video_ids"])
     for name in states[0]:
+        if name.endswith("num_batches_tracked"):
+            continue  # counts the groups of a process
         torch.testing.assert_close(states[0][name].float(), states[1][name].float(), rtol=2e-2, atol=2e-3)
 
 
@@ -147,7 +151,7 @@ def test_a_run_is_not_overwritten(demo_store: Path, two_processes: Path) -> None
         (["--group-size", 16], ["--group-size 16", "--objective.shuffle-bn False"]),
         (["--batch-size", 64], ["32", "--batch-size 64"]),
         (["--device", "cuda"], ["--device cuda", "doctor"]),
-        (["--clips.motion-input", "difference"], ["difference", "prepare.py"]),
+        (["--clips.motion-input", "difference"], ["--motion-inputs difference", "--clips.motion-input"]),
     ],
 )
 def test_bad_options_get_one_paragraph(demo_store: Path, tmp_path: Path, more: list, words: list[str]) -> None:
