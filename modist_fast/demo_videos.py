@@ -20,6 +20,8 @@ import av
 import cv2
 import numpy as np
 
+from modist_fast.errors import ConfigError
+
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
 _MARGIN = 24  # pixels of background around the frame, for its drift
@@ -236,6 +238,19 @@ def make_demo_videos(out: Path, *, num_videos: int, seed: int, workers: int) -> 
 
     Returns:
         How many were made now.
+
+    Raises:
+        ConfigError: no videos asked for, or OUT holds those of another seed.
     """
+    if num_videos < 1:
+        raise ConfigError(f"--num-videos {num_videos}: ask for at least 1.")
+    out.mkdir(parents=True, exist_ok=True)
+    marker = out / "seed.txt"
+    if marker.exists() and marker.read_text(encoding="utf-8").strip() != str(seed):
+        raise ConfigError(
+            f"{out} holds the demo videos of seed {marker.read_text(encoding='utf-8').strip()}, not of --seed {seed}. "
+            "Name another folder."
+        )
+    marker.write_text(f"{seed}\n", encoding="utf-8")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         return sum(pool.map(partial(_make, out, seed), range(num_videos)))

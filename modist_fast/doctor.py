@@ -320,9 +320,16 @@ def run_doctor(as_json: bool) -> int:
 
 def _print_table(checks: list[Check]) -> None:
     """A row a part; below, what each absence costs, with commands on lines of their own, to be copied."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:  # one of the parts that may be absent
+        for check in checks:
+            print(f"{check.state:7} {check.name:24} {check.found}")
+            if check.state != "ok":
+                print(f"        {check.cost}\n        {check.cure}")
+        return
 
     table = Table("part", "state", "found")
     for check in checks:

@@ -57,10 +57,16 @@ def cpu_model() -> str:
 
 
 def git_revision() -> str | None:
-    """The checked-out commit of this source tree, with "-dirty" where files differ; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    """The checked-out commit of this source tree, with "-dirty" where files differ; None outside its checkout."""
+    source = Path(__file__).resolve().parents[1]
+    if _git("rev-parse", "--show-toplevel") != str(source):
+        return None  # installed somewhere inside another project's checkout, or no checkout at all
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")
+
+
+def _git(*words: str) -> str | None:
     try:
-        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except OSError:  # no git
         return None
-    return described.stdout.strip() or None
+    return done.stdout.strip() or None
