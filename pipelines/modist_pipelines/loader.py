@@ -174,9 +174,10 @@ class ClipLoader:
             producer.stop()
 
     def close(self) -> None:
-        """Stop reading ahead and let the threads end."""
+        """Stop reading ahead and let go of threads and graphs. Batches that were handed out stay valid."""
         self._stop()
         self._readers.shutdown(wait=True, cancel_futures=True)
+        self._graphs.clear()
 
     def _stop(self) -> None:
         if self._running is not None:
