@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
-
 from modist_fast.distributed import DeviceOption
 from modist_fast.errors import ConfigError
 from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
 from modist_fast.precision import PrecisionOption
+from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modist_pipelines.loader import ClipLoader
 
 from modist_fast import checkpoint
 from modist_fast.config import TrainConfig
@@ -19,6 +18,7 @@ from modist_fast.metrics import Display, Recorder, RunLog
 from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
+from modist_pipelines.loader import ClipLoader
 from modist_pipelines.store import Store
 
 log = logging.getLogger("modist")
@@ -48,6 +48,7 @@ class Trainer:
             prefetch=config.loader.prefetch,
             subset=config.clips.subset,
         )
+        self._say(self.loader.describe())
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.training_step = TrainingStep(config, world)

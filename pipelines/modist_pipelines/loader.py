@@ -1,6 +1,5 @@
 """The loader: the plan's clips of each step, read, decoded and augmented ahead of the training step."""
 
-import logging
 import os
 import queue
 import threading
@@ -30,8 +29,6 @@ from modist_pipelines.store import Store
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
-
-log = logging.getLogger("modist")
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,10 @@ class ClipLoader:
         prefetch: steps made ready ahead.
         subset: train on that many videos, drawn by the seed.
 
+    Attributes:
+        steps_per_epoch: whole batches; the remainder of the videos waits for another epoch's order.
+        rejected_windows: share of the store's motion windows at or below the threshold.
+
     Raises:
         DataError: fewer usable videos than `batch_size`, or the store lacks the motion input.
     """
@@ -110,8 +111,6 @@ class ClipLoader:
         self._num_threads = num_threads or default_threads()
         self._videos = self._usable_videos(subset)
         self.steps_per_epoch = len(self._videos) // batch_size
-        if rank == 0:
-            log.info("loader: %d threads, %d steps ahead, on %s", self._num_threads, self._prefetch, device)
         self._readers = ThreadPoolExecutor(self._num_threads, thread_name_prefix="read")
         self._graphs: dict[Kind, Pipeline] = {"visual": self._build("visual", plan.visual.num_frames)}
         if plan.motion_input is not None:
@@ -121,14 +120,8 @@ class ClipLoader:
     def _usable_videos(self, subset: int | None) -> np.ndarray:
         eligible = eligible_videos(self._store, self._plan)
         videos = eligible.videos
-        if self._rank == 0 and eligible.num_windows:
-            log.info(
-                "%d of %d videos have motion above %g; %.1f %% of the motion windows are rejected",
-                len(videos),
-                self._store.num_videos,
-                self._plan.motion_threshold,
-                100 * eligible.num_rejected / eligible.num_windows,
-            )
+        self.rejected_windows = eligible.num_rejected / max(1, eligible.num_windows)
+        self._num_eligible = len(videos)
         if subset is not None:
             if subset > len(videos):
                 raise DataError(
@@ -143,6 +136,15 @@ class ClipLoader:
                 "are usable). Prepare more videos or lower --batch-size."
             )
         return videos
+
+    def describe(self) -> str:
+        """What the loader draws from, and with how many hands."""
+        return (
+            f"{self._num_eligible} of {self._store.num_videos} videos can be used, {len(self._videos)} are; "
+            f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean score at or below "
+            f"{self._plan.motion_threshold:g})\n"
+            f"loader: {self._num_threads} threads, {self._prefetch} steps ahead, on {self._device}"
+        )
 
     def _build(self, kind: Kind, num_frames: int) -> "Pipeline":
         on_gpu = self._device.type == "cuda"

@@ -16,14 +16,19 @@ from tests.fast.launching import run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"
 NUM_STEPS = 20
-# Another instruction set sums in another order: restricting oneDNN and torch to AVX2 moved these losses by at most
-# 2e-4 of their value, a wrong flip of a coin moves them by 1e-2 and more from the first step on.
-TOLERANCE = 2e-3
+# At the demo's own rate a difference of rounding grows tenfold a step; at this one it grows slowly.
+LEARNING_RATE = 0.002
+# Another instruction set (torch and oneDNN held to AVX2) moved the first three steps by at most 5e-5 of their value
+# and the last ones by at most 1.6e-2. Those three hold plan, decoding, augmentation, nets, loss and bank to the
+# letter; not training at all moves the later ones by 3e-2 to 1.4e-1.
+EXACT_STEPS = 3
+EXACT_TOLERANCE, TOLERANCE = 3e-4, 2.5e-2
 NAMES = ("loss_visual", "loss_motion", "loss_visual_to_motion", "loss_motion_to_visual")
 
 
 def test_demo_losses_are_those_on_file(demo_store: Path, tmp_path: Path) -> None:
     options = ["--preset", "demo", "--precision", "fp32", "--store", demo_store, "--max-steps", NUM_STEPS]
+    options += ["--optim.lr", LEARNING_RATE, "--optim.warmup-epochs", 0]
     done = run_script("pretrain.py", *options, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -32,4 +37,6 @@ def test_demo_losses_are_those_on_file(demo_store: Path, tmp_path: Path) -> None
         GOLDEN.write_text(json.dumps(losses, indent=1) + "\n", encoding="utf-8")
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     for name in NAMES:
-        assert losses[name] == pytest.approx(golden[name], rel=TOLERANCE), name
+        first, rest = slice(EXACT_STEPS), slice(EXACT_STEPS, None)
+        assert losses[name][first] == pytest.approx(golden[name][first], rel=EXACT_TOLERANCE, abs=1e-6), name
+        assert losses[name][rest] == pytest.approx(golden[name][rest], rel=TOLERANCE), name

@@ -306,11 +306,14 @@ def test_motion_input_that_the_store_lacks(store):
         load(store, 0, 1, replace(CONFIG, motion_input="magnitude"))
 
 
-def test_rejected_windows_are_logged(store, caplog):
-    with caplog.at_level("INFO", logger="modist"):
-        load(store, 0, 0)
+def test_rejected_windows_are_told(store):
+    loader = ClipLoader(store, CONFIG, batch_size=BATCH, seed=7)
+    told = loader.describe()
+    loader.close()
     # Videos of eight frames have six windows of three.
-    assert f"15 of 17 videos have motion above 0.02; {100 * 12 / 102:.1f} % of the motion windows" in caplog.text
+    assert "15 of 17 videos can be used" in told
+    assert f"{100 * 12 / 102:.1f} % of the motion windows are rejected" in told
+    assert loader.rejected_windows == pytest.approx(12 / 102)
 
 
 def test_options_of_the_augmentation_reach_the_graph(store):
