@@ -3,12 +3,16 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from modist_kernels.configurations import PartialConfiguration
+from modist_kernels.queue_infonce_kernels import partial_kernel
 
 # Most shared memory of one program, bytes.
 SHARED_MEMORY_LIMIT = {80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
@@ -38,9 +42,9 @@ class Resources:
 
 def compile_kernel(
     kernel: triton.JITFunction,
-    pointers: dict[str, str],
-    scalars: dict[str, str],
-    constants: dict[str, object],
+    pointers: Mapping[str, str],
+    scalars: Mapping[str, str],
+    constants: Mapping[str, object],
     architecture: int,
     num_warps: int,
     num_stages: int = 3,
@@ -57,7 +61,7 @@ def compile_kernel(
         num_warps, num_stages: launch options.
         multiples_of_16: integer arguments known to be such, as the JIT sees at a call.
     """
-    signature = {name: _POINTERS[kind] for name, kind in pointers.items()} | scalars
+    signature = {name: _POINTERS[kind] for name, kind in pointers.items()} | dict(scalars)
     signature |= dict.fromkeys(constants, "constexpr")
     ordered = {name: signature[name] for name in kernel.arg_names}
     attributes = {
@@ -65,13 +69,43 @@ def compile_kernel(
         for index, name in enumerate(kernel.arg_names)
         if name in pointers or name in multiples_of_16
     }
-    source = ASTSource(kernel, ordered, constants, attributes)
+    source = ASTSource(kernel, ordered, dict(constants), attributes)
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", architecture, 32),
         options={"num_warps": num_warps, "num_stages": num_stages},
     )
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def compile_partial(
+    configuration: PartialConfiguration, architecture: int, dim: int, queries: str = "fp32", both: bool = False
+) -> Resources:
+    """Compile queue_infonce's pass over the bank.
+
+    Args:
+        configuration: its tiles.
+        architecture: see `compile_kernel`.
+        dim: C.
+        queries: their type.
+        both: whether the queries of both modalities meet each bank.
+    """
+    fp32 = dict.fromkeys(("maxima", "sums", "weighted"), "fp32")
+    return compile_kernel(
+        partial_kernel,
+        pointers={"queries": queries, "bank": "fp16", "bank_ids": "i32", "ids": "i32"} | fp32,
+        scalars={"batch": "i32", "num_negatives": "i32", "tiles_per_split": "i32", "log2_scale": "fp32"},
+        constants={
+            "BOTH": both,
+            "SPLIT_QUERY": queries == "fp32",
+            "C": dim,
+            "BLOCK_R": configuration.block_rows,
+            "BLOCK_N": configuration.block_negatives,
+            "STAGES": configuration.num_stages,
+        },
+        architecture=architecture,
+        num_warps=configuration.num_warps,
+    )
 
 
 def _read(cubin: bytes, shared: int) -> Resources:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from modist_kernels import flow_edges, flow_edges_reference
 from oracles import edges_oracle
+
+from modist_kernels import flow_edges, flow_edges_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from oracles import Case, make_case, plain_gradient
+
 from modist_kernels import queue_infonce, queue_infonce_reference
-from oracles import Case, make_case
 
 INTERPRETED = not torch.cuda.is_available()
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -25,22 +26,6 @@ def exact(case: Case, weights: torch.Tensor):
     (result.losses * weights).sum().backward()
     assert queries.grad is not None
     return result, queries.grad
-
-
-def plain_half_gradient(case: Case, weights: torch.Tensor) -> torch.Tensor:
-    """The definition in plain torch with fp16 products, fp32 sums: the accuracy to be judged against."""
-    queries = case.queries.half().requires_grad_()
-    excluded = (case.bank_ids[None] < 0) | (case.bank_ids[None] == case.ids[:, None])
-    own = case.cross_negatives == "own"
-    terms = [(0, 0, 0), (1, 1, 1), (0, 1, 0 if own else 1), (1, 0, 1 if own else 0)][: len(weights)]
-    total = torch.zeros((), device=DEVICE)
-    for t, (query, key, negatives) in enumerate(terms):
-        positive = (queries[query] * case.keys[key].half()).sum(1, keepdim=True)
-        negative = (queries[query] @ case.bank[negatives].T).masked_fill(excluded, -torch.inf)
-        logits = torch.cat([positive, negative], 1).float() / case.temperature
-        total = total + ((torch.logsumexp(logits, 1) - logits[:, 0]) * weights[t]).sum()
-    (gradient,) = torch.autograd.grad(total, queries)
-    return gradient.double()
 
 
 CASES = [
@@ -80,7 +65,7 @@ def test_kernel_equals_the_definition(options: dict) -> None:
         assert scale == 0
         assert error == 0
         return
-    plain = (plain_half_gradient(case, weights) - expected_gradient).abs().max()
+    plain = (plain_gradient(case, weights, torch.float16) - expected_gradient).abs().max()
     rounding = torch.finfo(case.queries.dtype).eps * scale  # of the gradient itself, in the queries' type
     assert error <= 2 * plain + rounding + 1e-6 * scale
     if case.queries.dtype == torch.float32 and options.get("kind") != "large":

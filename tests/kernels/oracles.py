@@ -126,6 +126,22 @@ def loop_oracle(case: Case, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]
     return {name: torch.tensor(column, dtype=torch.float64) for name, column in columns.items()}, gradient
 
 
+def plain_gradient(case: Case, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient by plain torch with products in `dtype` and sums in float32: the accuracy to be judged against."""
+    queries = case.queries.to(dtype).requires_grad_()
+    excluded = (case.bank_ids[None] < 0) | (case.bank_ids[None] == case.ids[:, None])
+    own = case.cross_negatives == "own"
+    terms = [(0, 0, 0), (1, 1, 1), (0, 1, 0 if own else 1), (1, 0, 1 if own else 0)][: len(weights)]
+    total = torch.zeros((), device=queries.device)
+    for t, (query, key, negatives) in enumerate(terms):
+        positive = (queries[query] * case.keys[key].to(dtype)).sum(1, keepdim=True)
+        negative = (queries[query] @ case.bank[negatives].to(dtype).T).masked_fill(excluded, -torch.inf)
+        logits = torch.cat([positive, negative], 1).float() / case.temperature
+        total = total + ((torch.logsumexp(logits, 1) - logits[:, 0]) * weights[t]).sum()
+    (gradient,) = torch.autograd.grad(total, queries)
+    return gradient.double()
+
+
 def edges_oracle(flow: Tensor, gain: float, border: str, clamp: float) -> tuple[Tensor, float]:
     """Flow edges of one frame (2, H, W), pixel by pixel: P (H, W) float64 and its mean."""
     magnitude = [[math.hypot(u, v) for u, v in zip(*rows, strict=True)] for rows in zip(*flow.tolist(), strict=True)]

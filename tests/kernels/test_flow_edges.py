@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from modist_kernels import flow_edges, flow_edges_reference
 from oracles import edges_oracle
+
+from modist_kernels import flow_edges, flow_edges_reference
 
 BACKENDS = ("reference", "cpu")
 
@@ -49,7 +50,7 @@ def test_layouts_types_and_scale_mean_the_same_flow(dtype: torch.dtype, backend:
     stored = (planes / scale).to(dtype)
     expected, expected_score = flow_edges_reference(planes)
     for layout, flow in (("chw", stored), ("hwc", stored.movedim(1, -1)), ("hwc", stored.movedim(1, -1).contiguous())):
-        edges, score = flow_edges(flow, layout=layout, scale=scale, backend=backend)
+        edges, score = flow_edges(flow, layout=layout, scale=scale, backend=backend)  # pyright: ignore[reportArgumentType]
         assert (edges.int() - expected.int()).abs().max() <= 1
         assert (edges != expected).float().mean() < 0.001  # only what lies at a rounding boundary
         torch.testing.assert_close(score, expected_score, rtol=1e-5, atol=1e-6)

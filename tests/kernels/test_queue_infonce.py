@@ -2,11 +2,12 @@
 
 import logging
 
-import modist_kernels.queue_infonce_cpu as cpu_path
 import pytest
 import torch
+from oracles import Case, loop_oracle, make_case, plain_gradient
+
+import modist_kernels.queue_infonce_cpu as cpu_path
 from modist_kernels import dispatch, queue_infonce, queue_infonce_reference
-from oracles import Case, loop_oracle, make_case
 
 BACKENDS = ("reference", "cpu")
 
@@ -59,13 +60,27 @@ def test_chunks_of_the_cpu_path_change_nothing(kind: str, cross_negatives: str, 
     assert weights.shape == (4, 5)
 
 
+@pytest.mark.parametrize("half_products", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_queries(dtype: torch.dtype) -> None:
-    case = make_case(batch=5, num=300, dtype=dtype)
-    _, gradient, _ = gradients(case, "cpu")
-    _, expected, _ = gradients(case, "reference")
+@pytest.mark.parametrize("kind", ["random", "hard", "part-filled"])
+def test_half_queries(kind: str, dtype: torch.dtype, half_products: bool, monkeypatch) -> None:
+    """No worse than twice plain torch with products in the type of the queries, whatever the CPU has."""
+    monkeypatch.setattr(cpu_path, "_has_bf16_products", lambda: half_products)
+    monkeypatch.setattr(cpu_path, "CHUNK", 70)
+    case = make_case(batch=5, num=300, dtype=dtype, kind=kind, cross_negatives="other")
+    result, gradient, weights = gradients(case, "cpu")
+    exact = make_case(batch=5, num=300, dtype=torch.float64, kind=kind, cross_negatives="other")
+    exact.queries, exact.keys = case.queries.double(), case.keys.double()
+    expected, expected_gradient, _ = gradients(exact, "reference")
     assert gradient.dtype == dtype
-    torch.testing.assert_close(gradient, expected)
+    assert result.losses.dtype == torch.float32
+    torch.testing.assert_close(result.losses.double(), expected.losses, rtol=0, atol=2e-2)
+    plain = (plain_gradient(case, weights, dtype) - expected_gradient).abs().max()
+    scale = expected_gradient.abs().max()
+    error = (gradient.double() - expected_gradient).abs().max()
+    assert error <= 2 * plain + torch.finfo(dtype).eps * scale
+    if not half_products or dtype == torch.float16:
+        assert error <= torch.finfo(dtype).eps * scale  # the rounding of the result alone
 
 
 @pytest.mark.parametrize("cross_negatives", ["own", "other"])
