@@ -56,6 +56,8 @@ class Options:
     """Time for each shape, beyond one call of each provider."""
     rounds: int = 60
     """Turns at most."""
+    compile: bool = True
+    """Include torch.compile of plain torch (half a minute at first)."""
     sweep: bool = False
     """Also sweep B and N around the shape given."""
     count: bool = True
@@ -260,10 +262,11 @@ def bench_shape(
         "naive, fp32 bank kept": (partial(naive, bank=stored), traffic(4, False), "twice the memory of the bank"),
         "shared products": (shared_products, traffic(2, True), ""),
     }
-    if full:
+    if full and options.compile:
         losses["shared products, torch.compile"] = (torch.compile(shared_products), None, "compiles for each shape")
-    losses["modist queue_infonce"] = (ours, None, "")
-    losses["modist queue_infonce, bf16 queries"] = (ours_bf16, None, "bf16 products where the CPU has them")
+    once = loss_compulsory_bytes(modalities=2, batch=batch, num=num, dim=dim)  # chunks stay in the cache
+    losses["modist queue_infonce"] = (ours, once, "")
+    losses["modist queue_infonce, bf16 queries"] = (ours_bf16, once, "bf16 products where the CPU has them")
     if full:
         losses |= other_libraries(device)
     providers = [

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def interleave(
-    runs: dict[str, Callable[[], object]], rounds: int, seconds: float, device: torch.device, cold: bool = False
+    runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float, device: torch.device, cold: bool = False
 ) -> dict[str, list[float]]:
     """Milliseconds of each run, measured in turns, so that a disturbance falls on all of them.
 
@@ -121,12 +121,13 @@ def peak_extra_memory(run: Callable[[], object], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    tracemalloc.start()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        run()
+    run()  # what is imported or cached once is not of this call
+    tracemalloc.start()  # NumPy reports to it, and OpenCV's results are NumPy's
+    run()
     numpy_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
     held = peak = 0
     assert profile.profiler is not None
     assert profile.profiler.kineto_results is not None

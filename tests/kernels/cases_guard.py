@@ -22,7 +22,8 @@ def copy_kernel(source, target, num, BLOCK: tl.constexpr, SHIFT: tl.constexpr, S
 
 def run_copy(shift: int = 0, step: int = 16, num_stored: int = 40) -> torch.Tensor:
     source, target = torch.arange(40.0), torch.zeros(40)
-    copy_kernel[(3,)](source, target, num_stored, BLOCK=16, SHIFT=shift, STEP=step)
+    constants = {"BLOCK": 16, "SHIFT": shift, "STEP": step}
+    copy_kernel[(3,)](source, target, num_stored, **constants)  # pyright: ignore[reportArgumentType]
     return target
 
 

@@ -30,8 +30,8 @@ class Case:
         return {"temperature": self.temperature, "cross_negatives": self.cross_negatives}
 
     def to(self, device: str) -> "Case":
-        moved = [tensor.to(device) for tensor in self.arguments]
-        return Case(*moved, self.temperature, self.cross_negatives)
+        queries, keys, bank, bank_ids, ids = (tensor.to(device) for tensor in self.arguments)
+        return Case(queries, keys, bank, bank_ids, ids, self.temperature, self.cross_negatives)
 
 
 def unit(generator: torch.Generator, *shape: int) -> Tensor:

@@ -127,8 +127,14 @@ def test_edges(arch: int, flow: str, interleaved: bool, width: int, registers: i
     used = compile_kernel(
         edges_kernel,
         pointers={"flow": flow, "edges": "u8", "strip_sums": "fp32"},
-        scalars=dict.fromkeys(("height", "width", "rows_per_strip"), "i32")
-        | dict.fromkeys(("factor", "clamp", "levels"), "fp32"),
+        scalars={
+            "height": "i32",
+            "width": "i32",
+            "rows_per_strip": "i32",
+            "factor": "fp32",
+            "clamp": "fp32",
+            "levels": "fp32",
+        },
         constants={
             "INTERLEAVED": interleaved,
             "REPLICATE": True,
