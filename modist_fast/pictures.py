@@ -1,5 +1,6 @@
 """The pictures of a run: its loss curve, and the clips that the nets see."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -23,8 +24,8 @@ _GAP = 4
 _LABEL_WIDTH = 92
 
 
-def save_loss_curve(path: Path, metrics: Path) -> None:
-    """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG."""
+def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
+    """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG, beside a loss that knows nothing."""
     rows = read_metrics(metrics)
     steps = np.array([row["step"] for row in rows])
     figure, (loss_axis, top1_axis) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -33,6 +34,7 @@ def save_loss_curve(path: Path, metrics: Path) -> None:
             label = term.replace("_", " ")
             loss_axis.plot(*_smooth(steps, [row[f"loss_{term}"] for row in rows]), label=label)
             top1_axis.plot(*_smooth(steps, [100 * row[f"top1_{term}"] for row in rows]), label=label)
+    loss_axis.axhline(math.log(1 + bank_size), color="gray", linestyle="--", label="ln(1 + negatives)")
     loss_axis.set(xlabel="step", ylabel="InfoNCE", title="Loss by term")
     top1_axis.set(xlabel="step", ylabel="%", title="Top-1 among positive and negatives", ylim=(0, 100))
     for axis in (loss_axis, top1_axis):

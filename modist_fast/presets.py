@@ -51,7 +51,7 @@ def demo(store: Path, out: Path) -> TrainConfig:
         preset="demo",
         batch_size=32,
         group_size=16,
-        epochs=200,
+        epochs=150,
         model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
         # Few videos and few steps: a bank of a few epochs' keys, momentum nets that keep up within the run, and
         # the reading of Eq. 2 that pulls the modalities together on little data.

@@ -176,7 +176,7 @@ class Trainer:
             "git_revision": git_revision(),
         }
         export_backbone(self.training_step.model.online.visual, out / "backbone.safetensors", card)
-        save_loss_curve(out / "loss.png", out / "metrics.jsonl")
+        save_loss_curve(out / "loss.png", out / "metrics.jsonl", config.objective.bank_size)
         log.info("backbone: %s", out / "backbone.safetensors")
 
 
