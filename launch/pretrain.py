@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 import tyro
 
@@ -28,17 +27,12 @@ def parse(arguments: list[str]) -> TrainConfig:
     if preset is None:
         raise ConfigError(f"--preset is missing. There are: {', '.join(PRESETS)}.")
     recipe = find_preset(preset)
-    unset = Path("(required)")
-    config = tyro.cli(
+    return tyro.cli(
         TrainConfig,
-        default=recipe(unset, unset),
+        default=recipe(tyro.MISSING, tyro.MISSING),
         args=arguments,
         description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
     )
-    missing = [name for name, value in (("--store", config.store), ("--out", config.out)) if value == unset]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} missing: the store to train from, the folder for the run.")
-    return config
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from modist_pipelines.loader import ClipLoader
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modist_fast.config import TrainConfig
 from modist_fast.metrics import read_metrics
 from modist_fast.objective import TERMS
+from modist_pipelines.loader import ClipLoader
 from modist_pipelines.store import Store
 
 matplotlib.use("Agg")
