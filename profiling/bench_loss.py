@@ -312,12 +312,12 @@ def summarize(options: Options, rows: list[Row], device: torch.device) -> dict[s
     base, kept = by_name["naive four terms"], by_name["naive, fp32 bank kept"]
     where = device.type if device.type == "cpu" else "gpu"
     ratios = {
-        # With bf16 queries the CPU path multiplies in bf16, where the CPU can.
-        f"loss_{where}_speedup_vs_naive": base.median / half.median,
-        f"loss_{where}_speedup_vs_naive_fp32_queries": base.median / mine.median,
-        f"loss_{where}_speedup_vs_naive_fp32_bank": kept.median / half.median,
-        f"loss_{where}_speedup_vs_naive_fp32_bank_and_queries": kept.median / mine.median,
-        f"loss_{where}_memory_vs_naive": max(mine.extra_memory, half.extra_memory) / base.extra_memory,
+        f"loss_{where}_speedup_vs_naive": base.median / mine.median,
+        f"loss_{where}_speedup_vs_naive_fp32_bank": kept.median / mine.median,
+        # On a CPU that has bf16 products; at the accuracy of bf16, so not like for like.
+        f"loss_{where}_speedup_vs_naive_bf16_queries": base.median / half.median,
+        f"loss_{where}_memory_vs_naive": mine.extra_memory / base.extra_memory,
+        f"loss_{where}_memory_vs_naive_bf16_queries": half.extra_memory / base.extra_memory,
     }
     for kind in ("random", "hard"):
         inputs = make_inputs(options.batch, options.num, options.dim, device, hard=kind == "hard")

@@ -50,8 +50,7 @@ def flow_edges_reference(
 # ---- Custom op, so that torch.compile keeps the graph whole
 
 
-@torch.library.custom_op("modist::flow_edges", mutates_args=())
-def _flow_edges(
+def _run(
     flow: Tensor,
     layout: str,
     gain: float,
@@ -67,6 +66,9 @@ def _flow_edges(
     else:
         from modist_kernels.flow_edges_cpu import forward
     return forward(flow, layout, gain, border, clamp, scale, out_dtype)
+
+
+_flow_edges = torch.library.custom_op("modist::flow_edges", _run, mutates_args=())
 
 
 @_flow_edges.register_fake
@@ -115,7 +117,9 @@ def flow_edges(
             flow, layout=layout, gain=gain, border=border, clamp=clamp, scale=scale, out_dtype=out_dtype
         )
     _check(flow, layout, gain, border, clamp, out_dtype, INPUT_DTYPES)
-    return _flow_edges(flow.detach(), layout, gain, border, clamp, scale, out_dtype, chosen)
+    # Outside of a compiled graph the op would add nothing but its dispatch, a third of the time of a small frame.
+    run = _flow_edges if torch.compiler.is_compiling() else _run
+    return run(flow.detach(), layout, gain, border, clamp, scale, out_dtype, chosen)
 
 
 def _check(
