@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from modist_pipelines.loader import ClipBatch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
+from modist_pipelines.loader import ClipBatch
 from modist_profiling.spans import Spans
 
 log = logging.getLogger("modist")
