@@ -16,13 +16,13 @@ from tests.fast.launching import run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"
 NUM_STEPS = 20
-# At the demo's own rate a difference of rounding grows tenfold a step; at this one it grows slowly.
+# The recipe is steep: at the demo's own rate a difference of rounding grows tenfold a step, at this one still twofold.
 LEARNING_RATE = 0.002
-# Another instruction set (torch and oneDNN held to AVX2) moved the first three steps by at most 5e-5 of their value
-# and the last ones by at most 1.6e-2. Those three hold plan, decoding, augmentation, nets, loss and bank to the
-# letter; not training at all moves the later ones by 3e-2 to 1.4e-1.
+# Another instruction set (torch and oneDNN held to AVX2) moved the first three steps by at most 5e-5 of their value,
+# and single later ones by up to 2.5e-2. The first three hold plan, decoding, augmentation, nets, loss and bank to
+# the letter; the rest hold the optimizer: not training at all moves each term somewhere by 5.4e-2 to 1.4e-1.
 EXACT_STEPS = 3
-EXACT_TOLERANCE, TOLERANCE = 3e-4, 2.5e-2
+EXACT_TOLERANCE, TOLERANCE = 3e-4, 5e-2
 NAMES = ("loss_visual", "loss_motion", "loss_visual_to_motion", "loss_motion_to_visual")
 
 
