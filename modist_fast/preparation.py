@@ -7,17 +7,18 @@ import torch
 
 from modist_kernels import flow_edges
 from modist_pipelines.estimate import Estimate
+from modist_pipelines.flow import Flow
 from modist_pipelines.prepare import PrepareConfig, prepare
 from modist_pipelines.summary import Summary
 
 
 def edge_map(
-    flow: np.ndarray, *, gain: float, border: Literal["replicate", "zero"], clamp: float
+    flow: Flow, *, gain: float, border: Literal["replicate", "zero"], clamp: float
 ) -> tuple[np.ndarray, float]:
     """Flow edges of one flow field (paper section 3.2).
 
     Args:
-        flow: (H, W, 2) float32, pixels per 5 frames.
+        flow: (H, W, 2) float32, pixels per 5 frames; the edges are taken where it lies.
         gain: factor on the plain 3x3 Sobel filter.
         border: what the filter sees beyond the frame.
         clamp: upper end of P.
@@ -25,8 +26,8 @@ def edge_map(
     Returns:
         (H, W) uint8, P / clamp * 255 rounded; and the mean of P.
     """
-    edges, score = flow_edges(torch.from_numpy(flow), layout="hwc", gain=gain, border=border, clamp=clamp)
-    return edges.numpy(), float(score)
+    edges, score = flow_edges(torch.as_tensor(flow), layout="hwc", gain=gain, border=border, clamp=clamp)
+    return edges.numpy(force=True), float(score)
 
 
 def prepare_store(config: PrepareConfig) -> Summary | Estimate:

@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 
-from modist_pipelines.flow import FlowEstimator, to_gray
+from modist_pipelines.flow import Flow, FlowEstimator, to_gray
 from modist_pipelines.motion import FLOW_SPAN, MotionMaps
 from modist_pipelines.video import FrameScaler, VideoError, VideoReader
 
@@ -106,7 +106,7 @@ class VideoEncoder:
             )
 
     def _encode_batch(self, batch: list[GridFrame], sink: FrameSink) -> None:
-        flows: list[np.ndarray | None] = [None] * len(batch)
+        flows: list[Flow | None] = [None] * len(batch)
         if self._flow is not None:
             flows = list(self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch]))
         for window, flow in zip(batch, flows, strict=True):

@@ -3,13 +3,17 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import cv2
 import numpy as np
 
 from modist_pipelines.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor  # heavy, and DIS does without
+
+Flow: TypeAlias = "np.ndarray | Tensor"
 FlowName = Literal["dis", "raft-large", "raft-small"]
 FlowDevice = Literal["auto", "cpu", "cuda"]
 
@@ -30,13 +34,14 @@ class FlowEstimator(Protocol):
     batch_size: int
     """Pairs to collect for one call."""
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[Flow]:
         """
         Args:
             firsts, seconds: (H, W, 3) uint8 B, G, R frames, all of one size.
 
         Returns:
-            (H, W, 2) float32 a pair: where each pixel of the first went in the second, (x, y), in pixels.
+            (H, W, 2) float32 a pair: where each pixel of the first went in the second, (x, y), in pixels; an array,
+            or a tensor on the device that computed it, so that the edges can be taken there.
         """
         ...
 
@@ -96,13 +101,13 @@ class RaftFlow:
             ) from error
         self._model = model.eval().to(self._device)
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Sequence[Tensor]":
         import torch
 
         height, width = firsts[0].shape[:2]
         with torch.inference_mode():
             flow = self._model(self._images(firsts), self._images(seconds))[-1]
-        return list(flow[..., :height, :width].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        return list(flow[..., :height, :width].permute(0, 2, 3, 1).contiguous())
 
     def _images(self, frames: Sequence[np.ndarray]):
         """(B, 3, H, W) in [-1, 1], padded at the right and bottom to a size that RAFT takes."""

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
+from modist_pipelines.flow import Flow
 from modist_pipelines.store import Border, MotionInput
 
 MotionName = Literal["edges", "magnitude", "difference"]
@@ -25,10 +26,10 @@ SCORE_FULL_SCALE = 10.0
 class EdgeFunction(Protocol):
     """Flow edges of one flow field; a module-level function, since worker processes import it by name."""
 
-    def __call__(self, flow: np.ndarray, *, gain: float, border: Border, clamp: float) -> tuple[np.ndarray, float]:
+    def __call__(self, flow: Flow, *, gain: float, border: Border, clamp: float) -> tuple[np.ndarray, float]:
         """
         Args:
-            flow: (H, W, 2) float32, pixels per 5 frames.
+            flow: (H, W, 2) float32, pixels per 5 frames, on the host or a device.
             gain: factor on the plain 3x3 Sobel filter.
             border: what the filter sees beyond the frame.
             clamp: upper end of P.
@@ -75,7 +76,7 @@ class MotionMaps:
         self._clamp = clamp
 
     def __call__(
-        self, flow: np.ndarray | None, gray: np.ndarray, neighbour: np.ndarray
+        self, flow: "Flow | None", gray: np.ndarray, neighbour: np.ndarray
     ) -> Mapping[str, tuple[np.ndarray, float]]:
         """
         Args:
@@ -93,7 +94,8 @@ class MotionMaps:
                 continue
             assert flow is not None
             if name == "magnitude":
-                magnitude = np.minimum(cv2.magnitude(flow[..., 0], flow[..., 1]), MAGNITUDE_FULL_SCALE)
+                field = flow if isinstance(flow, np.ndarray) else flow.numpy(force=True)
+                magnitude = np.minimum(cv2.magnitude(field[..., 0], field[..., 1]), MAGNITUDE_FULL_SCALE)
                 pixels = np.rint(magnitude * (255 / MAGNITUDE_FULL_SCALE)).astype(np.uint8)
                 maps[name] = pixels, _score(magnitude, MAGNITUDE_FULL_SCALE)
             else:

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos
+from modist_fast.errors import ConfigError
 
 CLASSES = list(MOTIONS)
 CHANCE = 1 / len(CLASSES)
@@ -25,7 +26,7 @@ def made(tmp_path_factory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.mp4")}
 
 
 def test_seed_decides_every_pixel():
@@ -38,8 +39,7 @@ def test_seed_decides_every_pixel():
 
 
 def test_classes_are_balanced(made):
-    paths = sorted(made.rglob("*.*"))
-    assert all(path.suffix == ".mp4" for path in paths)
+    paths = sorted(made.rglob("*.mp4"))
     assert {name: len(list((made / name).iterdir())) for name in CLASSES} == dict.fromkeys(CLASSES, 2)
     for path in paths:
         assert Scene(3, int(path.stem)).motion == path.parent.name
@@ -233,3 +233,13 @@ def test_every_motion_is_as_likely_as_its_mirror_image():
         for column, what in zip(np.array(measures).T, ("drift", "turning", "slant", "spin", "place"), strict=True):
             if np.ptp(column) > 1e-9:
                 assert alike(column, -column), (name, what)
+
+
+def test_another_seed_does_not_pass_for_this_one(made):
+    with pytest.raises(ConfigError, match=r"of seed 3, not of --seed 4"):
+        make_demo_videos(made, num_videos=16, seed=4, workers=1)
+
+
+def test_no_videos_are_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="--num-videos 0"):
+        make_demo_videos(tmp_path, num_videos=0, seed=0, workers=1)
