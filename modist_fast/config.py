@@ -122,7 +122,7 @@ def check(config: TrainConfig, world_size: int) -> None:
         )
     if config.objective.shuffle_bn and batch == group:
         raise ConfigError(
-            f"--objective.shuffle-bn True needs at least two groups to shuffle between, but --batch-size "
+            f"--objective.shuffle-bn needs at least two groups to shuffle between, but --batch-size "
             f"{batch} is one group of --group-size {group}. Use a --group-size of at most {batch // 2}, or pass "
-            "--objective.shuffle-bn False and accept that batch norm can leak the match of query and key."
+            "--objective.no-shuffle-bn and accept that batch norm can leak the match of query and key."
         )
