@@ -5,7 +5,9 @@ and any process can find out for itself what another one reads.
 """
 
 import math
+import threading
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -69,8 +71,15 @@ class PlanConfig:
                 )
 
     def steps(self, clip: ClipSpec) -> np.ndarray:
-        """(T,) grid frames of a clip that starts at 0."""
-        return np.arange(clip.num_frames) * (clip.stride // self.grid)
+        """(T,) grid frames of a clip that starts at 0; read-only."""
+        return _steps(clip.num_frames, clip.stride // self.grid)
+
+
+@cache
+def _steps(num_frames: int, step: int) -> np.ndarray:
+    steps = np.arange(num_frames) * step
+    steps.flags.writeable = False
+    return steps
 
 
 class ClipPlan(NamedTuple):
@@ -105,10 +114,32 @@ _VISUAL_QUERY, _VISUAL_KEY, _MOTION_QUERY, _MOTION_KEY, _STARTS, _ORDER, _DEAL, 
 _CROP_TRIES = 10
 
 
+class _Philox(threading.local):
+    """One generator a thread, set to a new place for every use: making one anew costs four times as much."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(0)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state
+
+    def at(self, key: tuple[int, int], counter: tuple[int, int]) -> np.random.Generator:
+        words = self._state["state"]
+        words["key"][:] = key
+        words["counter"][:] = (0, *counter, 0)  # the low word counts the numbers drawn
+        self._bits.state = self._state  # its buffer is empty: nothing was ever drawn before the state was taken
+        return self._generator
+
+
+_philox = _Philox()
+
+
 def _random(seed: int, stream: int, *counter: int) -> np.random.Generator:
-    """Numbers that depend on nothing but the arguments (Philox, a counter-based generator)."""
-    # The low counter word counts the numbers drawn.
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, *counter, *[0] * (3 - len(counter))]))
+    """Numbers that depend on nothing but the arguments (Philox, a counter-based generator).
+
+    Valid until this thread asks for another place.
+    """
+    first, second = (*counter, 0, 0)[:2]
+    return _philox.at((seed, stream), (first, second))
 
 
 def video_order(seed: int, epoch: int, num_videos: int) -> np.ndarray:
@@ -231,8 +262,8 @@ def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray
 def _visual_clip(config: PlanConfig, random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
     options = config.augmentation
     # Every number has its place, used or not.
-    crop_draws = random.random(2 * _CROP_TRIES + 2)
-    flip, color, brightness, contrast, saturation, gray, blur, sigma = random.random(8)
+    crop_draws = random.random(2 * _CROP_TRIES + 2).tolist()
+    flip, color, brightness, contrast, saturation, gray, blur, sigma = random.random(8).tolist()
     low, high = options.blur_sigma
 
     def factor(draw: float) -> float:
@@ -251,19 +282,19 @@ def _visual_clip(config: PlanConfig, random: np.random.Generator, info: VideoInf
 
 
 def _resized_crop(
-    draws: np.ndarray, options: Augmentation, height: int, width: int
+    draws: list[float], options: Augmentation, height: int, width: int
 ) -> tuple[float, float, float, float]:
     """A crop of random area and aspect; after ten that do not fit, the largest central one (as torchvision does)."""
-    areas = height * width * (options.crop_area[0] + draws[:_CROP_TRIES] * np.ptp(options.crop_area))
-    log_aspect = np.log(options.crop_aspect)
-    aspects = np.exp(log_aspect[0] + draws[_CROP_TRIES : 2 * _CROP_TRIES] * np.ptp(log_aspect))
-    widths, heights = np.round(np.sqrt(areas * aspects)), np.round(np.sqrt(areas / aspects))
-    fitting = np.nonzero((widths <= width) & (heights <= height) & (widths > 0) & (heights > 0))[0]
-    if len(fitting):
-        w, h = int(widths[fitting[0]]), int(heights[fitting[0]])
-        y = math.floor(draws[-2] * (height - h + 1))
-        x = math.floor(draws[-1] * (width - w + 1))
-        return y, x, h, w
+    low, high = options.crop_area
+    first, last = (math.log(aspect) for aspect in options.crop_aspect)
+    for area_draw, aspect_draw in zip(draws[:_CROP_TRIES], draws[_CROP_TRIES : 2 * _CROP_TRIES], strict=True):
+        area = height * width * (low + area_draw * (high - low))
+        aspect = math.exp(first + aspect_draw * (last - first))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            y = math.floor(draws[-2] * (height - h + 1))
+            x = math.floor(draws[-1] * (width - w + 1))
+            return y, x, h, w
     aspect = min(max(width / height, options.crop_aspect[0]), options.crop_aspect[1])
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
     return (height - h) // 2, (width - w) // 2, h, w
