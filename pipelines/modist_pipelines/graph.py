@@ -53,7 +53,8 @@ def clip_graph(
     fn, pipeline_def, types = _import_dali()
 
     def source(name: str, dtype: Any, ndim: int) -> Any:
-        return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+        # On a CPU a run is over when it returns, so whoever feeds it need only keep the arrays until then.
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim, no_copy=device == "cpu")
 
     @pipeline_def(
         batch_size=batch_size,
