@@ -27,6 +27,7 @@ setup(
         "numpy>=2.0",
         "pyarrow>=18",
         "av>=14",
+        "isal>=1.6",  # checksums
         "opencv-python-headless>=4.10",
         "nvtx>=0.2.11",
         "nvidia-ml-py>=12.560",  # import name: pynvml

@@ -1,5 +1,9 @@
-"""The one error type that a user of the data plane is meant to read."""
+"""What this package raises when its input is at fault."""
 
 
 class DataError(ValueError):
-    """A store, video or data option that the user can mend: the message names it and the way out."""
+    """Bad input: what is wrong with it, where, and what to do, in one paragraph."""
+
+
+class DamagedError(DataError):
+    """Frames of one video cannot be had. It costs that video, nothing else."""

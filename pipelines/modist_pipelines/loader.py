@@ -1,34 +1,29 @@
 """The loader: the plan's clips of each step, read, decoded and augmented ahead of the training step."""
 
-import os
+import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modist_pipelines.clip_reads import VideoClips, read_clips
 from modist_pipelines.errors import DataError
-from modist_pipelines.graph import Kind, clip_graph, graph_inputs
-from modist_pipelines.plan import (
-    ClipPlan,
-    PlanConfig,
-    deal_keys,
-    eligible_videos,
-    plan_clips,
-    subset_of,
-    video_order,
-)
-from modist_pipelines.store import Store
+from modist_pipelines.feed import ClipDecoder
+from modist_pipelines.graph import Kind
+from modist_pipelines.plan import PlanConfig, deal_keys, eligible_videos, subset_of, video_order
+from modist_pipelines.reads import Job, ReadThreads
+from modist_pipelines.resources import default_prefetch, default_threads
+from modist_pipelines.source import ClipSource
 
-if TYPE_CHECKING:
-    from nvidia.dali.pipeline import Pipeline
+log = logging.getLogger("modist")
+# So many videos in a row that cannot be read are not damaged: their disk is.
+_MAX_DAMAGED_IN_A_ROW = 16
 
 
 @dataclass(frozen=True)
@@ -51,25 +46,26 @@ class ClipBatch:
     motion_query: Tensor | None
     """(b, 1, T', H, W), or None where the plan has no motion."""
     motion_key: Tensor | None
+    damaged_query: np.ndarray
+    """(b,) bool: samples whose query clips are blank, because a frame of them is damaged."""
+    damaged_key: np.ndarray
+    """(b,) bool: the same of the key clips."""
     counters: dict[str, int]
-    """This process's frames_used, frames_decoded, bytes_read."""
+    """This process's frames_used, frames_decoded, bytes_read, bytes_needed, videos_damaged."""
+    spans: dict[str, float] = field(default_factory=dict)
+    """Seconds behind the step: plan, summed over the reading threads; read, waiting for them; decode, with
+    augmentation and hand-over."""
     data_wait: float = 0.0
     """Seconds that the consumer waited for this batch."""
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """A planned clip and its JPEGs."""
-
-    plan: ClipPlan
-    jpegs: list[np.ndarray]
+    queue_depth: int = 0
+    """Steps that were ready when the consumer asked for this one."""
 
 
 class ClipLoader:
     """Iterates over the steps of a run.
 
     Args:
-        store: opened.
+        source: an opened store, or raw videos.
         plan: what clips to draw.
         batch_size: samples a step over all processes; a multiple of `world_size`.
         seed: of order, plan, deal and subset.
@@ -77,7 +73,8 @@ class ClipLoader:
         shuffle_keys: deal the key clips (ShuffleBN); otherwise they stay with their queries.
         device: "cpu", or "cuda:N" to decode and augment there.
         num_threads: decoding threads; 0 takes this process's share of the cores.
-        prefetch: steps made ready ahead.
+        prefetch: steps made ready ahead; 0 takes what the free memory allows, up to 4.
+        read_patience: seconds after which a read that has not come back is begun again beside the first.
         subset: train on that many videos, drawn by the seed.
 
     Attributes:
@@ -85,12 +82,12 @@ class ClipLoader:
         rejected_windows: share of the store's motion windows at or below the threshold.
 
     Raises:
-        DataError: fewer usable videos than `batch_size`, or the store lacks the motion input.
+        DataError: fewer usable videos than `batch_size`, or the source lacks the motion input.
     """
 
     def __init__(
         self,
-        store: Store,
+        source: ClipSource,
         plan: PlanConfig,
         *,
         batch_size: int,
@@ -100,86 +97,101 @@ class ClipLoader:
         shuffle_keys: bool = True,
         device: str = "cpu",
         num_threads: int = 0,
-        prefetch: int = 2,
+        prefetch: int = 0,
+        read_patience: float = 60.0,
         subset: int | None = None,
     ) -> None:
         assert batch_size % world_size == 0
-        self._store, self._plan, self._seed = store, plan, seed
+        self._source, self._plan, self._seed = source, plan, seed
         self._batch_size, self._num_local, self._rank = batch_size, batch_size // world_size, rank
-        self._shuffle_keys, self._prefetch = shuffle_keys, max(1, prefetch)
+        self._shuffle_keys = shuffle_keys
         self._device = torch.device(device)
         self._num_threads = num_threads or default_threads()
+        self._prefetch = prefetch or default_prefetch(self._batch_bytes(), self._device)
         self._videos = self._usable_videos(subset)
         self.steps_per_epoch = len(self._videos) // batch_size
-        self._readers = ThreadPoolExecutor(self._num_threads, thread_name_prefix="read")
-        self._graphs: dict[Kind, Pipeline] = {"visual": self._build("visual", plan.visual.num_frames)}
-        if plan.motion_input is not None:
-            self._graphs["motion"] = self._build("motion", plan.motion.num_frames)
+        self._named_damaged: set[int] = set()
+        self._damaged_in_a_row = 0
+        self._decoders: dict[Kind, ClipDecoder] = {
+            kind: ClipDecoder(
+                kind,
+                plan,
+                source.pixels,
+                num_clips=2 * self._num_local,
+                num_threads=self._num_threads,
+                device=self._device,
+            )
+            for kind in self._kinds()
+        }
+        self._readers = ReadThreads(self._num_threads, read_patience, str(source.path))
         self._running: _Producer | None = None
 
+    def _kinds(self) -> list[Kind]:
+        return ["visual"] if self._plan.motion_input is None else ["visual", "motion"]
+
+    def _batch_bytes(self) -> int:
+        plan = self._plan
+        frames = 3 * plan.visual.num_frames + (plan.motion.num_frames if plan.motion_input is not None else 0)
+        return 2 * self._num_local * frames * plan.crop_size**2 * 4
+
     def _usable_videos(self, subset: int | None) -> np.ndarray:
-        eligible = eligible_videos(self._store, self._plan)
+        eligible = eligible_videos(self._source, self._plan)
         videos = eligible.videos
         self.rejected_windows = eligible.num_rejected / max(1, eligible.num_windows)
         self._num_eligible = len(videos)
         if subset is not None:
             if subset > len(videos):
                 raise DataError(
-                    f"--clips.subset {subset} asks for more videos than {self._store.path} offers: {len(videos)}. "
+                    f"--clips.subset {subset} asks for more videos than {self._source.path} offers: {len(videos)}. "
                     "Use a smaller subset or prepare more videos."
                 )
             videos = videos[subset_of(self._seed, len(videos), subset)]
         if len(videos) < self._batch_size:
             raise DataError(
-                f"{self._store.path} has {len(videos)} usable videos, fewer than --batch-size {self._batch_size} "
-                f"(the store holds {self._store.num_videos}; --clips.motion-threshold and --clips.subset decide which "
+                f"{self._source.path} has {len(videos)} usable videos, fewer than --batch-size {self._batch_size} "
+                f"(it holds {self._source.num_videos}; --clips.motion-threshold and --clips.subset decide which "
                 "are usable). Prepare more videos or lower --batch-size."
             )
         return videos
 
     def describe(self) -> str:
         """What the loader draws from, and with how many hands."""
-        return (
-            f"{self._num_eligible} of {self._store.num_videos} videos can be used, {len(self._videos)} are; "
+        rejected = (
             f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean score at or below "
-            f"{self._plan.motion_threshold:g})\n"
-            f"loader: {self._num_threads} threads, {self._prefetch} steps ahead, on {self._device}"
+            f"{self._plan.motion_threshold:g})"
         )
-
-    def _build(self, kind: Kind, num_frames: int) -> "Pipeline":
-        on_gpu = self._device.type == "cuda"
-        pipeline = clip_graph(
-            kind,
-            crop_size=self._plan.crop_size,
-            device="gpu" if on_gpu else "cpu",
-            batch_size=2 * self._num_local * num_frames,
-            num_threads=self._num_threads,
-            device_id=(self._device.index or 0) if on_gpu else None,
+        return (
+            f"{self._num_eligible} of {self._source.num_videos} videos can be used, {len(self._videos)} are; "
+            f"{rejected if self._plan.motion_threshold else 'any motion window will do'}\n"
+            f"loader: {self._num_threads} threads, {self._prefetch} steps ahead "
+            f"({self._batch_bytes() / 2**20:.0f} MiB each), on {self._device}"
         )
-        pipeline.build()
-        return pipeline
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[ClipBatch]:
         """Yield steps `start_step` to `end_step` - 1. A step's clips do not depend on where the iteration began.
 
+        A video of which a frame is damaged is left out of the step in the same way by every process: see
+        `ClipBatch.damaged_query`. It is named in the log once and counted each time.
+
         Raises:
-            DataError: a frame is damaged; the message names it.
+            DataError: a read never came back, or nothing but damaged videos came.
         """
         self._stop()
         self._running = producer = _Producer(self, start_step, end_step)
         try:
             for _ in range(start_step, end_step):
                 asked = time.perf_counter()
+                depth = producer.num_ready
                 batch = producer.next()
-                yield replace(batch, data_wait=time.perf_counter() - asked)
+                yield replace(batch, data_wait=time.perf_counter() - asked, queue_depth=depth)
         finally:
             producer.stop()
 
     def close(self) -> None:
         """Stop reading ahead and let go of threads and graphs. Batches that were handed out stay valid."""
         self._stop()
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._graphs.clear()
+        self._readers.close()
+        self._decoders.clear()
 
     def _stop(self) -> None:
         if self._running is not None:
@@ -200,59 +212,84 @@ class ClipLoader:
         return epoch, self._videos[chosen], deal
 
     def submit_reads(self, step: int) -> "_Reads":
-        """Have this process's clips of a step planned and read in the background."""
+        """Have this process's clips of a step planned and read in the background, video by video."""
         epoch, videos, deal = self.members(step)
         mine = slice(self._rank * self._num_local, (self._rank + 1) * self._num_local)
-        submit = self._readers.submit
-        queries = [submit(self._read, epoch, int(video), False) for video in videos[mine]]
-        keys = [submit(self._read, epoch, int(video), True) for video in videos[deal[mine]]]
-        return _Reads(step, epoch, videos.astype(np.int32), deal, queries + keys)
+        queries, keys = videos[mine].tolist(), videos[deal[mine]].tolist()
+        halves: dict[int, list[bool]] = {}
+        for key, part in ((False, queries), (True, keys)):
+            for video in part:
+                halves.setdefault(video, []).append(key)
+        jobs = {video: self._submit(epoch, video, wanted) for video, wanted in halves.items()}
+        return _Reads(step, epoch, videos.astype(np.int32), deal, queries, keys, jobs)
 
-    def _read(self, epoch: int, video: int, key: bool) -> dict[Kind, _Clip]:
-        visual, motion = plan_clips(self._plan, self._seed, epoch, video, self._store.info(video), key=key)
-        clips: dict[Kind, _Clip] = {"visual": _Clip(visual, self._store.read_frames(video, "rgb", visual.frames))}
-        if motion is not None and self._plan.motion_input is not None:
-            jpegs = self._store.read_frames(video, self._plan.motion_input, motion.frames)
-            clips["motion"] = _Clip(motion, jpegs)
-        return clips
+    def _submit(self, epoch: int, video: int, halves: Sequence[bool]) -> Job[VideoClips]:
+        source, plan, seed = self._source, self._plan, self._seed
+        return self._readers.submit(source.videos[video], lambda: read_clips(source, plan, seed, epoch, video, halves))
 
-    def decode(self, reads: "_Reads") -> ClipBatch:
-        """Run the graphs on a step's JPEGs."""
-        samples = [future.result() for future in reads.samples]
-        tensors: dict[Kind, Tensor] = {}
-        num_frames = num_bytes = 0
-        for kind, graph in self._graphs.items():
-            clips = [sample[kind] for sample in samples]
-            jpegs = [jpeg for clip in clips for jpeg in clip.jpegs]
-            tensors[kind] = self._run(kind, graph, jpegs, [clip.plan for clip in clips])
-            num_frames += len(jpegs)
-            num_bytes += sum(map(len, jpegs))
-        halves = {kind: tensor.split(self._num_local) for kind, tensor in tensors.items()}
-        visual_query, visual_key = halves["visual"]
-        motion_query, motion_key = halves.get("motion", (None, None))
+    def decode(self, reads: "_Reads", given_up: threading.Event | None = None) -> ClipBatch:
+        """Wait for a step's reads and run the graphs on what they brought."""
+        started = time.perf_counter()
+        given_up = given_up or threading.Event()
+        videos = {video: self._readers.result(job, given_up) for video, job in reads.jobs.items()}
+        read = time.perf_counter()
+        samples = [videos[video].halves[False] for video in reads.queries]
+        samples += [videos[video].halves[True] for video in reads.keys]
+        tensors: dict[Kind, Sequence[Tensor]] = {"motion": (None, None)}  # pyright: ignore[reportAssignmentType]
+        damaged = np.zeros(len(samples), bool)
+        for kind, decoder in self._decoders.items():
+            tensor, blank = decoder.decode([sample[kind] for sample in samples])
+            tensors[kind] = tensor.split(self._num_local)
+            damaged[list(blank)] = True
+        self._note_damage(reads, videos, damaged)
         return ClipBatch(
             reads.step,
             reads.epoch,
             reads.video_ids,
             reads.deal,
-            visual_query,
-            visual_key,
-            motion_query,
-            motion_key,
-            counters={"frames_used": num_frames, "frames_decoded": num_frames, "bytes_read": num_bytes},
+            *tensors["visual"],
+            *tensors["motion"],
+            damaged_query=damaged[: self._num_local],
+            damaged_key=damaged[self._num_local :],
+            counters=self._count(reads, videos, damaged),
+            spans={
+                "plan": sum(clips.plan_seconds for clips in videos.values()),
+                "read": read - started,
+                "decode": time.perf_counter() - read,
+            },
         )
 
-    def _run(self, kind: Kind, graph: "Pipeline", jpegs: list[np.ndarray], plans: Sequence[ClipPlan]) -> Tensor:
-        graph.feed_input("jpeg", jpegs)
-        for name, rows in graph_inputs(kind, plans, self._plan.augmentation, self._plan.crop_size).items():
-            graph.feed_input(name, rows)
-        (frames,) = graph.run()
-        frames = torch.from_dlpack(frames.as_tensor())
-        if frames.is_cuda:
-            # A copy on torch's own stream and memory, so that its allocator knows when the clip is no longer in use.
-            frames = frames.clone()
-        clips = frames.unflatten(0, (len(plans), -1))
-        return clips.permute(0, 4, 1, 2, 3)
+    def _count(self, reads: "_Reads", videos: dict[int, VideoClips], damaged: np.ndarray) -> dict[str, int]:
+        clips = videos.values()
+        used = 2 * self._num_local * sum(decoder.num_frames for decoder in self._decoders.values())
+        # A JPEG that two clips share is decoded for each, its own crop of it; a video is decoded once for all.
+        in_graph = self._source.pixels == "jpeg"
+        return {
+            "frames_used": used,
+            "frames_decoded": used if in_graph else sum(part.frames_decoded for part in clips),
+            "bytes_read": sum(part.bytes_read for part in clips),
+            "bytes_needed": sum(part.bytes_needed for part in clips),
+            "videos_damaged": len({(reads.queries + reads.keys)[sample] for sample in np.flatnonzero(damaged)}),
+        }
+
+    def _note_damage(self, reads: "_Reads", videos: dict[int, VideoClips], damaged: np.ndarray) -> None:
+        """Name each damaged video once; stop where nothing else comes."""
+        names = reads.queries + reads.keys
+        bad = {names[sample] for sample in np.flatnonzero(damaged)}
+        for video in videos:
+            self._damaged_in_a_row = self._damaged_in_a_row + 1 if video in bad else 0
+            if video in bad - self._named_damaged:
+                self._named_damaged.add(video)
+                reason = " ".join(videos[video].damage) or "a frame of it cannot be decoded."
+                log.warning(
+                    "%s is damaged and left out of epoch %d: %s", self._source.videos[video], reads.epoch, reason
+                )
+            if self._damaged_in_a_row > _MAX_DAMAGED_IN_A_ROW:
+                raise DataError(
+                    f"the last {self._damaged_in_a_row} videos of {self._source.path} could not be read; the last one: "
+                    f"{' '.join(videos[video].damage)} This is more than damaged files: look at the disk or the "
+                    "network, then go on with --resume auto."
+                )
 
 
 @dataclass(frozen=True)
@@ -261,7 +298,10 @@ class _Reads:
     epoch: int
     video_ids: np.ndarray
     deal: np.ndarray
-    samples: list[Future[dict[Kind, _Clip]]]
+    queries: list[int]
+    """Videos of this process's query clips, in order."""
+    keys: list[int]
+    jobs: dict[int, Job[VideoClips]]
 
 
 class _Producer:
@@ -273,6 +313,10 @@ class _Producer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
         self._thread.start()
+
+    @property
+    def num_ready(self) -> int:
+        return self._ready.qsize()
 
     def next(self) -> ClipBatch:
         if self._stopping.is_set():
@@ -295,13 +339,13 @@ class _Producer:
                     reads.append(self._loader.submit_reads(step))
                 if not reads:
                     return
-                self._hand_over(self._loader.decode(reads.popleft()))
+                self._hand_over(self._loader.decode(reads.popleft(), self._stopping))
         except BaseException as error:  # the consumer raises it
             self._hand_over(error)
         finally:
             for read in reads:
-                for future in read.samples:
-                    future.cancel()
+                for job in read.jobs.values():
+                    job.cancel()
 
     def _hand_over(self, item: ClipBatch | BaseException) -> None:
         while not self._stopping.is_set():
@@ -310,9 +354,3 @@ class _Producer:
             except queue.Full:
                 continue
             return
-
-
-def default_threads() -> int:
-    """This process's share of the cores that it may run on."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, len(os.sched_getaffinity(0)) // processes)

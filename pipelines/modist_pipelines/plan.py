@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.store import Store, VideoInfo
+from modist_pipelines.source import ClipSource, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -164,28 +164,31 @@ class Eligible(NamedTuple):
     """(n,) int64 rows of the store with at least one motion window above the threshold."""
     num_windows: int
     num_rejected: int
-    """Motion windows of the whole store, and those at or below the threshold."""
+    """Motion windows of the whole store, and those at or below the threshold; 0 where there is none."""
 
 
-def eligible_videos(store: Store, config: PlanConfig) -> Eligible:
+def eligible_videos(source: ClipSource, config: PlanConfig) -> Eligible:
     """Find the videos with enough motion, over the whole store at once.
 
     Raises:
-        DataError: the store lacks the motion input.
+        DataError: the source lacks the motion input, or a threshold is set and it does not know the scores.
     """
     if config.motion_input is None:
-        return Eligible(np.arange(store.num_videos), 0, 0)
-    column = store.score_column(config.motion_input)
+        return Eligible(np.arange(source.num_videos), 0, 0)
+    source.check_motion(config.motion_input)
+    if not config.motion_threshold:
+        return Eligible(np.arange(source.num_videos), 0, 0)
+    column = source.score_column(config.motion_input)
     first, lengths = column.starts[:-1].astype(np.int64), np.diff(column.starts)
     span = int(config.steps(config.motion)[-1]) + 1
-    num_chosen = np.zeros(store.num_videos, np.int64)
+    num_chosen = np.zeros(source.num_videos, np.int64)
     num_windows = 0
     # Videos of one length make a rectangle, whose sums come out to the last bit as those of a single video.
     for length in np.unique(lengths):
         videos = np.flatnonzero(lengths == length)
         for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
             means = _window_means(column.values[first[block, None] + np.arange(length)], span)
-            num_chosen[block] = _above_threshold(means, config.motion_threshold).sum(axis=1)
+            num_chosen[block] = (means > config.motion_threshold).sum(axis=1)
             num_windows += means.size
     return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
 
@@ -207,10 +210,6 @@ def _window_means(scores: np.ndarray, span: int) -> np.ndarray:
     sums = np.zeros((*scores.shape[:-1], scores.shape[-1] + 1))
     np.cumsum(scores, axis=-1, out=sums[..., 1:])
     return (sums[..., span:] - sums[..., :-span]) / span
-
-
-def _above_threshold(means: np.ndarray, threshold: float) -> np.ndarray:
-    return means > threshold if threshold else np.ones_like(means, dtype=bool)
 
 
 def plan_sample(config: PlanConfig, seed: int, epoch: int, video: int, info: VideoInfo) -> SamplePlan:
@@ -247,10 +246,12 @@ def plan_clips(
 
 
 def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray:
-    """Starts of the windows above the threshold."""
+    """Starts of the windows above the threshold; of any window where it is 0."""
     assert config.motion_input is not None
+    if not config.motion_threshold:
+        return np.arange(max(1, info.num_frames - span + 1))
     means = _window_means(info.scores(config.motion_input), span)
-    starts = np.flatnonzero(_above_threshold(means, config.motion_threshold))
+    starts = np.flatnonzero(means > config.motion_threshold)
     if not len(starts):
         raise DataError(
             f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "

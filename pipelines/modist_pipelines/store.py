@@ -11,9 +11,9 @@ Grid frame g is nominal frame g * grid, and only grid frames are stored. `store_
 
 import json
 import os
-import zlib
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -21,8 +21,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal.isal_zlib import crc32  # ten times as fast as zlib's, which costs more than the read
 
-from modist_pipelines.errors import DataError
+from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.source import ListColumn, Reading, VideoInfo
 
 FORMAT = "modist-store"
 VERSION = 1
@@ -33,6 +35,8 @@ PARTIAL_NAME = ".partial"  # where a store in the making keeps its notes
 Border = Literal["replicate", "zero"]
 # Open shards at a time. A store of Kinetics-400 has more shards than a process may open files.
 _MAX_OPEN_SHARDS = 256
+# A read that fails is tried again: network file systems have bad moments, and their handles go stale.
+_READ_PAUSES = (0.05, 0.5, 2.0)  # seconds before the second, third and last try
 
 
 @dataclass(frozen=True)
@@ -98,48 +102,6 @@ class StoreMeta:
             raise DataError(f"{path} is damaged ({error!r}). {again}") from error
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What planning a clip needs to know of a video."""
-
-    num_frames: int
-    """Grid frames."""
-    width: int
-    """Pixels of the stored frames."""
-    height: int
-    video: str = ""
-    """Path relative to the folder that was prepared, with forward slashes."""
-    label: str | None = None
-    """Name of the video's folder, where the prepared folder has subfolders."""
-    source_fps: float = 0.0
-    num_source_frames: int = 0
-    motion_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name of the motion input to (num_frames,) float32."""
-
-    def scores(self, name: str) -> np.ndarray:
-        """(num_frames,) float32: mean of each motion map, in tenths of its full scale."""
-        return self.motion_scores[name]
-
-
-class ListColumn:
-    """A Parquet list column as two flat arrays, so that millions of rows stay out of Python objects.
-
-    Attributes:
-        values: (total,) all rows one after the other.
-        starts: (num_rows + 1,) row i is values[starts[i]:starts[i + 1]].
-    """
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        array = column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # pyarrow's answer for a column of no chunks
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-        self.starts = np.asarray(array.offsets)
-        self.values = np.asarray(array.values)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.values[self.starts[row] : self.starts[row + 1]]
-
-
 class StringColumn(Sequence):
     """A Parquet string column that reads like a list."""
 
@@ -170,11 +132,14 @@ class Store:
 
     Attributes:
         path: the folder.
+        pixels: "jpeg", what reading gives.
         meta: what store.json says.
         num_videos: rows of the index. A video is named by its row everywhere else.
         videos, labels: sequences of `str` and `str | None`, one a video.
         num_frames, width, height: (num_videos,) int32.
     """
+
+    pixels: Literal["jpeg"] = "jpeg"
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -193,6 +158,10 @@ class Store:
         self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
         self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(self.path, shard)))
         self._check_shard_sizes()
+
+    @property
+    def grid(self) -> int:
+        return self.meta.grid
 
     @staticmethod
     def open(path: str | Path) -> "Store":
@@ -233,37 +202,62 @@ class Store:
         return self._scores[name]
 
     def read_frames(self, video: int, kind: str, frames: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """JPEG bytes of grid frames.
+        """JPEGs of one kind, (num_bytes,) uint8 each: as `read`, with frames in any order and repeats allowed."""
+        distinct = sorted({int(frame) for frame in frames})
+        jpegs = dict(zip(distinct, self.read(video, {kind: distinct}).frames[kind], strict=True))
+        return [jpegs[int(frame)] for frame in frames]
+
+    def read(self, video: int, wanted: Mapping[str, Sequence[int]]) -> Reading:
+        """JPEGs of a video's grid frames; neighbours come in one read.
 
         Args:
             video: row of the index.
-            kind: "rgb" or a motion input that the store holds.
-            frames: grid frames, in any order, repeats allowed.
-
-        Returns:
-            A (num_bytes,) uint8 array a frame; read-only.
+            wanted: "rgb" or a motion input that the store holds, to distinct grid frames in ascending order.
 
         Raises:
-            DataError: a frame fails its checksum, or the store does not hold this kind.
+            DamagedError: a frame fails its checksum or cannot be read, after several tries.
+            DataError: the store does not hold such a kind.
         """
-        self._check_kind(kind, self._offsets)
-        offsets, crc32 = self._offsets[kind][video], self._crc32[kind][video]
         shard = int(self._shard[video])
-        file = self._open_shard(shard)
-        jpegs = {}
-        for first, last in _runs(frames, len(crc32)):
-            begin, end = int(offsets[first]), int(offsets[last + 1])
-            block = memoryview(os.pread(file.fd, end - begin, begin))
-            for frame in range(first, last + 1):
-                jpeg = block[int(offsets[frame]) - begin : int(offsets[frame + 1]) - begin]
-                if zlib.crc32(jpeg) != crc32[frame]:
-                    raise DataError(
-                        f"{shard_path(self.path, shard)} is damaged: {kind} frame {frame} of "
-                        f"{self.videos[video]} fails its checksum. Remove the store and prepare it again, "
-                        "or copy it again from where it came."
-                    )
-                jpegs[frame] = np.frombuffer(jpeg, np.uint8)
-        return [jpegs[int(frame)] for frame in frames]
+        jpegs: dict[str, list[np.ndarray]] = {}
+        num_bytes = 0
+        for kind, frames in wanted.items():
+            self._check_kind(kind, self._offsets)
+            offsets = self._offsets[kind][video].tolist()
+            checksums = self._crc32[kind][video]
+            found = jpegs[kind] = []
+            for first, last in _runs(frames, len(checksums)):
+                begin, end = offsets[first], offsets[last + 1]
+                block = self._read_bytes(shard, begin, end, video)
+                num_bytes += end - begin
+                for frame in range(first, last + 1):
+                    jpeg = block[offsets[frame] - begin : offsets[frame + 1] - begin]
+                    if crc32(jpeg) != checksums[frame]:
+                        raise DamagedError(
+                            f"{shard_path(self.path, shard)} is damaged: {kind} frame {frame} of "
+                            f"{self.videos[video]} fails its checksum. Remove the store and prepare it again, "
+                            "or copy it again from where it came."
+                        )
+                    found.append(np.frombuffer(jpeg, np.uint8))
+        num_frames = sum(map(len, jpegs.values()))
+        return Reading(jpegs, frames_decoded=num_frames, bytes_read=num_bytes, bytes_needed=num_bytes)
+
+    def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> memoryview:
+        for pause in (*_READ_PAUSES, None):
+            try:
+                data = os.pread(self._open_shard(shard).fd, end - begin, begin)
+                if len(data) == end - begin:
+                    return memoryview(data)
+                problem = f"it ends at byte {begin + len(data)}, not at {end}"
+            except OSError as error:
+                problem = error.strerror or str(error)
+            self._open_shard.cache_clear()
+            if pause is not None:
+                time.sleep(pause)
+        raise DamagedError(
+            f"{shard_path(self.path, shard)} cannot be read where {self.videos[video]} is: {problem}, also when tried "
+            f"{len(_READ_PAUSES)} times more. Look at the disk or the network file system, or copy the shard again."
+        )
 
     def verify(self) -> None:
         """Read every byte of the store and check it.
@@ -278,6 +272,13 @@ class Store:
     def close(self) -> None:
         """Close the shards. A later read opens them again."""
         self._open_shard.cache_clear()
+
+    def check_motion(self, name: str) -> None:
+        """
+        Raises:
+            DataError: the store does not hold this motion input.
+        """
+        self._check_kind(name, self._scores)
 
     def _check_kind(self, kind: str, held: Mapping[str, ListColumn]) -> None:
         if kind not in held:
@@ -306,10 +307,10 @@ def shard_path(store: Path, shard: int) -> Path:
     return store / "shards" / f"{shard:05d}.bin"
 
 
-def _runs(frames: Sequence[int] | np.ndarray, num_frames: int) -> list[tuple[int, int]]:
-    """Distinct frames as runs of neighbours (first, last): one read each."""
+def _runs(frames: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+    """Ascending frames as runs of neighbours (first, last): one read each."""
     runs: list[tuple[int, int]] = []
-    for frame in sorted({int(frame) for frame in frames}):
+    for frame in frames:
         if not 0 <= frame < num_frames:
             raise IndexError(f"frame {frame} of a video of {num_frames} grid frames")
         if runs and frame == runs[-1][1] + 1:

@@ -1,0 +1,115 @@
+"""What the loader asks of a place that clips come from: a store, or a folder of videos."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What planning a clip needs to know of a video."""
+
+    num_frames: int
+    """Grid frames."""
+    width: int
+    """Pixels of the stored frames."""
+    height: int
+    video: str = ""
+    """Path relative to the folder that was prepared, with forward slashes."""
+    label: str | None = None
+    """Name of the video's folder, where the prepared folder has subfolders."""
+    source_fps: float = 0.0
+    num_source_frames: int = 0
+    motion_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name of the motion input to (num_frames,) float32."""
+
+    def scores(self, name: str) -> np.ndarray:
+        """(num_frames,) float32: mean of each motion map, in tenths of its full scale."""
+        return self.motion_scores[name]
+
+
+class ListColumn:
+    """A Parquet list column as two flat arrays, so that millions of rows stay out of Python objects.
+
+    Attributes:
+        values: (total,) all rows one after the other.
+        starts: (num_rows + 1,) row i is values[starts[i]:starts[i + 1]].
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.combine_chunks()
+        if isinstance(array, pa.ChunkedArray):  # pyarrow's answer for a column of no chunks
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+        self.starts = np.asarray(array.offsets)
+        self.values = np.asarray(array.values)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+
+class Reading(NamedTuple):
+    """Frames of one video, and what it took to get them."""
+
+    frames: dict[str, list[np.ndarray]]
+    """Kind to frames in the order asked: 1-D uint8 JPEGs, or (H, W, C) uint8 pixels; read-only."""
+    frames_decoded: int
+    """Frames that had to be decoded for these, those from a key frame on among them. JPEGs: one each."""
+    bytes_read: int
+    bytes_needed: int
+    """Bytes that the asked frames take up in the file."""
+
+
+class ClipSource(Protocol):
+    """Videos on a frame grid, in a fixed order. `read` is called from several threads."""
+
+    # Read-only, so that a class may hold them as attributes or work them out.
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def num_videos(self) -> int: ...
+
+    @property
+    def grid(self) -> int: ...
+
+    @property
+    def videos(self) -> Sequence[str]: ...
+
+    @property
+    def pixels(self) -> Literal["jpeg", "rgb"]:
+        """What `read` gives."""
+        ...
+
+    def info(self, video: int) -> VideoInfo: ...
+
+    def check_motion(self, name: str) -> None:
+        """
+        Raises:
+            DataError: it cannot give this motion input; the message says what can.
+        """
+        ...
+
+    def score_column(self, name: str) -> ListColumn:
+        """The motion scores of all videos.
+
+        Raises:
+            DataError: they are not known before the videos are decoded.
+        """
+        ...
+
+    def read(self, video: int, wanted: Mapping[str, Sequence[int]]) -> Reading:
+        """Read frames of a video.
+
+        Args:
+            wanted: "rgb" or a motion input, to distinct grid frames in ascending order.
+
+        Raises:
+            DamagedError: a frame cannot be read or decoded; the message names it.
+        """
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,210 @@
+"""Damaged frames and reads that hang: what they cost, and what they do not."""
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clip_store import make_store
+from isal.isal_zlib import crc32
+from torch import Tensor
+
+from modist_pipelines.errors import DataError
+from modist_pipelines.loader import ClipBatch, ClipLoader
+from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
+from modist_pipelines.reads import ReadThreads
+from modist_pipelines.store import Store, shard_path
+
+CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
+BATCH, NUM_VIDEOS = 6, 12
+CLIPS = ("visual_query", "visual_key", "motion_query", "motion_key")
+
+
+def load(store: Store, start: int, end: int, **changes) -> list[ClipBatch]:
+    options: dict[str, Any] = {"batch_size": BATCH, "seed": 7, "num_threads": 2} | changes
+    loader = ClipLoader(store, CONFIG, **options)
+    try:
+        return list(loader.iterate(start, end))
+    finally:
+        loader.close()
+
+
+def damage(store: Store, video: int, kind: str, frame: int) -> None:
+    """Flip a byte in the middle of a frame of the file."""
+    path = shard_path(store.path, int(store._shard[video]))
+    offsets = store._offsets[kind][video]
+    with path.open("r+b") as file:
+        position = int(offsets[frame] + offsets[frame + 1]) // 2
+        file.seek(position)
+        byte = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte[0] ^ 0xFF]))
+
+
+def clip_of(batch: ClipBatch, name: str) -> Tensor:
+    tensor = getattr(batch, name)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def planned(store: Store, batch: ClipBatch, video: int):
+    return plan_sample(CONFIG, 7, batch.epoch, video, store.info(video))
+
+
+@pytest.fixture
+def hurt(tmp_path) -> tuple[Store, list[ClipBatch], int]:
+    """A store, its batches while it was whole, and a video of step 0 of which one query frame was then damaged."""
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    whole = load(store, 0, 4)
+    for video in whole[0].video_ids.tolist():
+        plan = planned(store, whole[0], video)
+        only = set(plan.visual_query.frames.tolist()) - set(plan.visual_key.frames.tolist())
+        if only:
+            damage(store, video, "rgb", only.pop())
+            return store, whole, video
+    raise AssertionError("the seed gives query and key the same frames in all videos")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_damage_costs_its_clip_and_nothing_else_whoever_reads(hurt, world_size):
+    store, whole, video = hurt
+    parts = [load(store, 0, 4, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        query = np.concatenate([part[step].damaged_query for part in parts])
+        key = np.concatenate([part[step].damaged_key for part in parts])
+        if step == 0:
+            assert batch.video_ids[query].tolist() == [video]
+            assert not key.any()  # its key clip shows other frames
+            assert sum(part[step].counters["videos_damaged"] for part in parts) == 1
+        for name in CLIPS:
+            now = torch.cat([getattr(part[step], name) for part in parts])
+            kept = torch.from_numpy(~(query if "query" in name else key))
+            assert torch.equal(now[kept], getattr(batch, name)[kept])
+    blank = torch.cat([part[0].visual_query for part in parts])[torch.from_numpy(whole[0].video_ids == video)]
+    assert blank.min() == blank.max()
+    assert abs(blank.mean()) < 0.01  # mid-gray, normalized
+    motion = torch.cat([clip_of(part[0], "motion_query") for part in parts])
+    assert torch.equal(motion, clip_of(whole[0], "motion_query"))  # which the damaged frame does not show
+
+
+def test_damage_is_named_once_and_where_it_is(hurt, caplog):
+    store, _, video = hurt
+    with caplog.at_level(logging.WARNING, "modist"):
+        batches = load(store, 0, 40)
+    assert sum(batch.counters["videos_damaged"] for batch in batches) > 1
+    assert len(caplog.messages) == 1
+    assert f"{video:04d}.mp4 is damaged and left out of epoch 0" in caplog.text
+    assert "00000.bin is damaged: rgb frame" in caplog.text
+
+
+def test_frame_that_is_no_jpeg_though_its_checksum_holds(tmp_path):
+    """Only the decoder can find it; the rest of the batch is decoded again without it."""
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    (whole,) = load(store, 0, 1)
+    video = int(whole.video_ids[2])
+    plan = planned(store, whole, video).motion_query
+    assert plan is not None
+    frame = int(plan.frames[1])
+    path = shard_path(store.path, 0)
+    begin, end = (int(at) for at in store._offsets["edges"][video][frame : frame + 2])
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.write(bytes(end - begin))
+    store._crc32["edges"].values = store._crc32["edges"].values.copy()  # Arrow's memory is read-only
+    store._crc32["edges"][video][frame] = crc32(bytes(end - begin))
+    (batch,) = load(store, 0, 1)
+    assert batch.damaged_query.tolist() == [row == 2 for row in range(BATCH)]
+    kept = torch.from_numpy(~batch.damaged_query)
+    motion = clip_of(batch, "motion_query")
+    assert torch.equal(motion[kept], clip_of(whole, "motion_query")[kept])
+    assert torch.equal(batch.visual_query, whole.visual_query)
+    assert motion[2].abs().max() == 0
+
+
+def test_a_disk_that_gives_nothing_ends_the_run(tmp_path):
+    store = make_store(tmp_path, [12] * 40)
+    for video in range(40):
+        for frame in range(12):
+            damage(store, video, "rgb", frame)
+    with pytest.raises(DataError, match=r"the last 17 videos of .* could not be read; .* fails its checksum"):
+        load(store, 0, 6)
+
+
+def test_failing_read_is_tried_again(tmp_path, monkeypatch):
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    (whole,) = load(store, 0, 1)
+    pread, failures = os.pread, []
+
+    def flaky(fd: int, size: int, at: int) -> bytes:
+        if len(failures) < 2:
+            failures.append(at)
+            raise OSError(116, "Stale file handle")
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", flaky)
+    (batch,) = load(store, 0, 1)
+    assert len(failures) == 2
+    assert not batch.damaged_query.any()
+    assert torch.equal(batch.visual_query, whole.visual_query)
+
+
+def test_shard_that_shrank_is_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr("modist_pipelines.store._READ_PAUSES", (0.0,))
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    path = shard_path(store.path, 0)
+    os.truncate(path, path.stat().st_size - 200)  # the last video's last map
+    with pytest.raises(DataError, match=r"00000\.bin cannot be read where 0011\.mp4 is: it ends at byte \d+, not at"):
+        store.read_frames(NUM_VIDEOS - 1, "edges", [11])
+    assert store.read_frames(NUM_VIDEOS - 1, "edges", [10])
+
+
+def test_hung_read_is_begun_again_beside_the_first(tmp_path, monkeypatch, caplog):
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    (whole,) = load(store, 0, 1)
+    release = threading.Event()
+    hung = []
+    read = Store.read
+
+    def hanging(self, video, wanted):
+        if video == whole.video_ids[0] and not hung:
+            hung.append(video)
+            release.wait(30)
+        return read(self, video, wanted)
+
+    monkeypatch.setattr(Store, "read", hanging)
+    with caplog.at_level(logging.WARNING, "modist"):
+        (batch,) = load(store, 0, 1, read_patience=0.3)
+    release.set()
+    assert torch.equal(batch.visual_query, whole.visual_query)
+    name = f"{hung[0]:04d}.mp4"
+    assert f"reading {name} of {store.path} has taken" in caplog.text
+    assert f"reading {name} came back after" in caplog.text
+
+
+def test_read_that_never_comes_back_is_an_error_and_ends_nothing_else(tmp_path):
+    release = threading.Event()
+    threads = ReadThreads(1, 0.1, "the store")
+    job = threads.submit("v.mp4", lambda: release.wait(30))
+    other = threading.Event()
+    with pytest.raises(DataError, match=r"reading v\.mp4 of the store has not come back .* 3 attempts"):
+        threads.result(job, other)
+    release.set()
+    threads.close()
+
+
+def test_closing_does_not_wait_for_a_hung_read(tmp_path, monkeypatch):
+    store = make_store(tmp_path, [12] * NUM_VIDEOS)
+    release = threading.Event()
+    monkeypatch.setattr(Store, "read", lambda self, video, wanted: release.wait(60))
+    loader = ClipLoader(store, CONFIG, batch_size=BATCH, seed=7, num_threads=1)
+    batches = loader.iterate(0, 4)
+    consumer = threading.Thread(target=lambda: next(batches, None), daemon=True)
+    consumer.start()
+    time.sleep(0.1)
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
+    release.set()
