@@ -87,6 +87,23 @@ def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def leave_out(video_ids: Tensor, damaged: Tensor) -> Tensor:
+    """Agree on the samples of a step that do not count, because a rank found their clips damaged.
+
+    Args:
+        video_ids: (B,) int32 videos of the whole batch.
+        damaged: (B,) bool, the samples of which this rank's query or key clips are damaged.
+
+    Returns:
+        (B,) int32, the same on every rank: -1 for a sample that any rank found damaged. The loss skips it, and in
+        the banks its slot counts as empty.
+    """
+    agreed = video_ids.masked_fill(damaged, -1)
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    return agreed
+
+
+@torch.no_grad()
 def mean_over_ranks(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in place, in one message."""
     if not tensors:

@@ -36,7 +36,7 @@ class LossTerms(NamedTuple):
     """The objective and what it is made of. `loss` alone carries a gradient."""
 
     loss: Tensor
-    """() float32: the sum of the terms in use, mean over the batch."""
+    """() float32: the sum of the terms in use, mean over the samples that count."""
     losses: Tensor
     """(T,) float32: mean of each term, in the order of `TERMS`; T = 4, or 1 for RGB-only."""
     top1: Tensor
@@ -54,7 +54,7 @@ def motion_distillation_loss(
         queries: (M, B, C) unit vectors of the online nets, with gradient; 0 visual, 1 motion.
         keys: (M, B, C) unit vectors of the momentum nets, row b from the same video as query b.
         bank: negatives; those of a query's own video and empty slots are left out.
-        video_ids: (B,) int32, the video of each query.
+        video_ids: (B,) int32, the video of each query; negative for a sample that does not count.
         config: temperature, negatives of Lmv, and whether Lm counts.
     """
     result = queue_infonce(
@@ -66,13 +66,15 @@ def motion_distillation_loss(
         temperature=config.temperature,
         cross_negatives=config.cross_negatives,
     )
-    losses = result.losses.mean(dim=1)
+    kept = (video_ids >= 0).to(result.losses.dtype)
+    kept = kept / kept.sum().clamp(min=1)  # rows add up to their mean over the samples that count
+    losses = result.losses @ kept
     weights = torch.ones_like(losses)
     if config.motion and not config.motion_loss:
         weights[TERMS.index("motion")] = 0.0
     return LossTerms(
         loss=(losses * weights).sum(),
         losses=losses.detach(),
-        top1=result.top1.mean(dim=1),
-        positive=result.positive.mean(dim=1),
+        top1=result.top1 @ kept,
+        positive=result.positive @ kept,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, gather_keys
+from modist_fast.distributed import World, gather_keys, leave_out
 from modist_fast.health import retrieval, spread
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
@@ -60,7 +60,10 @@ class TrainingStep:
             Named () float32 figures of this rank, still on the device.
         """
         spans, device = self.spans, self.world.device
-        video_ids = torch.from_numpy(batch.video_ids).to(device, non_blocking=True)
+        video_ids = leave_out(
+            torch.from_numpy(batch.video_ids).to(device, non_blocking=True),
+            torch.from_numpy(batch.damaged).to(device, non_blocking=True),
+        )
         deal = torch.from_numpy(batch.deal).to(device, non_blocking=True)
         with spans("momentum"):
             self.model.update_momentum(self.config.objective.key_momentum)

@@ -46,10 +46,9 @@ class ClipBatch:
     motion_query: Tensor | None
     """(b, 1, T', H, W), or None where the plan has no motion."""
     motion_key: Tensor | None
-    damaged_query: np.ndarray
-    """(b,) bool: samples whose query clips are blank, because a frame of them is damaged."""
-    damaged_key: np.ndarray
-    """(b,) bool: the same of the key clips."""
+    damaged: np.ndarray
+    """(B,) bool: samples of which this process holds blank clips, because frames of theirs are damaged. Another
+    process may hold the rest of such a sample and not know."""
     counters: dict[str, int]
     """This process's frames_used, frames_decoded, bytes_read, bytes_needed, videos_damaged."""
     spans: dict[str, float] = field(default_factory=dict)
@@ -171,7 +170,7 @@ class ClipLoader:
         """Yield steps `start_step` to `end_step` - 1. A step's clips do not depend on where the iteration began.
 
         A video of which a frame is damaged is left out of the step in the same way by every process: see
-        `ClipBatch.damaged_query`. It is named in the log once and counted each time.
+        `ClipBatch.damaged`. It is named in the log once and counted each time.
 
         Raises:
             DataError: a read never came back, or nothing but damaged videos came.
@@ -236,11 +235,13 @@ class ClipLoader:
         samples = [videos[video].halves[False] for video in reads.queries]
         samples += [videos[video].halves[True] for video in reads.keys]
         tensors: dict[Kind, Sequence[Tensor]] = {"motion": (None, None)}  # pyright: ignore[reportAssignmentType]
-        damaged = np.zeros(len(samples), bool)
+        positions = np.arange(self._rank * self._num_local, (self._rank + 1) * self._num_local)
+        sample_of = np.concatenate([positions, reads.deal[positions]])
+        damaged = np.zeros(self._batch_size, bool)
         for kind, decoder in self._decoders.items():
             tensor, blank = decoder.decode([sample[kind] for sample in samples])
             tensors[kind] = tensor.split(self._num_local)
-            damaged[list(blank)] = True
+            damaged[sample_of[sorted(blank)]] = True
         self._note_damage(reads, videos, damaged)
         return ClipBatch(
             reads.step,
@@ -249,8 +250,7 @@ class ClipLoader:
             reads.deal,
             *tensors["visual"],
             *tensors["motion"],
-            damaged_query=damaged[: self._num_local],
-            damaged_key=damaged[self._num_local :],
+            damaged=damaged,
             counters=self._count(reads, videos, damaged),
             spans={
                 "plan": sum(clips.plan_seconds for clips in videos.values()),
@@ -269,13 +269,12 @@ class ClipLoader:
             "frames_decoded": used if in_graph else sum(part.frames_decoded for part in clips),
             "bytes_read": sum(part.bytes_read for part in clips),
             "bytes_needed": sum(part.bytes_needed for part in clips),
-            "videos_damaged": len({(reads.queries + reads.keys)[sample] for sample in np.flatnonzero(damaged)}),
+            "videos_damaged": int(damaged.sum()),
         }
 
     def _note_damage(self, reads: "_Reads", videos: dict[int, VideoClips], damaged: np.ndarray) -> None:
         """Name each damaged video once; stop where nothing else comes."""
-        names = reads.queries + reads.keys
-        bad = {names[sample] for sample in np.flatnonzero(damaged)}
+        bad = set(reads.video_ids[damaged].tolist())
         for video in videos:
             self._damaged_in_a_row = self._damaged_in_a_row + 1 if video in bad else 0
             if video in bad - self._named_damaged:
