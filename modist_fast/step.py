@@ -76,7 +76,7 @@ class TrainingStep:
             self._update_weights(learning_rate)
         with spans("enqueue"):
             self.model.bank.enqueue(keys, video_ids)
-        return figures | spread(keys)
+        return figures | spread(keys) | {"videos_damaged": (video_ids < 0).sum().float()}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)

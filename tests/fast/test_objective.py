@@ -65,6 +65,24 @@ def test_terms_equal_the_equations(cross_negatives: str, filled: int) -> None:
     assert float(terms.loss) == pytest.approx(sum(expected.values()), rel=2e-3, abs=1e-4)
 
 
+def test_a_damaged_sample_does_not_count() -> None:
+    """Neither in the loss nor in its gradient, whatever its clips were replaced by; nor does its key as a negative."""
+    queries, keys, bank, ids = random_case(2, 20)
+    bank.enqueue(keys[:, :1], torch.tensor([-1], dtype=torch.int32))
+    whole = [0, 1, 3]
+    expected = oracle(queries[:, whole], keys[:, whole], bank, ids[whole], ObjectiveConfig())
+    ids[2] = -1
+    queries.requires_grad_()
+    terms = motion_distillation_loss(queries, keys, bank, ids, ObjectiveConfig())
+    assert terms.losses.tolist() == pytest.approx(list(expected.values()), rel=2e-3, abs=1e-4)
+    terms.loss.backward()
+    assert queries.grad is not None
+    assert queries.grad[:, 2].abs().max() == 0
+    assert queries.grad[:, whole].abs().amin(dim=2).amax() > 0
+    ids[:] = -1
+    assert float(motion_distillation_loss(queries.detach(), keys, bank, ids, ObjectiveConfig()).loss) == 0
+
+
 def test_rgb_only_is_equation_one_alone() -> None:
     config = ObjectiveConfig(motion=False)
     queries, keys, bank, ids = random_case(1, 24)

@@ -1,0 +1,53 @@
+"""Training on a store with damaged frames: any number of processes leaves out the same samples, and goes on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from modist_fast.metrics import read_metrics
+from modist_pipelines.store import Store, shard_path
+from tests.fast.launching import run_script
+from tests.fast.test_pretrain import options
+
+NUM_DAMAGED = 5
+
+
+@pytest.fixture(scope="module")
+def hurt_store(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo store, with a byte wrong in one RGB frame of three of each of its first videos."""
+    path = tmp_path_factory.mktemp("hurt") / "store"
+    shutil.copytree(demo_store, path)
+    store = Store.open(path)
+    for video in range(NUM_DAMAGED):
+        offsets = store._offsets["rgb"][video]
+        with shard_path(path, int(store._shard[video])).open("r+b") as file:
+            for frame in range(0, len(offsets) - 1, 3):
+                file.seek(int(offsets[frame]) + 200)
+                byte = file.read(1)[0]
+                file.seek(int(offsets[frame]) + 200)
+                file.write(bytes([byte ^ 0xFF]))
+    return path
+
+
+def test_any_number_of_processes_leaves_out_the_same(hurt_store: Path, tmp_path: Path) -> None:
+    runs = {}
+    for processes in (None, 2):
+        run = tmp_path / f"run-{processes}"
+        done = run_script("pretrain.py", *options(hurt_store, run), processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert "is damaged and left out of epoch" in done.stderr
+        runs[processes] = read_metrics(run / "metrics.jsonl")
+    one, two = runs[None], runs[2]
+    damaged = [row["videos_damaged"] for row in one]
+    assert max(damaged) >= 1
+    assert damaged == [row["videos_damaged"] for row in two]
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=1e-3)
+    banks = [torch.load(tmp_path / f"run-{n}" / "checkpoints" / "latest")["model"]["bank.video_ids"] for n in runs]
+    assert torch.equal(*banks)
+    # Every sample of ten steps went in, a damaged one as an empty slot.
+    num_samples = 16 * len(one)
+    last = banks[0].roll(-(num_samples % len(banks[0])))
+    in_bank = sum(damaged[-len(last) // 16 :])
+    assert int((last < 0).sum()) == in_bank
