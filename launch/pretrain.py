@@ -12,8 +12,8 @@ from modist_fast.config import TrainConfig, check
 from modist_fast.distributed import join_world
 from modist_fast.errors import ConfigError
 from modist_fast.presets import PRESETS, find_preset
+from modist_fast.sources import open_source
 from modist_fast.trainer import Trainer
-from modist_pipelines.store import Store
 
 log = logging.getLogger("modist")
 
@@ -29,7 +29,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     recipe = find_preset(preset)
     return tyro.cli(
         TrainConfig,
-        default=recipe(tyro.MISSING, tyro.MISSING),
+        default=recipe(None, tyro.MISSING),
         args=arguments,
         description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
     )
@@ -44,7 +44,7 @@ def main() -> None:
         options = checkpoint.flat(checkpoint.plain_config(config))
         log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
-        Trainer(config, world, Store.open(config.store)).run()
+        Trainer(config, world, open_source(config)).run()
 
 
 if __name__ == "__main__":

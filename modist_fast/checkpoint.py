@@ -1,7 +1,6 @@
 """Checkpoints: one file holds the whole state of a run; a reader never sees half of one."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ _LATEST = "latest"
 # What a resumed run may change: nothing here takes part in the computation.
 _FREE = (
     "store",
+    "videos",
     "out",
     "preset",
     "device",
@@ -39,12 +39,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def fingerprint(store: Path) -> str:
-    """What tells one store from another: a resumed run must draw from the videos it began with."""
-    with (store / "index.parquet").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_of(out: Path) -> Path:

@@ -20,8 +20,9 @@ class ClipsConfig:
     crop_size: int = 224
     visual: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=8, stride=8))
     motion: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=16, stride=4))
-    motion_input: Literal["edges", "difference", "magnitude"] = "edges"
-    """What the motion pathway sees (Table 3b); the store must hold it."""
+    motion_input: Literal["auto", "edges", "difference", "magnitude"] = "auto"
+    """What the motion pathway sees (Table 3b). auto: edges from a store, which must hold what is asked; frame
+    difference from raw videos, which give nothing else."""
     motion_threshold: float = 0.02
     """γ: only motion windows whose mean P, in [0, 10] as stored, exceeds it; 0 takes any window (Table 3c)."""
     synchronized: bool = False
@@ -37,8 +38,10 @@ class LoaderConfig:
 
     num_threads: int = 0
     """Decoding threads of each process."""
-    prefetch: int = 2
+    prefetch: int = 0
     """Batches prepared ahead."""
+    read_patience: float = 60.0
+    """Seconds after which a read that has not come back is begun again beside the first."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,17 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Pre-train MoDist on a store made by launch/prepare.py."""
+    """Pre-train MoDist on a store made by launch/prepare.py, or on raw videos."""
 
-    store: Path
+    store: Path | None
     """The store to train from."""
     out: Path
     """The run directory: metrics, checkpoints, pictures, backbone."""
+    source: Literal["store", "video"] = "store"
+    """video: decode the files of --videos in every epoch. No preparation, but no flow edges either, no choice of
+    windows by motion, and several frames decoded for each one used."""
+    videos: Path | None = None
+    """With --source video: the folder of videos."""
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"
@@ -90,11 +98,18 @@ class TrainConfig:
             motion=self.clips.motion,
             crop_size=self.clips.crop_size,
             grid=grid,
-            motion_threshold=self.clips.motion_threshold,
+            motion_threshold=self.clips.motion_threshold if self.source == "store" else 0.0,
             synchronized=self.clips.synchronized,
             augmentation=self.clips.augmentation,
-            motion_input=self.clips.motion_input if self.objective.motion else None,
+            motion_input=self.motion_input if self.objective.motion else None,
         )
+
+    @property
+    def motion_input(self) -> str:
+        """`clips.motion_input`, with "auto" resolved."""
+        if self.clips.motion_input != "auto":
+            return self.clips.motion_input
+        return "edges" if self.source == "store" else "difference"
 
 
 def check(config: TrainConfig, world_size: int) -> None:
@@ -103,6 +118,14 @@ def check(config: TrainConfig, world_size: int) -> None:
     Raises:
         ConfigError: naming the options and the way out.
     """
+    given, needed, other = (
+        (config.store, "--store", "--videos") if config.source == "store" else (config.videos, "--videos", "--store")
+    )
+    if given is None:
+        raise ConfigError(
+            f"{needed} is missing: --source {config.source} reads from it, not from {other}. Pass {needed} FOLDER, "
+            "or the other --source."
+        )
     batch, group = config.batch_size, config.group_size
     if min(batch, group, config.objective.bank_size, config.checkpoint.every) < 1:
         raise ConfigError(

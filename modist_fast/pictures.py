@@ -13,7 +13,7 @@ from modist_fast.config import TrainConfig
 from modist_fast.metrics import read_metrics
 from modist_fast.objective import TERMS
 from modist_pipelines.loader import ClipLoader
-from modist_pipelines.store import Store
+from modist_pipelines.source import ClipSource
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -51,15 +51,15 @@ def _smooth(steps: np.ndarray, values: list[float]) -> tuple[np.ndarray, np.ndar
     return steps[width - 1 :], np.convolve(values, kernel, mode="valid")
 
 
-def save_contact_sheet(path: Path, store: Store, config: TrainConfig) -> None:
+def save_contact_sheet(path: Path, source: ClipSource, config: TrainConfig) -> None:
     """Draw the first batch's clips of some videos as PNG: query and key of both pathways, as the nets see them.
 
     The clips come from the loader itself. Since the plan is pure, one process with a small batch reads just
     what the run reads.
     """
     loader = ClipLoader(
-        store,
-        config.plan(store.meta.grid),
+        source,
+        config.plan(source.grid),
         batch_size=min(_SHEET_VIDEOS, config.batch_size),
         seed=config.seed,
         shuffle_keys=False,

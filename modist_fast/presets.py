@@ -12,18 +12,18 @@ from modist_fast.pathways import ModelConfig
 from modist_pipelines.plan import Augmentation
 
 
-def modist_r50(store: Path, out: Path) -> TrainConfig:
+def modist_r50(store: Path | None, out: Path) -> TrainConfig:
     """The paper's main model: R3D-50, 8 frames of 224², 600 epochs (section 4.1)."""
     return TrainConfig(store=store, out=out, preset="modist-r50", epochs=600)
 
 
-def modist_r18_128(store: Path, out: Path) -> TrainConfig:
+def modist_r18_128(store: Path | None, out: Path) -> TrainConfig:
     """The smaller model of Table 2: R3D-18 on 128² crops. Prepare its store with --short-side 144."""
     base = modist_r50(store, out)
     return replace(base, preset="modist-r18-128", model=ModelConfig(arch="r18"), clips=ClipsConfig(crop_size=128))
 
 
-def rgb_only_r50(store: Path, out: Path) -> TrainConfig:
+def rgb_only_r50(store: Path | None, out: Path) -> TrainConfig:
     """The baseline of Table 3a: Eq. 1 alone."""
     return replace(
         modist_r50(store, out),
@@ -32,7 +32,7 @@ def rgb_only_r50(store: Path, out: Path) -> TrainConfig:
     )
 
 
-def k400_mini(store: Path, out: Path) -> TrainConfig:
+def k400_mini(store: Path | None, out: Path) -> TrainConfig:
     """The ablation setting: 60 000 videos of K400, 100 epochs (Table 3)."""
     return replace(
         modist_r50(store, out),
@@ -43,7 +43,7 @@ def k400_mini(store: Path, out: Path) -> TrainConfig:
     )
 
 
-def demo(store: Path, out: Path) -> TrainConfig:
+def demo(store: Path | None, out: Path) -> TrainConfig:
     """A few minutes on two CPU cores, on the videos of launch/make_demo_videos.py."""
     return TrainConfig(
         store=store,
@@ -63,7 +63,7 @@ def demo(store: Path, out: Path) -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
+PRESETS: dict[str, Callable[[Path | None, Path], TrainConfig]] = {
     "modist-r50": modist_r50,
     "modist-r18-128": modist_r18_128,
     "rgb-only-r50": rgb_only_r50,
@@ -72,7 +72,7 @@ PRESETS: dict[str, Callable[[Path, Path], TrainConfig]] = {
 }
 
 
-def find_preset(name: str) -> Callable[[Path, Path], TrainConfig]:
+def find_preset(name: str) -> Callable[[Path | None, Path], TrainConfig]:
     """The recipe called `name`.
 
     Raises:

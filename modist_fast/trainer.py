@@ -19,7 +19,7 @@ from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipLoader
-from modist_pipelines.store import Store
+from modist_pipelines.source import ClipSource
 
 log = logging.getLogger("modist")
 
@@ -30,14 +30,14 @@ class Trainer:
     Args:
         config: checked by `config.check`.
         world: from `join_world`.
-        store: opened.
+        source: where the clips come from, opened.
     """
 
-    def __init__(self, config: TrainConfig, world: World, store: Store) -> None:
-        self.config, self.world, self.store = config, world, store
+    def __init__(self, config: TrainConfig, world: World, source: ClipSource) -> None:
+        self.config, self.world, self.source = config, world, source
         self.loader = ClipLoader(
-            store,
-            config.plan(store.meta.grid),
+            source,
+            config.plan(source.grid),
             batch_size=config.batch_size,
             seed=config.seed,
             rank=world.rank,
@@ -46,6 +46,7 @@ class Trainer:
             device=str(world.device),
             num_threads=config.loader.num_threads,
             prefetch=config.loader.prefetch,
+            read_patience=config.loader.read_patience,
             subset=config.clips.subset,
         )
         self._say(self.loader.describe())
@@ -53,7 +54,7 @@ class Trainer:
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.training_step = TrainingStep(config, world)
         self.steps_done = 0
-        self._fingerprint = checkpoint.fingerprint(store.path)
+        self._fingerprint = source.fingerprint()
         self._stop_requested = False
 
     def run(self) -> None:
@@ -136,8 +137,8 @@ class Trainer:
         state = checkpoint.load(path, self.config, self.world.device)
         if state["store"] != self._fingerprint:
             raise ConfigError(
-                f"--resume: checkpoint {path} was trained on another store than --store {self.config.store} "
-                "is now, so its order of samples cannot go on. Use the store it began with, or another --out."
+                f"--resume: checkpoint {path} was trained on other videos than {self.source.path} holds now, "
+                "so its order of samples cannot go on. Use the store or the videos it began with, or another --out."
             )
         step = self.training_step
         step.model.load_state_dict(state["model"])
@@ -155,7 +156,7 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         _write_json(out / "config.json", checkpoint.plain_config(self.config))
         _write_json(out / "environment.json", environment() | {"processes": self.world.size})
-        save_contact_sheet(out / "clips.png", self.store, self.config)
+        save_contact_sheet(out / "clips.png", self.source, self.config)
 
     def _finish(self) -> None:
         """RUN/backbone.safetensors and RUN/loss.png."""
@@ -172,7 +173,7 @@ class Trainer:
             "std": config.clips.augmentation.std,
             "preset": config.preset,
             "steps": self.steps_done,
-            "store": json.loads(self.store.meta.to_json()),
+            "source": self.source.card(),
             "git_revision": git_revision(),
         }
         export_backbone(self.training_step.model.online.visual, out / "backbone.safetensors", card)

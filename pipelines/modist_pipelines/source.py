@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +110,14 @@ class ClipSource(Protocol):
         Raises:
             DamagedError: a frame cannot be read or decoded; the message names it.
         """
+        ...
+
+    def fingerprint(self) -> str:
+        """What tells these videos from others: a resumed run must draw from those that it began with."""
+        ...
+
+    def card(self) -> dict[str, Any]:
+        """What a trained backbone's card says of where its clips came from; JSON-ready."""
         ...
 
     def close(self) -> None: ...

@@ -9,6 +9,7 @@ Time runs on a nominal clock of `fps` frames a second: nominal frame i is the so
 Grid frame g is nominal frame g * grid, and only grid frames are stored. `store_writer` holds the other half.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -268,6 +269,15 @@ class Store:
         for video in range(self.num_videos):
             for kind in self._offsets:
                 self.read_frames(video, kind, range(int(self.num_frames[video])))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the index, which holds every frame's checksum."""
+        with (self.path / INDEX_NAME).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def card(self) -> dict[str, Any]:
+        """The contents of store.json."""
+        return json.loads(self.meta.to_json())
 
     def close(self) -> None:
         """Close the shards. A later read opens them again."""

@@ -1,0 +1,31 @@
+"""Opening the place that a run's clips come from."""
+
+import logging
+
+from modist_fast.config import TrainConfig
+from modist_pipelines.source import ClipSource
+from modist_pipelines.store import Store
+
+log = logging.getLogger("modist")
+
+
+def open_source(config: TrainConfig) -> ClipSource:
+    """The store or the raw videos of a configuration that `config.check` has passed.
+
+    Raises:
+        DataError: no store, no videos.
+    """
+    if config.source == "store":
+        assert config.store is not None
+        return Store.open(config.store)
+    from modist_pipelines.raw import RawVideos
+
+    assert config.videos is not None
+    if config.objective.motion:
+        log.info(
+            "--source video: the motion pathway sees the %s of consecutive frames, of any window: "
+            "--clips.motion-threshold is not applied, since no scores are known. Flow edges need a store "
+            "(launch/prepare.py).",
+            config.motion_input,
+        )
+    return RawVideos(config.videos, num_threads=config.loader.num_threads)
