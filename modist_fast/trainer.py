@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modist_fast import checkpoint
+from modist_fast.affinity import bind_near_gpu
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
 from modist_fast.environment import environment, git_revision
@@ -35,6 +36,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, world: World, source: ClipSource) -> None:
         self.config, self.world, self.source = config, world, source
+        self._say(f"CPU: {bind_near_gpu(world.device)}")
         self.loader = ClipLoader(
             source,
             config.plan(source.grid),
