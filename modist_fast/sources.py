@@ -3,6 +3,7 @@
 import logging
 
 from modist_fast.config import TrainConfig
+from modist_pipelines.raw import RawVideos
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store import Store
 
@@ -18,8 +19,6 @@ def open_source(config: TrainConfig) -> ClipSource:
     if config.source == "store":
         assert config.store is not None
         return Store.open(config.store)
-    from modist_pipelines.raw import RawVideos
-
     assert config.videos is not None
     if config.objective.motion:
         log.info(

@@ -1,7 +1,7 @@
 """Handing frames to a graph, whatever the source gives."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -31,10 +31,18 @@ class ClipDecoder:
     """
 
     def __init__(
-        self, kind: Kind, config: PlanConfig, pixels: str, *, num_clips: int, num_threads: int, device: torch.device
+        self,
+        kind: Kind,
+        config: PlanConfig,
+        pixels: Literal["jpeg", "rgb"],
+        *,
+        num_clips: int,
+        num_threads: int,
+        device: torch.device,
     ) -> None:
         self._kind: Kind = kind
-        self._config, self._pixels = config, pixels
+        self._config = config
+        self._pixels: Literal["jpeg", "rgb"] = pixels
         self.num_frames = (config.visual if kind == "visual" else config.motion).num_frames
         on_gpu = device.type == "cuda"
         self.graph: Any = clip_graph(
@@ -44,6 +52,7 @@ class ClipDecoder:
             batch_size=num_clips * self.num_frames,
             num_threads=num_threads,
             device_id=(device.index or 0) if on_gpu else None,
+            pixels=pixels,
         )
         self.graph.build()
         self._memory = np.empty(0, np.uint8)
@@ -70,8 +79,8 @@ class ClipDecoder:
         plans = [clip.plan for clip in clips]
         frames = [frame for clip in clips for frame in clip.frames or ()]
         # Kept until the run is over: a CPU graph reads them in place.
-        inputs: dict[str, Any] = {"jpeg": self._rows(frames)}
-        inputs |= graph_inputs(self._kind, plans, self._config.augmentation, self._config.crop_size)
+        inputs: dict[str, Any] = {"frame": self._rows(frames) if self._pixels == "jpeg" else frames}
+        inputs |= graph_inputs(self._kind, plans, self._config.augmentation, self._pixels)
         for name, rows in inputs.items():
             self.graph.feed_input(name, rows)
         (output,) = self.graph.run()
@@ -106,8 +115,5 @@ class ClipDecoder:
         side, value = _BLANK_SIDE, _BLANK[self._kind]
         pixels = np.full((side, side, 3 if self._kind == "visual" else 1), value, np.uint8)
         plan = ClipPlan(np.zeros(self.num_frames, np.int64), crop=(0, 0, side, side))
-        return PlannedClip(plan, [_encode(pixels)] * self.num_frames)
-
-
-def _encode(pixels: np.ndarray) -> np.ndarray:
-    return cv2.imencode(".jpg", pixels)[1].ravel()
+        frame = cv2.imencode(".jpg", pixels)[1].ravel() if self._pixels == "jpeg" else pixels
+        return PlannedClip(plan, [frame] * self.num_frames)

@@ -33,6 +33,7 @@ def clip_graph(
     batch_size: int,
     num_threads: int,
     device_id: int | None,
+    pixels: Literal["jpeg", "rgb"] = "jpeg",
 ) -> "Pipeline":
     """The graph for one kind of clip.
 
@@ -42,6 +43,7 @@ def clip_graph(
         device: where everything after entropy decoding runs.
         batch_size: frames a run.
         device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
+        pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames.
 
     Returns:
         A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
@@ -52,9 +54,9 @@ def clip_graph(
     """
     fn, pipeline_def, types = _import_dali()
 
-    def source(name: str, dtype: Any, ndim: int) -> Any:
+    def source(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
         # On a CPU a run is over when it returns, so whoever feeds it need only keep the arrays until then.
-        return fn.external_source(name=name, dtype=dtype, ndim=ndim, no_copy=device == "cpu")
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout, no_copy=device == "cpu")
 
     @pipeline_def(
         batch_size=batch_size,
@@ -64,18 +66,22 @@ def clip_graph(
         exec_dynamic=True,  # the outputs own their memory, so that torch may keep them
     )
     def graph() -> Any:
-        pixels = fn.decoders.image_slice(
-            source("jpeg", types.UINT8, 1),
-            source("crop_start", types.INT32, 1),
-            source("crop_shape", types.INT32, 1),
-            axis_names="HW",
-            normalized_anchor=False,
-            normalized_shape=False,
-            output_type=types.RGB if kind == "visual" else types.GRAY,
-            device="mixed" if device == "gpu" else "cpu",
-        )
-        pixels = fn.resize(
-            pixels,
+        if pixels == "jpeg":
+            frames = fn.decoders.image_slice(
+                source("frame", types.UINT8, 1),
+                source("crop_start", types.INT32, 1),
+                source("crop_shape", types.INT32, 1),
+                axis_names="HW",
+                normalized_anchor=False,
+                normalized_shape=False,
+                output_type=types.RGB if kind == "visual" else types.GRAY,
+                device="mixed" if device == "gpu" else "cpu",
+            )
+        else:
+            frames = source("frame", types.UINT8, 3, layout="HWC")
+            frames = frames.gpu() if device == "gpu" else frames
+        frames = fn.resize(
+            frames,
             size=[crop_size, crop_size],
             # A region whose end comes before its start is mirrored: the flip costs nothing.
             roi_start=source("region_start", types.FLOAT, 1),
@@ -85,11 +91,11 @@ def clip_graph(
             dtype=types.FLOAT,  # on a CPU the blur is three times faster than on bytes
         )
         if kind == "visual":
-            pixels = fn.gaussian_blur(
-                pixels, sigma=source("blur_sigma", types.FLOAT, 0), window_size=source("blur_window", types.INT32, 0)
+            frames = fn.gaussian_blur(
+                frames, sigma=source("blur_sigma", types.FLOAT, 0), window_size=source("blur_window", types.INT32, 0)
             )
         matrix, offset = source("matrix", types.FLOAT, 2), source("offset", types.FLOAT, 1)
-        return fn.coord_transform(pixels, M=matrix, T=offset, dtype=types.FLOAT)
+        return fn.coord_transform(frames, M=matrix, T=offset, dtype=types.FLOAT)
 
     return graph()
 
@@ -105,24 +111,29 @@ def _import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of i
     return fn, pipeline_def, types
 
 
-def graph_inputs(kind: Kind, plans: Sequence[ClipPlan], options: Augmentation, crop_size: int) -> dict[str, np.ndarray]:
-    """All inputs of a graph but the JPEGs, one row a frame, the clips' frames one after the other.
+def graph_inputs(
+    kind: Kind, plans: Sequence[ClipPlan], options: Augmentation, pixels: Literal["jpeg", "rgb"] = "jpeg"
+) -> dict[str, np.ndarray]:
+    """All inputs of a graph but the frames, one row a frame, the clips' frames one after the other.
 
     Args:
         plans: clips of equal length.
         options: mean and std of the normalization.
+        pixels: as for `clip_graph`.
     """
     num_frames = len(plans[0].frames)
     crops = np.array([plan.crop for plan in plans], dtype=np.float32)
     height, width = crops[:, 2], crops[:, 3]
     flips = np.array([plan.flip for plan in plans])
-    zero = np.zeros_like(width)
+    # JPEGs are cropped as they are decoded, and the region begins at the crop's own corner.
+    top, left = (crops[:, 0], crops[:, 1]) if pixels == "rgb" else np.zeros((2, len(plans)), np.float32)
+    right = left + width
     inputs = {
-        "crop_start": crops[:, :2].astype(np.int32),
-        "crop_shape": crops[:, 2:].astype(np.int32),
-        "region_start": np.stack([zero, np.where(flips, width, 0)], axis=1),
-        "region_end": np.stack([height, np.where(flips, 0, width)], axis=1),
+        "region_start": np.stack([top, np.where(flips, right, left)], axis=1),
+        "region_end": np.stack([top + height, np.where(flips, left, right)], axis=1),
     }
+    if pixels == "jpeg":
+        inputs |= {"crop_start": crops[:, :2].astype(np.int32), "crop_shape": crops[:, 2:].astype(np.int32)}
     if kind == "visual":
         sigma = np.array([plan.blur_sigma for plan in plans], dtype=np.float32)
         inputs["blur_sigma"] = np.maximum(sigma, 1e-3)

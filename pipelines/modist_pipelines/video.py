@@ -20,7 +20,7 @@ from modist_pipelines.errors import DataError
 MIN_FRAMES = 16  # a shorter video is of no use: one clip of the motion pathway has 16 frames
 MAX_ASPECT = 10  # beyond this the long side explodes when the short side is brought to size
 # A longer pause between two frames is a broken time stamp, not a still picture.
-_MAX_PAUSE = Fraction(60)
+MAX_PAUSE = Fraction(60)
 # Containers that count in milliseconds or so round their time stamps; coarser ticks are the frame clock.
 _ROUNDING_TICK = Fraction(1, 500)
 
@@ -98,6 +98,25 @@ class VideoReader:
         self._container.close()
 
     @property
+    def container(self) -> InputContainer:
+        return self._container
+
+    @property
+    def stream(self) -> av.VideoStream:
+        return self._stream
+
+    @property
+    def frame_step(self) -> Fraction:
+        """Seconds from one frame to the next, where time stamps do not say."""
+        return self._step
+
+    @property
+    def tolerance(self) -> Fraction:
+        """Seconds by which a time stamp may be late through rounding."""
+        tick = self._stream.time_base or Fraction(0)
+        return tick / 2 if tick <= _ROUNDING_TICK else Fraction(0)
+
+    @property
     def duration(self) -> float | None:
         """Seconds, by the container; None where it does not say."""
         if self._stream.duration and self._stream.time_base:
@@ -112,9 +131,7 @@ class VideoReader:
         Raises:
             VideoError: at the end, when there were no frames, too few, or too many damaged ones.
         """
-        tick = self._stream.time_base or Fraction(0)
-        tolerance = tick / 2 if tick <= _ROUNDING_TICK else Fraction(0)
-        for number, frame in resample(self._timed_frames(), fps, tolerance):
+        for number, frame in resample(self._timed_frames(), fps, self.tolerance):
             self.num_nominal_frames = number + 1
             yield number, frame
         self._check()
@@ -134,21 +151,21 @@ class VideoReader:
         """Frames with the second at which they appear and the seconds that the last of them would stay."""
         origin: Fraction | None = None
         last = -self._step
-        for frame in self._decoded_frames():
+        for frame in self.decoded_frames():
             base = frame.time_base or Fraction(0)
             ticks = frame.dts if self._counts_packets else frame.pts
             stamp = ticks * base if ticks is not None else None
             if origin is None and stamp is not None:
                 origin = stamp - (last + self._step)
             time = stamp - origin if stamp is not None and origin is not None else last + self._step
-            if not last < time <= last + _MAX_PAUSE:
+            if not last < time <= last + MAX_PAUSE:
                 # Time stamps that jump, repeat or are absent: go on by one frame and count from here.
                 time = last + self._step
                 origin = stamp - time if stamp is not None else origin
             last = time
             yield time, frame.duration * base if frame.duration else self._step, frame
 
-    def _decoded_frames(self) -> Iterator[av.VideoFrame]:
+    def decoded_frames(self) -> Iterator[av.VideoFrame]:
         packets = self._container.demux(self._stream)
         while True:
             try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -72,26 +73,29 @@ def make_store(
 
 def run_graph(
     kind: Kind,
-    jpegs: Sequence[np.ndarray],
+    frames: Sequence[np.ndarray],
     plans: Sequence[ClipPlan],
     *,
     crop_size: int,
     options: Augmentation | None = None,
     device_id: int | None = None,
+    pixels: Literal["jpeg", "rgb"] = "jpeg",
 ) -> np.ndarray:
     """(clips, T, crop_size, crop_size, C) float32 of one run, on the CPU or on CUDA device `device_id`."""
     pipeline = clip_graph(
         kind,
         crop_size=crop_size,
         device="cpu" if device_id is None else "gpu",
-        batch_size=len(jpegs),
+        batch_size=len(frames),
         num_threads=1,
         device_id=device_id,
+        pixels=pixels,
     )
     pipeline.build()
-    pipeline.feed_input("jpeg", list(jpegs))
-    for name, rows in graph_inputs(kind, plans, options or Augmentation(), crop_size).items():
+    inputs = graph_inputs(kind, plans, options or Augmentation(), pixels)  # kept: a CPU graph reads them in place
+    pipeline.feed_input("frame", list(frames))
+    for name, rows in inputs.items():
         pipeline.feed_input(name, rows)
-    (frames,) = pipeline.run()
-    pixels = np.array(frames.as_cpu().as_array())
-    return pixels.reshape(len(plans), -1, *pixels.shape[1:])
+    (output,) = pipeline.run()
+    clips = np.array(output.as_cpu().as_array())
+    return clips.reshape(len(plans), -1, *clips.shape[1:])

@@ -1,0 +1,154 @@
+"""Decoding some frames of a video, on the nominal clock, in one pass over the file."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+
+from modist_pipelines.video import VideoError, VideoReader
+from modist_pipelines.video_index import VideoIndex, read_index
+
+log = logging.getLogger("modist")
+
+
+@dataclass
+class DecodedFrames:
+    """Frames of one video, and how many had to be decoded for them."""
+
+    pixels: dict[int, np.ndarray]
+    """Nominal frame to (H, W, 3) uint8 RGB, upright, at the size of the file."""
+    num_decoded: int
+    num_source_frames: int
+    """Of the file, as far as it was looked at."""
+
+
+def decode_nominal(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFrames:
+    """Decode the frames on show at some ticks of the nominal clock; beyond the end, the last one.
+
+    Files whose packets tell frames apart are entered at the key frames before the wanted ones, by torchcodec where it
+    can be loaded, else by PyAV. The others are decoded from their first frame on.
+
+    Args:
+        fps: ticks a second.
+        wanted: ticks, ascending.
+
+    Raises:
+        VideoError: the video, or one of these frames, cannot be decoded.
+    """
+    index = read_index(path, fps)
+    if index is None:
+        return _decode_sequentially(path, fps, wanted)
+    clamped = np.minimum(wanted, len(index.nominal) - 1)
+    sources = index.nominal[clamped].tolist()
+    distinct = sorted(set(sources))
+    frames = _decode_with_torchcodec(path, index, distinct) if torchcodec_loads() else None
+    if frames is not None:
+        num_decoded = index.num_decoded(distinct)
+    else:
+        found = _decode_with_pyav(path, index, distinct)
+        if found is None:
+            return _decode_sequentially(path, fps, wanted)
+        frames, num_decoded = found
+    pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
+    return DecodedFrames(pixels, num_decoded, len(index.pts))
+
+
+def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFrames:
+    pixels: dict[int, np.ndarray] = {}
+    left = list(wanted)
+    with VideoReader(path) as reader:
+        last: tuple[av.VideoFrame, np.ndarray] | None = None
+        shown = None
+        for number, frame in reader.nominal_frames(fps):
+            shown = frame
+            if left and number == left[0]:
+                if last is None or last[0] is not frame:
+                    last = frame, upright_rgb(frame)
+                pixels[left.pop(0)] = last[1]
+            if not left:
+                break
+        if shown is None:
+            raise VideoError("no_frames", "the video stream is empty")
+        pixels |= dict.fromkeys(left, upright_rgb(shown)) if left else {}
+        return DecodedFrames(pixels, reader.num_source_frames, reader.num_source_frames)
+
+
+def _decode_with_pyav(path: Path, index: VideoIndex, sources: list[int]) -> tuple[dict[int, np.ndarray], int] | None:
+    """Source frames to pixels, and the number of frames that came out of the decoder.
+
+    None where a frame cannot be had from the key frame before it, as in an open group of pictures.
+    """
+    frames: dict[int, np.ndarray] = {}
+    with VideoReader(path) as reader:
+        for key, wanted in index.runs(sources):
+            reader.container.seek(int(index.pts[key]), stream=reader.stream)
+            left = list(wanted)
+            shown: av.VideoFrame | None = None
+            for frame in reader.decoded_frames():
+                if frame.pts is None:
+                    continue
+                while left and frame.pts > index.pts[left[0]]:
+                    # The frame itself is damaged: the one before it stays on show, as when a store is prepared.
+                    if shown is None:
+                        return None
+                    frames[left.pop(0)] = upright_rgb(shown)
+                if left and frame.pts == index.pts[left[0]]:
+                    frames[left.pop(0)] = upright_rgb(frame)
+                if not left:
+                    break
+                shown = frame
+            if left and shown is None:
+                return None
+            if left and shown is not None:
+                frames |= dict.fromkeys(left, upright_rgb(shown))
+        return frames, reader.num_source_frames
+
+
+def _decode_with_torchcodec(path: Path, index: VideoIndex, sources: list[int]) -> dict[int, np.ndarray] | None:
+    """Source frames to pixels; None where torchcodec gives other frames than the index names, or none."""
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        batch = decoder.get_frames_at(sources)
+    except (RuntimeError, ValueError, IndexError):  # it refuses some files that FFmpeg's own tools play
+        return None
+    with VideoReader(path) as reader:
+        tick = float(reader.stream.time_base or 0)
+    meant = index.pts[sources] * tick
+    if np.abs(batch.pts_seconds.numpy() - meant).max() > tick / 2 + 1e-6:
+        return None
+    return dict(zip(sources, batch.data.numpy(), strict=True))
+
+
+def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8, turned as the file says.
+
+    Raises:
+        VideoError: pixels of a kind that FFmpeg cannot convert.
+    """
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except (OSError, ValueError) as error:
+        raise VideoError("decode_error", f"pixels of kind {frame.format.name}: {error}") from error
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
+
+
+@cache
+def torchcodec_loads() -> bool:
+    """Whether torchcodec and the FFmpeg libraries that it needs are there; says once which decoder runs."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"no video")
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, ImportError | OSError) or "Could not load" in reason:
+            log.warning("raw videos are decoded by PyAV, since torchcodec does not load: %s", reason)
+            return False
+    log.info("raw videos are decoded by torchcodec, files that it misreads by PyAV")
+    return True

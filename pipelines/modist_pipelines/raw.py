@@ -1,0 +1,207 @@
+"""Raw videos as a source of clips: no store, every frame decoded anew in every epoch."""
+
+import hashlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from modist_pipelines.discovery import discover_videos, file_size
+from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.frame_decoder import DecodedFrames, decode_nominal, upright_rgb
+from modist_pipelines.resources import default_threads
+from modist_pipelines.source import ListColumn, Reading, VideoInfo
+from modist_pipelines.video import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
+
+log = logging.getLogger("modist")
+_SHOWN = 3  # names of videos that a message gives
+
+
+class _Probe(NamedTuple):
+    """What one look at a file tells."""
+
+    num_nominal: int
+    width: int
+    height: int
+    source_fps: float
+    num_bytes: int
+
+
+class RawVideos:
+    """The videos of a folder and its subfolders.
+
+    Opening reads the head of every file and decodes its first frame; files that cannot be used are left out, counted
+    and named. Clips follow the same clock as a store's, so a plan picks the same frames from both. Motion is the
+    frame difference at the size of the file; scores are not known, so no window is refused for lack of motion.
+
+    Args:
+        path: the folder.
+        fps, grid: the nominal clock and the frames of it that clips are made of, as in `StoreMeta`.
+        num_threads: files looked at side by side when opening; 0 takes this process's share of the cores.
+
+    Raises:
+        DataError: no folder, or no usable video in it.
+    """
+
+    pixels: Literal["rgb"] = "rgb"
+
+    def __init__(self, path: str | Path, *, fps: float = 30.0, grid: int = 4, num_threads: int = 0) -> None:
+        self.path = Path(path)
+        self.fps, self.grid = fps, grid
+        names, _ = discover_videos(self.path)
+        with ThreadPoolExecutor(num_threads or default_threads()) as threads:
+            probes = list(threads.map(self._probe, names))
+        usable = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, _Probe)]
+        refused = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, VideoError)]
+        self.videos: Sequence[str] = [name for name, _ in usable]
+        self.num_videos = len(usable)
+        self._probes = [probe for _, probe in usable]
+        self._report(refused)
+
+    def _probe(self, name: str) -> _Probe | VideoError:
+        path = self.path / name
+        try:
+            return _probe(path, self.fps)
+        except VideoError as error:
+            return error
+
+    def _report(self, refused: list[tuple[str, VideoError]]) -> None:
+        if refused:
+            reasons = Counter(error.reason for _, error in refused)
+            log.warning(
+                "%d of %d files of %s are left out (%s), such as %s",
+                len(refused),
+                len(refused) + self.num_videos,
+                self.path,
+                ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common()),
+                "; ".join(f"{name} ({error.detail})" for name, error in refused[:_SHOWN]),
+            )
+        if not self.num_videos:
+            raise DataError(f"none of the files of {self.path} is a video that can be used. Look at the line above.")
+
+    def info(self, video: int) -> VideoInfo:
+        """Size of the file's frames, upright, and number of grid frames as its head promises."""
+        probe = self._probes[video]
+        return VideoInfo(
+            num_frames=math.ceil(probe.num_nominal / self.grid),
+            width=probe.width,
+            height=probe.height,
+            video=self.videos[video],
+            source_fps=probe.source_fps,
+        )
+
+    def check_motion(self, name: str) -> None:
+        """
+        Raises:
+            DataError: anything but the frame difference, which alone needs no preparation.
+        """
+        if name != "difference":
+            raise DataError(
+                f"--clips.motion-input {name} is not to be had from raw videos: optical flow is too slow to compute in "
+                f"every epoch. Make a store of it with `python launch/prepare.py {self.path} --out STORE` and train "
+                "with --store STORE, or pass --clips.motion-input difference."
+            )
+
+    def score_column(self, name: str) -> ListColumn:
+        raise DataError(
+            f"the motion scores of the raw videos in {self.path} are not known, so --clips.motion-threshold cannot "
+            "choose among their windows. Set it to 0, or prepare a store."
+        )
+
+    def read(self, video: int, wanted: Mapping[str, Sequence[int]]) -> Reading:
+        """Decode frames of a video, once for all that is wanted.
+
+        Args:
+            wanted: "rgb" and "difference", to distinct grid frames in ascending order.
+
+        Returns:
+            (H, W, 3) uint8 RGB and (H, W, 1) uint8 differences to the nominal frame before (after, for frame 0).
+            `frames_decoded` counts from each key frame on. `bytes_read` is the whole file, since finding the frames
+            takes a look at all packets; `bytes_needed` the frames' share of it.
+
+        Raises:
+            DamagedError: the file does not decode.
+        """
+        path = self.path / self.videos[video]
+        pairs = {frame: _pair(frame * self.grid) for frame in wanted.get("difference", ())}
+        ticks = {frame * self.grid for frame in wanted.get("rgb", ())}
+        ticks.update(tick for pair in pairs.values() for tick in pair)
+        try:
+            decoded = decode_nominal(path, self.fps, sorted(ticks))
+        except VideoError as error:
+            raise DamagedError(f"{path} cannot be decoded ({error}).") from error
+        pixels = decoded.pixels
+        self._check_size(video, next(iter(pixels.values())))
+        frames: dict[str, list[np.ndarray]] = {}
+        if "rgb" in wanted:
+            frames["rgb"] = [pixels[frame * self.grid] for frame in wanted["rgb"]]
+        if "difference" in wanted:
+            frames["difference"] = _differences(pixels, [pairs[frame] for frame in wanted["difference"]])
+        return self._reading(video, frames, decoded)
+
+    def _reading(self, video: int, frames: dict[str, list[np.ndarray]], decoded: DecodedFrames) -> Reading:
+        num_bytes = self._probes[video].num_bytes
+        # As many as the wanted ticks show: several may show one frame.
+        num_needed = len({id(picture) for picture in decoded.pixels.values()})
+        share = num_needed / max(1, decoded.num_source_frames)
+        return Reading(frames, decoded.num_decoded, num_bytes, min(num_bytes, round(num_bytes * share)))
+
+    def _check_size(self, video: int, frame: np.ndarray) -> None:
+        probe = self._probes[video]
+        if frame.shape[:2] != (probe.height, probe.width):
+            raise DamagedError(
+                f"{self.path / self.videos[video]} changes its size from {probe.width}x{probe.height} to "
+                f"{frame.shape[1]}x{frame.shape[0]} pixels, or was replaced since the run began."
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names, sizes and lengths."""
+        listing = "\n".join(f"{name}\t{probe}" for name, probe in zip(self.videos, self._probes, strict=True))
+        return hashlib.sha256(f"{self.fps} {self.grid}\n{listing}".encode()).hexdigest()
+
+    def card(self) -> dict[str, Any]:
+        return {"format": "raw-videos", "fps": self.fps, "grid": self.grid, "num_videos": self.num_videos}
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+
+def _probe(path: Path, fps: float) -> _Probe:
+    """
+    Raises:
+        VideoError: not a video, or one that is too short or too narrow.
+    """
+    with VideoReader(path) as reader:
+        duration = reader.duration
+        first = next(reader.decoded_frames(), None)
+        if first is None:
+            raise VideoError("no_frames", "the video stream is empty")
+        height, width = upright_rgb(first).shape[:2]
+        if duration is None:  # the head does not say, so all packets must
+            step = float(reader.frame_step)
+            duration = step * (1 + sum(1 for _ in reader.decoded_frames()))
+        num_nominal = int(duration * fps + 1e-6)
+        source_fps = reader.source_fps
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise VideoError("extreme_shape", f"{width}x{height} pixels")
+    if num_nominal < MIN_FRAMES:
+        raise VideoError("too_short", f"{num_nominal} frames on the nominal clock")
+    return _Probe(num_nominal, width, height, source_fps, file_size(path))
+
+
+def _pair(tick: int) -> tuple[int, int]:
+    """A nominal frame and the one whose difference to it is its motion."""
+    return tick, tick - 1 if tick else 1
+
+
+def _differences(pixels: Mapping[int, np.ndarray], pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    gray: dict[int, np.ndarray] = {}
+    for tick in {tick for pair in pairs for tick in pair}:
+        gray[tick] = cv2.cvtColor(pixels[tick], cv2.COLOR_RGB2GRAY)
+    return [cv2.absdiff(gray[tick], gray[beside])[..., None] for tick, beside in pairs]
