@@ -44,7 +44,7 @@ def main() -> None:
         options = checkpoint.flat(checkpoint.plain_config(config))
         log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
-        Trainer(config, world, open_source(config)).run()
+        Trainer(config, world, open_source(config, world.device)).run()
 
 
 if __name__ == "__main__":

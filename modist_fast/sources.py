@@ -2,6 +2,8 @@
 
 import logging
 
+import torch
+
 from modist_fast.config import TrainConfig
 from modist_pipelines.raw import RawVideos
 from modist_pipelines.source import ClipSource
@@ -10,8 +12,11 @@ from modist_pipelines.store import Store
 log = logging.getLogger("modist")
 
 
-def open_source(config: TrainConfig) -> ClipSource:
+def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
     """The store or the raw videos of a configuration that `config.check` has passed.
+
+    Args:
+        device: of this process; a GPU decodes raw videos itself.
 
     Raises:
         DataError: no store, no videos.
@@ -20,11 +25,13 @@ def open_source(config: TrainConfig) -> ClipSource:
         assert config.store is not None
         return Store.open(config.store)
     assert config.videos is not None
+    source = RawVideos(config.videos, device=str(device), num_threads=config.loader.num_threads)
     if config.objective.motion:
+        source.check_motion(config.motion_input)
         log.info(
             "--source video: the motion pathway sees the %s of consecutive frames, of any window: "
             "--clips.motion-threshold is not applied, since no scores are known. Flow edges need a store "
             "(launch/prepare.py).",
             config.motion_input,
         )
-    return RawVideos(config.videos, num_threads=config.loader.num_threads)
+    return source

@@ -55,6 +55,7 @@ class ClipDecoder:
             pixels=pixels,
         )
         self.graph.build()
+        self._device = device
         self._memory = np.empty(0, np.uint8)
 
     def decode(self, clips: Sequence[PlannedClip]) -> tuple[Tensor, set[int]]:
@@ -79,7 +80,7 @@ class ClipDecoder:
         plans = [clip.plan for clip in clips]
         frames = [frame for clip in clips for frame in clip.frames or ()]
         # Kept until the run is over: a CPU graph reads them in place.
-        inputs: dict[str, Any] = {"frame": self._rows(frames) if self._pixels == "jpeg" else frames}
+        inputs: dict[str, Any] = {"frame": self._rows(frames) if self._pixels == "jpeg" else self._placed(frames)}
         inputs |= graph_inputs(self._kind, plans, self._config.augmentation, self._pixels)
         for name, rows in inputs.items():
             self.graph.feed_input(name, rows)
@@ -103,6 +104,12 @@ class ClipDecoder:
         for row, jpeg in zip(rows, jpegs, strict=True):
             row[: len(jpeg)] = jpeg
         return rows
+
+    def _placed(self, frames: Sequence[np.ndarray | Tensor]) -> list[np.ndarray | Tensor]:
+        """Frames on the graph's device; those that a GPU's engine decoded lie there already."""
+        if self._device.type == "cpu":
+            return list(frames)
+        return [torch.as_tensor(frame).to(self._device, non_blocking=True) for frame in frames]
 
     def _decodes(self, clip: PlannedClip) -> bool:
         try:

@@ -1,10 +1,11 @@
 """Decoding some frames of a video, on the nominal clock, in one pass over the file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,14 +20,16 @@ log = logging.getLogger("modist")
 class DecodedFrames:
     """Frames of one video, and how many had to be decoded for them."""
 
-    pixels: dict[int, np.ndarray]
-    """Nominal frame to (H, W, 3) uint8 RGB, upright, at the size of the file."""
+    pixels: dict[int, Any]
+    """Nominal frame to (H, W, 3) uint8 RGB, upright, at the size of the file: an array, or a tensor on the GPU."""
     num_decoded: int
     num_source_frames: int
     """Of the file, as far as it was looked at."""
 
 
-def decode_nominal(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFrames:
+def decode_nominal(
+    path: Path, fps: float, wanted: Sequence[int], engine: Callable[[Path, list[int]], Any] | None = None
+) -> DecodedFrames:
     """Decode the frames on show at some ticks of the nominal clock; beyond the end, the last one.
 
     Files whose packets tell frames apart are entered at the key frames before the wanted ones, by torchcodec where it
@@ -35,6 +38,7 @@ def decode_nominal(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFram
     Args:
         fps: ticks a second.
         wanted: ticks, ascending.
+        engine: decodes source frames of a file, upright, in place of torchcodec and PyAV.
 
     Raises:
         VideoError: the video, or one of these frames, cannot be decoded.
@@ -45,6 +49,11 @@ def decode_nominal(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFram
     clamped = np.minimum(wanted, len(index.nominal) - 1)
     sources = index.nominal[clamped].tolist()
     distinct = sorted(set(sources))
+    if engine is not None:
+        # DALI's decoder goes through the file from its first frame on.
+        frames = dict(zip(distinct, engine(path, distinct), strict=True))
+        pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
+        return DecodedFrames(pixels, distinct[-1] + 1, len(index.pts))
     frames = _decode_with_torchcodec(path, index, distinct) if torchcodec_loads() else None
     if frames is not None:
         num_decoded = index.num_decoded(distinct)

@@ -43,7 +43,7 @@ def clip_graph(
         device: where everything after entropy decoding runs.
         batch_size: frames a run.
         device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
-        pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames.
+        pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames that lie on the device.
 
     Returns:
         A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
@@ -52,11 +52,11 @@ def clip_graph(
     Raises:
         DataError: DALI is not installed.
     """
-    fn, pipeline_def, types = _import_dali()
+    fn, pipeline_def, types = import_dali()
 
-    def source(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
+    def source(name: str, dtype: Any, ndim: int) -> Any:
         # On a CPU a run is over when it returns, so whoever feeds it need only keep the arrays until then.
-        return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout, no_copy=device == "cpu")
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim, no_copy=device == "cpu")
 
     @pipeline_def(
         batch_size=batch_size,
@@ -78,8 +78,9 @@ def clip_graph(
                 device="mixed" if device == "gpu" else "cpu",
             )
         else:
-            frames = source("frame", types.UINT8, 3, layout="HWC")
-            frames = frames.gpu() if device == "gpu" else frames
+            frames = fn.external_source(
+                name="frame", dtype=types.UINT8, ndim=3, layout="HWC", device=device, no_copy=device == "cpu"
+            )
         frames = fn.resize(
             frames,
             size=[crop_size, crop_size],
@@ -100,7 +101,12 @@ def clip_graph(
     return graph()
 
 
-def _import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of it
+def import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of it
+    """fn, pipeline_def and types of DALI.
+
+    Raises:
+        DataError: DALI is not installed.
+    """
     try:
         from nvidia.dali import fn, pipeline_def, types
     except ImportError as error:

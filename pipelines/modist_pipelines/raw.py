@@ -6,15 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from modist_pipelines.discovery import discover_videos, file_size
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.frame_decoder import DecodedFrames, decode_nominal, upright_rgb
+from modist_pipelines.gpu_video import EngineDecoder
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
@@ -31,6 +35,8 @@ class _Probe(NamedTuple):
     height: int
     source_fps: float
     num_bytes: int
+    quarter_turns: int
+    """By which the coded frames are turned counterclockwise to stand upright."""
 
 
 class RawVideos:
@@ -43,6 +49,8 @@ class RawVideos:
     Args:
         path: the folder.
         fps, grid: the nominal clock and the frames of it that clips are made of, as in `StoreMeta`.
+        device: "cuda:N" decodes on that GPU's video engines, files without time stamps excepted; "cpu" by
+            torchcodec or PyAV.
         num_threads: files looked at side by side when opening; 0 takes this process's share of the cores.
 
     Raises:
@@ -51,8 +59,11 @@ class RawVideos:
 
     pixels: Literal["rgb"] = "rgb"
 
-    def __init__(self, path: str | Path, *, fps: float = 30.0, grid: int = 4, num_threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, *, fps: float = 30.0, grid: int = 4, device: str = "cpu", num_threads: int = 0
+    ) -> None:
         self.path = Path(path)
+        self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
         names, _ = discover_videos(self.path)
         with ThreadPoolExecutor(num_threads or default_threads()) as threads:
@@ -133,8 +144,9 @@ class RawVideos:
         ticks = {frame * self.grid for frame in wanted.get("rgb", ())}
         ticks.update(tick for pair in pairs.values() for tick in pair)
         try:
-            decoded = decode_nominal(path, self.fps, sorted(ticks))
-        except VideoError as error:
+            engine = partial(self._decode_on_engine, video) if self._engine is not None else None
+            decoded = decode_nominal(path, self.fps, sorted(ticks), engine)
+        except (VideoError, RuntimeError) as error:
             raise DamagedError(f"{path} cannot be decoded ({error}).") from error
         pixels = decoded.pixels
         self._check_size(video, next(iter(pixels.values())))
@@ -144,6 +156,10 @@ class RawVideos:
         if "difference" in wanted:
             frames["difference"] = _differences(pixels, [pairs[frame] for frame in wanted["difference"]])
         return self._reading(video, frames, decoded)
+
+    def _decode_on_engine(self, video: int, path: Path, sources: list[int]) -> Tensor:
+        assert self._engine is not None
+        return torch.rot90(self._engine(path, sources), self._probes[video].quarter_turns, dims=(1, 2)).contiguous()
 
     def _reading(self, video: int, frames: dict[str, list[np.ndarray]], decoded: DecodedFrames) -> Reading:
         num_bytes = self._probes[video].num_bytes
@@ -183,16 +199,17 @@ def _probe(path: Path, fps: float) -> _Probe:
         if first is None:
             raise VideoError("no_frames", "the video stream is empty")
         height, width = upright_rgb(first).shape[:2]
+        quarter_turns = round(first.rotation / 90) % 4
         if duration is None:  # the head does not say, so all packets must
             step = float(reader.frame_step)
             duration = step * (1 + sum(1 for _ in reader.decoded_frames()))
-        num_nominal = int(duration * fps + 1e-6)
+        num_nominal = math.ceil(duration * fps - 1e-3)  # ticks before the end, whatever the rounding
         source_fps = reader.source_fps
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise VideoError("extreme_shape", f"{width}x{height} pixels")
     if num_nominal < MIN_FRAMES:
         raise VideoError("too_short", f"{num_nominal} frames on the nominal clock")
-    return _Probe(num_nominal, width, height, source_fps, file_size(path))
+    return _Probe(num_nominal, width, height, source_fps, file_size(path), quarter_turns)
 
 
 def _pair(tick: int) -> tuple[int, int]:
@@ -200,8 +217,11 @@ def _pair(tick: int) -> tuple[int, int]:
     return tick, tick - 1 if tick else 1
 
 
-def _differences(pixels: Mapping[int, np.ndarray], pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+def _differences(pixels: Mapping[int, np.ndarray | Tensor], pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     gray: dict[int, np.ndarray] = {}
     for tick in {tick for pair in pairs for tick in pair}:
-        gray[tick] = cv2.cvtColor(pixels[tick], cv2.COLOR_RGB2GRAY)
+        frame = pixels[tick]
+        # From an engine, the few frames of a clip take the way over the host; training without a store is for trying.
+        host = frame.numpy(force=True) if isinstance(frame, Tensor) else frame
+        gray[tick] = cv2.cvtColor(host, cv2.COLOR_RGB2GRAY)
     return [cv2.absdiff(gray[tick], gray[beside])[..., None] for tick, beside in pairs]

@@ -62,6 +62,11 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
     with VideoReader(path) as reader:
         if set(reader.container.format.name.split(",")) & _SEQUENTIAL:
             return None
+        codec = reader.stream.codec_context
+        if codec.name == "h264" and "444" in (codec.pix_fmt or ""):
+            # Old x264 coded 4:4:4 with an error that FFmpeg mends once it knows the encoder's version, which stands in
+            # the first packet alone: entered anywhere else, such a file decodes to green blocks.
+            return None
         tick, step, tolerance = reader.stream.time_base, reader.frame_step, reader.tolerance
         try:
             packets = [packet for packet in reader.container.demux(reader.stream) if packet.size]

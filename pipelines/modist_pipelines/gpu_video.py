@@ -1,0 +1,70 @@
+"""Decoding frames of raw videos on the GPU's video engines: a thin DALI graph, one video a run."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modist_pipelines.graph import import_dali
+
+if TYPE_CHECKING:
+    from nvidia.dali.pipeline import Pipeline
+
+
+def video_graph(device: Literal["cpu", "gpu"], device_id: int | None) -> "Pipeline":
+    """The frames "frames" (F,) int32 of the file "encoded", as (1, F, H, W, 3) uint8 RGB.
+
+    Args:
+        device: "gpu" decodes on the video engines; "cpu" knows VP8, VP9 and MJPEG alone, and serves tests.
+        device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
+    """
+    fn, pipeline_def, types = import_dali()
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1, exec_dynamic=True)
+    def graph() -> Any:
+        return fn.decoders.video(
+            fn.external_source(name="encoded", dtype=types.UINT8, ndim=1),
+            frames=fn.external_source(name="frames", dtype=types.INT32, ndim=1),
+            pad_mode="none",  # a frame past the end is an error, not a black picture
+            affine=False,
+            device="mixed" if device == "gpu" else "cpu",
+        )
+
+    return graph()
+
+
+class EngineDecoder:
+    """Decodes on one device; each thread that asks has a graph of its own, so that several engines work at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._local = threading.local()
+
+    def __call__(self, path: Path, frames: Sequence[int]) -> Tensor:
+        """
+        Args:
+            path: a file.
+            frames: source frames in the order in which they are shown, ascending.
+
+        Returns:
+            (F, H, W, 3) uint8 on the device, as coded: not turned.
+
+        Raises:
+            RuntimeError: the engine does not decode it. The next file gets a new graph.
+        """
+        graph = getattr(self._local, "graph", None)
+        if graph is None:
+            on_gpu = self._device.type == "cuda"
+            graph = video_graph("gpu" if on_gpu else "cpu", (self._device.index or 0) if on_gpu else None)
+            graph.build()
+        self._local.graph = None  # an error leaves a graph unusable
+        graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
+        graph.feed_input("frames", [np.asarray(frames, np.int32)])
+        (output,) = graph.run()
+        decoded = torch.from_dlpack(output.as_tensor())[0].clone()
+        self._local.graph = graph
+        return decoded

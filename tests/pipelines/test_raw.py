@@ -1,0 +1,254 @@
+"""Raw videos: the frames meant, whatever the container; one decode a video; the same clips as from a store."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from clip_store import run_graph
+
+from modist_pipelines import frame_decoder
+from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.frame_decoder import decode_nominal, torchcodec_loads, upright_rgb
+from modist_pipelines.gpu_video import EngineDecoder, video_graph
+from modist_pipelines.graph import Kind
+from modist_pipelines.loader import ClipLoader
+from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
+from modist_pipelines.raw import RawVideos
+from modist_pipelines.video import VideoError, VideoReader
+from modist_pipelines.video_index import read_index
+
+FPS = 30.0
+CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), 24, grid=4, motion_threshold=0.0, motion_input="difference")
+
+
+def write_video(path: Path, num_frames: int, codec: str = "libx264", gop: int = 12, b_frames: int = 2) -> None:
+    """A video of 64 x 48 pixels whose frame i is a bar at column 2i, on a texture: no two frames alike."""
+    texture = np.random.default_rng(0).integers(0, 90, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.gop_size = gop
+        if codec == "libx264":
+            stream.options = {"crf": "12", "bf": str(b_frames), "threads": "1", "sc_threshold": "0"}
+        for number in range(num_frames):
+            frame = texture.copy()
+            frame[:, 2 * number % 62 : 2 * number % 62 + 2] = 255 - number
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def sequential(path: Path) -> list[np.ndarray]:
+    """All nominal frames, by the reader that a store is made with."""
+    frames = []
+    with VideoReader(path) as reader:
+        try:
+            frames.extend(upright_rgb(frame) for _, frame in reader.nominal_frames(FPS))
+        except VideoError as error:
+            if error.reason != "too_short":
+                raise
+    return frames
+
+
+@pytest.fixture(params=["torchcodec", "pyav"])
+def decoder(request, monkeypatch) -> str:
+    if request.param == "torchcodec" and not torchcodec_loads():
+        pytest.skip("torchcodec or its FFmpeg libraries are not installed")
+    monkeypatch.setattr(frame_decoder, "torchcodec_loads", lambda: request.param == "torchcodec")
+    return request.param
+
+
+def assert_frames_are_those_meant(path: Path, wanted: list[int]) -> None:
+    expected = sequential(path)
+    decoded = decode_nominal(path, FPS, wanted)
+    for tick in wanted:
+        picture = decoded.pixels[tick].astype(int)
+        meant = expected[min(tick, len(expected) - 1)]
+        assert picture.shape == meant.shape
+        # Decoders convert colours a little differently, but no neighbour may be nearer.
+        near = range(max(0, tick - 6), min(tick + 7, len(expected)))
+        distances = np.array([np.abs(picture - expected[other]).mean() for other in near])
+        assert np.abs(picture - meant).mean() < 6, f"{path.name}: {tick} is another picture"
+        assert np.abs(picture - meant).mean() <= distances.min() + 0.05, (
+            f"{path.name}: {tick} is {near[distances.argmin()]}"
+        )
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
+def test_made_videos(tmp_path, decoder, suffix):
+    path = tmp_path / f"v.{suffix}"
+    write_video(path, 61)
+    assert_frames_are_those_meant(path, [0, 1, 7, 11, 12, 13, 35, 36, 60])
+    assert_frames_are_those_meant(path, [23])
+    assert_frames_are_those_meant(path, [59, 75])  # beyond the end: the last one
+
+
+def test_every_real_video_that_decodes(shared_data, decoder):
+    """Variable frame rate, B-frames, rotation, open groups, broken files; AVI and others without time stamps."""
+    folders = ("odd", "misc", "hmdb51_samples")
+    files = [path for folder in folders for path in sorted((shared_data / folder).rglob("*")) if path.is_file()]
+    num_checked = 0
+    for path in files:
+        try:
+            num_frames = len(sequential(path))
+        except VideoError as error:
+            if error.reason != "decode_error":  # of a file that is mostly damaged, some frames can be had
+                with pytest.raises(VideoError):
+                    decode_nominal(path, FPS, [0])
+            continue
+        wanted = sorted(set(np.random.default_rng(1).integers(0, num_frames, 3).tolist()))
+        assert_frames_are_those_meant(path, wanted)
+        num_checked += 1
+    assert num_checked > 20
+
+
+def test_index_counts_what_the_decoder_decodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_decoder, "torchcodec_loads", lambda: False)
+    path = tmp_path / "v.mp4"
+    write_video(path, 61, gop=12, b_frames=0)
+    index = read_index(path, FPS)
+    assert index is not None
+    assert index.keys.tolist() == [0, 12, 24, 36, 48, 60]
+    for wanted, num in (([0], 1), ([11], 12), ([12], 1), ([3, 5, 26], 6 + 3), ([60], 1), ([47, 49], 12 + 2)):
+        assert index.num_decoded(wanted) == num
+        assert decode_nominal(path, FPS, wanted).num_decoded == num
+
+
+def test_read_gives_frames_and_differences_of_one_decode(tmp_path, decoder):
+    write_video(tmp_path / "v.mp4", 61)
+    expected = sequential(tmp_path / "v.mp4")
+    source = RawVideos(tmp_path)
+    assert source.info(0).num_frames == 16  # nominal frames 0, 4 .. 60
+    reading = source.read(0, {"rgb": [2, 3], "difference": [0, 3]})
+    for frame, picture in zip([2, 3], reading.frames["rgb"], strict=True):
+        np.testing.assert_allclose(picture.astype(int), expected[4 * frame], atol=4)
+    weights = np.array([0.299, 0.587, 0.114])
+    for tick, beside, map_ in zip([0, 12], [1, 11], reading.frames["difference"], strict=True):
+        gray = [(expected[t] @ weights).round() for t in (tick, beside)]
+        np.testing.assert_allclose(map_[..., 0].astype(int), np.abs(gray[0] - gray[1]), atol=6)
+    assert reading.bytes_read == (tmp_path / "v.mp4").stat().st_size
+    # Nominal frames 0, 1, 8, 11 and 12 are five of the file's 61.
+    assert reading.bytes_needed == round(reading.bytes_read * 5 / 61)
+    assert reading.frames_decoded >= 5
+
+
+def test_pixels_and_jpegs_give_the_same_clips():
+    """The graph crops decoded frames as it crops JPEGs; only the outermost pixels may see their neighbours."""
+    plans = [
+        ClipPlan(np.zeros(1, int), (3, 5, 30, 41), flip, 1.2, 0.9, 0.7, blur_sigma=blur)
+        for flip in (False, True)
+        for blur in (0.0, 1.3)
+    ]
+    kinds: list[tuple[Kind, int]] = [("visual", 3), ("motion", 1)]
+    for kind, channels in kinds:
+        noise = np.random.default_rng(2).integers(0, 255, (48, 64, channels), np.uint8)
+        smooth = cv2.GaussianBlur(noise, (0, 0), 3).reshape(48, 64, channels)
+        jpeg = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+        flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+        decoded = np.asarray(cv2.imdecode(jpeg, flag)).reshape(48, 64, channels)[..., ::-1]
+        frames = [np.ascontiguousarray(decoded)] * len(plans)
+        by_jpeg = run_graph(kind, [jpeg.ravel()] * len(plans), plans, crop_size=24)
+        by_pixels = run_graph(kind, frames, plans, crop_size=24, pixels="rgb")
+        inner = np.s_[:, :, 7:-7, 7:-7]
+        np.testing.assert_allclose(by_pixels[inner], by_jpeg[inner], atol=0.03)
+        np.testing.assert_allclose(by_pixels, by_jpeg, atol=0.3)
+
+
+def test_loader_draws_from_raw_videos(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write_video(tmp_path / f"{name}.mp4", 61)
+    source = RawVideos(tmp_path)
+    augmentation = Augmentation((1.0, 1.0), (4 / 3, 4 / 3), flip=0, color=0, gray=0, blur=0, mean=0.0, std=1.0)
+    loader = ClipLoader(source, replace(CONFIG, augmentation=augmentation), batch_size=2, seed=0, num_threads=2)
+    batches = list(loader.iterate(0, 4))
+    loader.close()
+    for batch in batches:
+        assert batch.counters["frames_used"] == 2 * 2 * (2 + 3)
+        assert batch.counters["frames_decoded"] > batch.counters["frames_used"] / 2
+        assert 0 < batch.counters["bytes_needed"] < batch.counters["bytes_read"]
+        assert batch.motion_query is not None
+        assert not batch.damaged.any()
+        # The bar moves by 2 columns a frame: bright where it came and went, black elsewhere.
+        assert (batch.motion_query.amax(dim=(1, 2, 3, 4)) > 0.1).all()
+        assert batch.motion_query.median() < 0.02
+    again = ClipLoader(RawVideos(tmp_path), replace(CONFIG, augmentation=augmentation), batch_size=2, seed=0)
+    (third,) = again.iterate(3, 4)
+    again.close()
+    assert torch.equal(third.visual_query, batches[3].visual_query)
+
+
+def test_video_that_breaks_after_opening_costs_itself(tmp_path, caplog):
+    for name in ("a", "b", "c", "d"):
+        write_video(tmp_path / f"{name}.mp4", 61)
+    source = RawVideos(tmp_path)
+    (tmp_path / "c.mp4").write_bytes(b"no longer a video")
+    loader = ClipLoader(source, CONFIG, batch_size=4, seed=0)
+    with caplog.at_level(logging.WARNING, "modist"):
+        (batch,) = loader.iterate(0, 1)
+    loader.close()
+    assert batch.video_ids[batch.damaged].tolist() == [2]
+    assert "c.mp4 is damaged and left out of epoch 0" in caplog.text
+    with pytest.raises(DamagedError, match=r"c\.mp4 cannot be decoded"):
+        source.read(2, {"rgb": [0]})
+
+
+def test_files_that_are_no_use_are_counted_and_named(tmp_path, caplog):
+    write_video(tmp_path / "good.mp4", 40)
+    write_video(tmp_path / "short.mp4", 5)
+    (tmp_path / "text.mp4").write_text("hello")
+    with caplog.at_level(logging.WARNING, "modist"):
+        source = RawVideos(tmp_path)
+    assert list(source.videos) == ["good.mp4"]
+    assert "2 of 3 files" in caplog.text
+    assert "short.mp4 (5 frames on the nominal clock)" in caplog.text
+    assert source.fingerprint() == RawVideos(tmp_path).fingerprint()
+    write_video(tmp_path / "other.mp4", 40)
+    assert source.fingerprint() != RawVideos(tmp_path).fingerprint()
+
+
+def test_edges_need_a_store(tmp_path):
+    write_video(tmp_path / "v.mp4", 40)
+    with pytest.raises(DataError, match=r"edges is not to be had from raw videos.*launch/prepare\.py"):
+        ClipLoader(RawVideos(tmp_path), replace(CONFIG, motion_input="edges"), batch_size=1, seed=0)
+    with pytest.raises(DataError, match=r"--clips\.motion-threshold cannot choose"):
+        ClipLoader(RawVideos(tmp_path), replace(CONFIG, motion_threshold=0.1), batch_size=1, seed=0)
+
+
+def test_engine_graph_decodes_the_frames_asked(tmp_path):
+    """On the CPU, where DALI decodes VP9; on a GPU it is the same graph on another device."""
+    path = tmp_path / "v.webm"
+    write_video(path, 40, codec="libvpx-vp9")
+    expected = sequential(path)
+    decode = EngineDecoder(torch.device("cpu"))
+    wanted = [0, 3, 17, 39]
+    for _ in range(2):
+        frames = decode(path, wanted).numpy().astype(int)
+        for picture, number in zip(frames, wanted, strict=True):
+            distances = [np.abs(picture - other).mean() for other in expected]
+            assert int(np.argmin(distances)) == number
+    with pytest.raises(RuntimeError):
+        decode(path, [40])
+    assert decode(path, [1]).shape == (1, 48, 64, 3)  # a graph that failed is replaced
+
+
+def test_engine_graph_for_a_gpu_is_wired():
+    serialized = video_graph("gpu", None).serialize()
+    assert b"decoders__Video" in serialized
+    assert b"mixed" in serialized
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_reads_what_the_cpu_reads(tmp_path):
+    write_video(tmp_path / "v.mp4", 61)
+    wanted = {"rgb": [0, 2, 9], "difference": [0, 4]}
+    cpu, gpu = (RawVideos(tmp_path, device=device).read(0, wanted) for device in ("cpu", "cuda:0"))
+    for kind in wanted:
+        for one, other in zip(cpu.frames[kind], gpu.frames[kind], strict=True):
+            difference = torch.as_tensor(one).int() - torch.as_tensor(other).cpu().int()
+            assert difference.abs().float().mean() < 3
