@@ -42,6 +42,8 @@ setup(
         # Not `nvidia-dali`: on PyPI that name is a different package. One of the two CUDA builds.
         "dali": ["nvidia-dali-cuda130>=2.0"],
         "dali-cuda120": ["nvidia-dali-cuda120>=1.50"],
+        # For --source video on a CPU; needs FFmpeg's shared libraries on the machine, else PyAV decodes.
+        "video": ["torchcodec>=0.17"],
         "gpu": ["cupy-cuda13x>=13.6"],  # NVIDIA apex is built from source: see README
         "dev": [
             "pytest>=8.3",
