@@ -9,7 +9,7 @@ The paper's order is flip, colour, gray, blur. Blur acts on space with weights t
 channels, so the two commute.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -67,16 +67,7 @@ def clip_graph(
     )
     def graph() -> Any:
         if pixels == "jpeg":
-            frames = fn.decoders.image_slice(
-                source("frame", types.UINT8, 1),
-                source("crop_start", types.INT32, 1),
-                source("crop_shape", types.INT32, 1),
-                axis_names="HW",
-                normalized_anchor=False,
-                normalized_shape=False,
-                output_type=types.RGB if kind == "visual" else types.GRAY,
-                device="mixed" if device == "gpu" else "cpu",
-            )
+            frames = _decode_crop(fn, types, source, kind, device)
         else:
             frames = fn.external_source(
                 name="frame", dtype=types.UINT8, ndim=3, layout="HWC", device=device, no_copy=device == "cpu"
@@ -99,6 +90,35 @@ def clip_graph(
         return fn.coord_transform(frames, M=matrix, T=offset, dtype=types.FLOAT)
 
     return graph()
+
+
+def decode_graph(kind: Kind, *, batch_size: int, num_threads: int) -> "Pipeline":
+    """The first part of the CPU's `clip_graph` alone: JPEGs in, the crops that `graph_inputs` names out, as uint8."""
+    fn, pipeline_def, types = import_dali()
+
+    def source(name: str, dtype: Any, ndim: int) -> Any:
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim, no_copy=True)
+
+    @pipeline_def(
+        batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
+    )
+    def graph() -> Any:
+        return _decode_crop(fn, types, source, kind, "cpu")
+
+    return graph()
+
+
+def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, device: Literal["cpu", "gpu"]) -> Any:
+    return fn.decoders.image_slice(
+        source("frame", types.UINT8, 1),
+        source("crop_start", types.INT32, 1),
+        source("crop_shape", types.INT32, 1),
+        axis_names="HW",
+        normalized_anchor=False,
+        normalized_shape=False,
+        output_type=types.RGB if kind == "visual" else types.GRAY,
+        device="mixed" if device == "gpu" else "cpu",
+    )
 
 
 def import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of it

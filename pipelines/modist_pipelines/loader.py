@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.clip_reads import VideoClips, read_clips
+from modist_pipelines.decoders import build_decoder
 from modist_pipelines.errors import DataError
 from modist_pipelines.feed import ClipDecoder
 from modist_pipelines.graph import Kind
@@ -28,7 +29,7 @@ _MAX_DAMAGED_IN_A_ROW = 16
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """One step's clips of one process. b = B / world size; the tensors are views of DALI's own memory.
+    """One step's clips of one process. b = B / world size; the tensors are views of the memory that the decoder wrote.
 
     `video_ids` and `deal` speak of the whole batch: every process knows them, since the plan is pure.
     """
@@ -112,7 +113,7 @@ class ClipLoader:
         self._named_damaged: set[int] = set()
         self._damaged_in_a_row = 0
         self._decoders: dict[Kind, ClipDecoder] = {
-            kind: ClipDecoder(
+            kind: build_decoder(
                 kind,
                 plan,
                 source.pixels,
@@ -190,6 +191,8 @@ class ClipLoader:
         """Stop reading ahead and let go of threads and graphs. Batches that were handed out stay valid."""
         self._stop()
         self._readers.close()
+        for decoder in self._decoders.values():
+            decoder.close()
         self._decoders.clear()
 
     def _stop(self) -> None:

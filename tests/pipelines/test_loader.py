@@ -78,7 +78,10 @@ def test_clips_are_the_planned_ones(store):
                 kind, frames = ("visual", "rgb") if "visual" in name else ("motion", "edges")
                 jpegs = store.read_frames(video, frames, plan.frames)
                 (expected,) = run_graph(kind, jpegs, [plan], crop_size=24)
-                np.testing.assert_array_equal(clip_of(batch, name)[j].permute(1, 2, 3, 0), expected)
+                # DALI's graph keeps fractions of a gray level between its steps, OpenCV does not.
+                found = clip_of(batch, name)[j].permute(1, 2, 3, 0).numpy()
+                np.testing.assert_allclose(found, expected, atol=0.06)
+                assert np.abs(found - expected).mean() < 0.012
         assert batch.data_wait > 0
 
 
@@ -142,18 +145,18 @@ def test_one_loader_iterates_again(store):
     loader.close()
 
 
-def test_clips_are_views_of_the_memory_that_the_graph_wrote(store):
+def test_clips_are_views_of_the_memory_that_the_decoder_wrote(store):
     loader = ClipLoader(store, CONFIG, batch_size=BATCH, seed=7)
     written = []
-    graphs: Any = [decoder.graph for decoder in loader._decoders.values()]
-    for graph in graphs:
+    decoders: Any = loader._decoders.values()
+    for decoder in decoders:
 
-        def run(original=graph.run):
-            (frames,) = original()
-            written.append((frames.as_tensor().data_ptr(), frames))  # and kept, so that no one else gets the memory
-            return (frames,)
+        def run(*arguments, original=decoder.run):
+            tensor = original(*arguments)
+            written.append((tensor.data_ptr(), tensor))  # and kept, so that no one else gets the memory
+            return tensor
 
-        graph.run = run
+        decoder.run = run
     batch = loader.decode(loader.submit_reads(0))
     loader.close()
     for (address, _), kind, channels, num_frames in zip(written, ("visual", "motion"), (3, 1), (2, 3), strict=True):

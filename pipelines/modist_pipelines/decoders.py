@@ -1,0 +1,137 @@
+"""The two backends: one DALI graph on a GPU; on a CPU, DALI decodes the crops and OpenCV does the rest."""
+
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from modist_pipelines.augment import augment_frame
+from modist_pipelines.feed import ClipDecoder, JpegRows, feed_and_run, tensor_of
+from modist_pipelines.graph import Kind, clip_graph, decode_graph, graph_inputs
+from modist_pipelines.plan import ClipPlan, PlanConfig
+
+
+def build_decoder(
+    kind: Kind,
+    config: PlanConfig,
+    pixels: Literal["jpeg", "rgb"],
+    *,
+    num_clips: int,
+    num_threads: int,
+    device: torch.device,
+) -> ClipDecoder:
+    """The decoder for a device.
+
+    Args:
+        num_clips: most clips at a time.
+        num_threads: threads of the host.
+    """
+    backend = GpuDecoder if device.type == "cuda" else CpuDecoder
+    return backend(kind, config, pixels, num_clips=num_clips, num_threads=num_threads, device=device)
+
+
+class GpuDecoder(ClipDecoder):
+    """The whole graph; a thin wrapper, since only a GPU runs it."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        config: PlanConfig,
+        pixels: Literal["jpeg", "rgb"],
+        *,
+        num_clips: int,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(kind, config, pixels)
+        self._device, self._rows = device, JpegRows()
+        self._graph: Any = clip_graph(
+            kind,
+            crop_size=config.crop_size,
+            device="gpu" if device.type == "cuda" else "cpu",
+            batch_size=num_clips * self.num_frames,
+            num_threads=num_threads,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            pixels=pixels,
+        )
+        self._graph.build()
+
+    def run(self, frames: Sequence[np.ndarray | Tensor], plans: Sequence[ClipPlan]) -> Tensor:
+        placed: Any
+        if self.pixels == "jpeg":
+            placed = self._rows(frames)  # pyright: ignore[reportArgumentType]
+        elif self._device.type == "cuda":  # where frames that an engine decoded lie already
+            placed = [torch.as_tensor(frame).to(self._device, non_blocking=True) for frame in frames]
+        else:
+            placed = list(frames)
+        inputs = graph_inputs(self.kind, plans, self.config.augmentation, self.pixels)
+        return tensor_of(feed_and_run(self._graph, {"frame": placed, **inputs}))
+
+
+class CpuDecoder(ClipDecoder):
+    """Decoding by DALI, augmentation by OpenCV, a task a clip."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        config: PlanConfig,
+        pixels: Literal["jpeg", "rgb"],
+        *,
+        num_clips: int,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(kind, config, pixels)
+        self._rows, self._pool = JpegRows(), ArrayPool()
+        if pixels == "jpeg":
+            self._graph: Any = decode_graph(kind, batch_size=num_clips * self.num_frames, num_threads=num_threads)
+            self._graph.build()
+        cv2.setNumThreads(1)  # the threads are these
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="augment")
+
+    def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Tensor:
+        crops = self._crops(frames, plans)
+        side = self.config.crop_size
+        out = self._pool.take((len(frames), side, side, self.num_channels))
+
+        def augment(clip: int) -> None:
+            for frame in range(clip * self.num_frames, (clip + 1) * self.num_frames):
+                augment_frame(crops[frame], self.kind, plans[clip], self.config.augmentation, out[frame])
+
+        list(self._threads.map(augment, range(len(plans))))
+        return torch.from_numpy(out)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _crops(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> list[np.ndarray]:
+        """(h, w, C) uint8 of each frame, cut to its clip's crop."""
+        if self.pixels == "jpeg":
+            inputs = graph_inputs(self.kind, plans, self.config.augmentation)
+            asked = {"frame": self._rows(frames), **{name: inputs[name] for name in ("crop_start", "crop_shape")}}
+            output = feed_and_run(self._graph, asked)
+            return [np.asarray(output[index]) for index in range(len(frames))]
+        boxes = [tuple(map(int, plan.crop)) for plan in plans for _ in range(self.num_frames)]
+        return [frame[y : y + h, x : x + w] for frame, (y, x, h, w) in zip(frames, boxes, strict=True)]
+
+
+class ArrayPool:
+    """Arrays that are used again once nobody holds them: fresh memory costs as much as a small augmentation."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A float32 array. Its memory comes back when this very object is gone; a tensor made of it holds on to it."""
+        size = int(np.prod(shape))
+        # Others only append, so a place stays what it is.
+        place = next((place for place, array in enumerate(self._free) if array.size == size), None)
+        memory = np.empty(size, np.float32) if place is None else self._free.pop(place)
+        lent = memory.reshape(shape)
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return lent
