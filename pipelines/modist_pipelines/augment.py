@@ -34,7 +34,7 @@ def augment_frame(pixels: np.ndarray, kind: Kind, plan: ClipPlan, options: Augme
 
 
 def _colour(pixels: np.ndarray, plan: ClipPlan, options: Augmentation, out: np.ndarray) -> None:
-    """`graph.color_transform` as a weighted sum of the picture and its gray."""
+    """`graph.color_transforms` as a weighted sum of the picture and its gray."""
     saturation = 0.0 if plan.gray else plan.saturation
     gain = plan.contrast * plan.brightness / 255 / options.std
     offset = ((1 - plan.contrast) * plan.brightness - 1) * options.mean / options.std

@@ -50,7 +50,7 @@ class GpuDecoder(ClipDecoder):
     ) -> None:
         super().__init__(kind, config, pixels)
         self._device, self._rows = device, JpegRows()
-        self._graph: Any = clip_graph(
+        self.graph: Any = clip_graph(
             kind,
             crop_size=config.crop_size,
             device="gpu" if device.type == "cuda" else "cpu",
@@ -59,7 +59,7 @@ class GpuDecoder(ClipDecoder):
             device_id=(device.index or 0) if device.type == "cuda" else None,
             pixels=pixels,
         )
-        self._graph.build()
+        self.graph.build()
 
     def run(self, frames: Sequence[np.ndarray | Tensor], plans: Sequence[ClipPlan]) -> Tensor:
         placed: Any
@@ -70,7 +70,7 @@ class GpuDecoder(ClipDecoder):
         else:
             placed = list(frames)
         inputs = graph_inputs(self.kind, plans, self.config.augmentation, self.pixels)
-        return tensor_of(feed_and_run(self._graph, {"frame": placed, **inputs}))
+        return tensor_of(feed_and_run(self.graph, {"frame": placed, **inputs}))
 
 
 class CpuDecoder(ClipDecoder):

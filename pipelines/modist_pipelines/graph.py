@@ -4,7 +4,7 @@ So a graph has no state, and the CPU and the GPU run the same one: `device` only
 pixels.
 
 The visual graph decodes the crop alone, resizes and flips it, blurs it, then applies one affine map to the
-colours: brightness, contrast, saturation, gray and the normalization in a single 3 × 4 matrix (`color_transform`).
+colours: brightness, contrast, saturation, gray and the normalization in a single 3 × 4 matrix (`color_transforms`).
 The paper's order is flip, colour, gray, blur. Blur acts on space with weights that sum to 1, the map acts on
 channels, so the two commute.
 """
@@ -164,11 +164,11 @@ def graph_inputs(
         sigma = np.array([plan.blur_sigma for plan in plans], dtype=np.float32)
         inputs["blur_sigma"] = np.maximum(sigma, 1e-3)
         inputs["blur_window"] = blur_window(sigma)
-        transforms = [color_transform(plan, options) for plan in plans]
+        inputs["matrix"], inputs["offset"] = color_transforms(plans, options)
     else:
-        transforms = [(np.full((1, 1), 1 / 255), np.zeros(1))] * len(plans)
-    inputs["matrix"] = np.stack([matrix for matrix, _ in transforms]).astype(np.float32)
-    inputs["offset"] = np.stack([offset for _, offset in transforms]).astype(np.float32)
+        inputs["matrix"], inputs["offset"] = np.full((len(plans), 1, 1), 1 / 255), np.zeros((len(plans), 1))
+    for name in ("matrix", "offset"):
+        inputs[name] = inputs[name].astype(np.float32)
     return {name: np.repeat(rows, num_frames, axis=0) for name, rows in inputs.items()}
 
 
@@ -177,7 +177,7 @@ def blur_window(sigma: np.ndarray) -> np.ndarray:
     return (2 * np.ceil(_BLUR_REACH * sigma) + 1).astype(np.int32)
 
 
-def color_transform(plan: ClipPlan, options: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+def color_transforms(plans: Sequence[ClipPlan], options: Augmentation) -> tuple[np.ndarray, np.ndarray]:
     """Brightness, contrast, saturation, gray and normalization as one affine map of RGB in [0, 255].
 
     x ← b·x; x ← c·x + (1 - c)·b·mean; x ← s·x + (1 - s)·luminance(x), where gray means s = 0; (x - mean) / std.
@@ -186,10 +186,12 @@ def color_transform(plan: ClipPlan, options: Augmentation) -> tuple[np.ndarray, 
     clip in between.
 
     Returns:
-        (3, 3) and (3,) float64.
+        (N, 3, 3) and (N, 3) float64, one a clip.
     """
-    saturation = 0.0 if plan.gray else plan.saturation
-    mix = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), _LUMINANCE)
-    matrix = mix * (plan.contrast * plan.brightness / 255)
-    offset = (1 - plan.contrast) * plan.brightness * options.mean  # the same for all channels: `mix` keeps grays
-    return matrix / options.std, np.full(3, (offset - options.mean) / options.std)
+    brightness, contrast, saturation = np.array(
+        [(plan.brightness, plan.contrast, 0.0 if plan.gray else plan.saturation) for plan in plans]
+    ).T[..., None, None]
+    mix = saturation * np.eye(3) + (1 - saturation) * _LUMINANCE
+    matrices = mix * (contrast * brightness / 255) / options.std
+    offsets = (1 - contrast) * brightness * options.mean  # the same for all channels: `mix` keeps grays
+    return matrices, np.repeat((offsets[:, 0] - options.mean) / options.std, 3, axis=1)

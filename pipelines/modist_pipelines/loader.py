@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.clip_reads import VideoClips, read_clips
+from modist_pipelines.clip_reads import PlannedClip, VideoClips, read_clips
 from modist_pipelines.decoders import build_decoder
 from modist_pipelines.errors import DataError
 from modist_pipelines.feed import ClipDecoder
@@ -229,14 +229,23 @@ class ClipLoader:
         source, plan, seed = self._source, self._plan, self._seed
         return self._readers.submit(source.videos[video], lambda: read_clips(source, plan, seed, epoch, video, halves))
 
+    def wait_for(self, reads: "_Reads", given_up: threading.Event) -> list[dict[Kind, PlannedClip]]:
+        """The clips of a step as they were read: this process's queries, then its keys."""
+        return _samples(reads, self._results(reads, given_up))
+
+    def _results(self, reads: "_Reads", given_up: threading.Event) -> dict[int, VideoClips]:
+        # The last first: waking up for each read in turn costs more than the reads.
+        jobs = list(reads.jobs.items())
+        self._readers.result(jobs[-1][1], given_up)
+        return {video: self._readers.result(job, given_up) for video, job in jobs}
+
     def decode(self, reads: "_Reads", given_up: threading.Event | None = None) -> ClipBatch:
         """Wait for a step's reads and run the graphs on what they brought."""
         started = time.perf_counter()
         given_up = given_up or threading.Event()
-        videos = {video: self._readers.result(job, given_up) for video, job in reads.jobs.items()}
+        videos = self._results(reads, given_up)
+        samples = _samples(reads, videos)
         read = time.perf_counter()
-        samples = [videos[video].halves[False] for video in reads.queries]
-        samples += [videos[video].halves[True] for video in reads.keys]
         tensors: dict[Kind, Sequence[Tensor]] = {"motion": (None, None)}  # pyright: ignore[reportAssignmentType]
         positions = np.arange(self._rank * self._num_local, (self._rank + 1) * self._num_local)
         sample_of = np.concatenate([positions, reads.deal[positions]])
@@ -304,6 +313,11 @@ class _Reads:
     """Videos of this process's query clips, in order."""
     keys: list[int]
     jobs: dict[int, Job[VideoClips]]
+
+
+def _samples(reads: _Reads, videos: dict[int, VideoClips]) -> list[dict[Kind, PlannedClip]]:
+    queries = [videos[video].halves[False] for video in reads.queries]
+    return queries + [videos[video].halves[True] for video in reads.keys]
 
 
 class _Producer:

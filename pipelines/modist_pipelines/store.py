@@ -225,7 +225,7 @@ class Store:
         for kind, frames in wanted.items():
             self._check_kind(kind, self._offsets)
             offsets = self._offsets[kind][video].tolist()
-            checksums = self._crc32[kind][video]
+            checksums = self._crc32[kind][video].tolist()
             found = jpegs[kind] = []
             for first, last in _runs(frames, len(checksums)):
                 begin, end = offsets[first], offsets[last + 1]
@@ -239,16 +239,16 @@ class Store:
                             f"{self.videos[video]} fails its checksum. Remove the store and prepare it again, "
                             "or copy it again from where it came."
                         )
-                    found.append(np.frombuffer(jpeg, np.uint8))
+                    found.append(jpeg)
         num_frames = sum(map(len, jpegs.values()))
         return Reading(jpegs, frames_decoded=num_frames, bytes_read=num_bytes, bytes_needed=num_bytes)
 
-    def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> memoryview:
+    def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> np.ndarray:
         for pause in (*_READ_PAUSES, None):
             try:
                 data = os.pread(self._open_shard(shard).fd, end - begin, begin)
                 if len(data) == end - begin:
-                    return memoryview(data)
+                    return np.frombuffer(data, np.uint8)
                 problem = f"it ends at byte {begin + len(data)}, not at {end}"
             except OSError as error:
                 problem = error.strerror or str(error)

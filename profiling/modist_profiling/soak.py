@@ -58,7 +58,7 @@ def watch(
     started = time.monotonic()
     watched: dict[int, Watched] = {}
     while process.poll() is None:
-        for pid in _family(process.pid):
+        for pid in family(process.pid):
             try:
                 if of_interest(_command_line(pid)):
                     _sample(watched.setdefault(pid, Watched(pid)), time.monotonic() - started)
@@ -91,7 +91,7 @@ def flatness(process: Watched, warm_from: float, warm_until: float, end: float) 
     )
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]
     for parent in found:

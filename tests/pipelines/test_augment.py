@@ -12,7 +12,7 @@ from made_videos import texture
 from modist_pipelines.augment import augment_frame
 from modist_pipelines.clip_reads import PlannedClip
 from modist_pipelines.decoders import ArrayPool, CpuDecoder
-from modist_pipelines.graph import color_transform
+from modist_pipelines.graph import color_transforms
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_sample
 
 CONFIG = PlanConfig(ClipSpec(2, 4), ClipSpec(2, 4), 48, grid=4)
@@ -54,7 +54,7 @@ def test_colour_is_the_affine_map_of_the_definition():
         plan = ClipPlan(np.zeros(1, int), (0, 0, 20, 30), False, 1.3, 0.8, saturation, gray)
         out = np.empty((20, 30, 3), np.float32)
         augment_frame(pixels, "visual", plan, options, out)
-        matrix, offset = color_transform(plan, options)
+        (matrix,), (offset,) = color_transforms([plan], options)
         expected = pixels.astype(np.float64) @ matrix.T + offset
         np.testing.assert_allclose(out, expected, atol=0.6 * GRAY_LEVEL)  # the gray is a byte
         if saturation == 1.0:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
-from modist_pipelines.graph import blur_window, color_transform
+from modist_pipelines.graph import blur_window, color_transforms
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_sample
 
 HEIGHT, WIDTH, SIZE = 72, 100, 40
@@ -121,7 +121,7 @@ def test_motion_maps_are_shares_of_full_scale():
 
 def transformed(rgb: np.ndarray, **changes) -> torch.Tensor:
     """(3, H, W) in [0, 1]: the colour map of a plan, its normalization undone."""
-    matrix, offset = color_transform(clip(**changes), OPTIONS)
+    (matrix,), (offset,) = color_transforms([clip(**changes)], OPTIONS)
     return torch.from_numpy((255 * rgb @ matrix.T + offset) * STD + MEAN).permute(2, 0, 1)
 
 
