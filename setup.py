@@ -45,6 +45,8 @@ setup(
         # For --source video on a CPU; needs FFmpeg's shared libraries on the machine, else PyAV decodes.
         "video": ["torchcodec>=0.17"],
         "gpu": ["cupy-cuda13x>=13.6"],  # NVIDIA apex is built from source: see README
+        # The peers of profiling/bench_pipeline.py.
+        "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
