@@ -260,6 +260,15 @@ class Store:
             f"{len(_READ_PAUSES)} times more. Look at the disk or the network file system, or copy the shard again."
         )
 
+    def frame_bytes(self) -> dict[str, float]:
+        """Mean bytes of a frame of each kind."""
+        num_frames = int(self.num_frames.sum())
+        totals = {
+            kind: int((column.values[column.starts[1:] - 1] - column.values[column.starts[:-1]]).sum())
+            for kind, column in self._offsets.items()
+        }
+        return {kind: total / num_frames for kind, total in totals.items()}
+
     def verify(self) -> None:
         """Read every byte of the store and check it.
 

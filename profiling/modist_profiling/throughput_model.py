@@ -1,0 +1,173 @@
+"""A model of the data path and the step on GPUs: the rate of each stage, and which of them is the slowest.
+
+It is a model. Nothing in it was measured on a GPU; docs/throughput-model.md shows the arithmetic and what would make
+it wrong.
+"""
+
+from dataclasses import dataclass
+
+_FULL_HD = 1920 * 1080
+
+
+@dataclass(frozen=True)
+class Device:
+    """Figures of one GPU; `SOURCES` says where each comes from."""
+
+    name: str
+    tflops: float
+    """Dense bf16 products."""
+    memory_gbs: float
+    pcie_gbs: float
+    """One direction."""
+    nvlink_gbs: float
+    """One direction; PCIe's where there is no NVLink."""
+    video_full_hd: float
+    """H.264 frames of 1920x1080 a second, all video engines together."""
+    jpeg_full_hd: float
+    """4:2:0 JPEGs of 1920x1080 a second, all JPEG engines together."""
+
+
+DEVICES = (
+    Device("H100 SXM", 989.0, 3350.0, 64.0, 450.0, 170 * 30.0, 6350.0),
+    Device("A100 SXM 80 GB", 312.0, 2039.0, 32.0, 300.0, 75 * 30.0, 2950.0),
+    # Three video and four JPEG engines, each taken to be as fast as one of the H100's seven.
+    Device("L40S", 362.0, 864.0, 32.0, 32.0, 170 * 30.0 * 3 / 7, 6350.0 * 4 / 7),
+)
+
+SOURCES = {
+    "tflops, memory_gbs, pcie_gbs, nvlink_gbs": "NVIDIA's data sheets of H100, A100 and L40S: dense figures; half of "
+    "the two-way rates of PCIe (5, 4, 4) and NVLink",
+    "video_full_hd, jpeg_full_hd": "NVIDIA H100 Tensor Core GPU Architecture (white paper), tables of NVDEC (1080p30 "
+    "streams of H.264: H100 170, A100 75) and NVJPG (1080p 4:2:0 a second: 6350 and 2950)",
+    "L40S engines": "numbers of engines from its data sheet; their speed is an assumption: that of the H100's",
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no data sheet says."""
+
+    compute_share: float = 0.35
+    """Of the peak, reached by 3D convolutions and everything around them."""
+    small_frame_share: float = 0.5
+    """Of the engines' pixel rate, reached on frames far below full HD."""
+    pcie_share: float = 0.8
+    host_us_per_frame: float = 15.0
+    """profiling/bench_host.py measures it. Python runs it on one core at a time."""
+    augment_passes: float = 8.0
+    """Times that the clips' float32 bytes cross the GPU's memory: resize, blur in two passes, colour, copy."""
+    raw_amplification: float = 4.6
+    """Frames decoded for one used, from raw video: profiling/bench_pipeline.py, key frames 250 apart."""
+    network_gbs: float = 50.0
+    """Between nodes, one direction, for each GPU: 400 Gb/s."""
+    gpus_per_node: int = 8
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One sample: what is read, decoded and computed for it."""
+
+    name: str
+    crop_size: int
+    frame_pixels: float
+    """Of a stored frame, or of a raw one."""
+    frame_bytes: float
+    """Mean JPEG; for raw video the bytes of the file over the frames used."""
+    flops: float
+    """Of a training step, for each sample."""
+    rgb_frames: int = 16
+    motion_frames: int = 32
+
+    @property
+    def frames(self) -> int:
+        return self.rgb_frames + self.motion_frames
+
+    @property
+    def clip_bytes(self) -> float:
+        """float32 clips of a sample."""
+        return 4.0 * self.crop_size**2 * (3 * self.rgb_frames + self.motion_frames)
+
+
+def stage_rates(device: Device, work: Workload, source: str, assumed: Assumptions) -> dict[str, float]:
+    """Samples a second that each stage of one GPU could do by itself.
+
+    Args:
+        source: "store" or "raw".
+    """
+    if source == "store":
+        engine, decoded = device.jpeg_full_hd, work.frames
+    else:
+        engine, decoded = device.video_full_hd, work.frames * assumed.raw_amplification
+    frames_per_s = engine * _FULL_HD / work.frame_pixels * assumed.small_frame_share
+    return {
+        "decode engines": frames_per_s / decoded,
+        "PCIe": device.pcie_gbs * 1e9 * assumed.pcie_share / (work.frames * work.frame_bytes),
+        "host": 1e6 / (assumed.host_us_per_frame * work.frames),
+        "augmentation": device.memory_gbs * 1e9 / (assumed.augment_passes * work.clip_bytes),
+        "compute": device.tflops * 1e12 * assumed.compute_share / work.flops,
+    }
+
+
+def bottleneck(rates: dict[str, float]) -> tuple[str, float]:
+    """The slowest stage and its samples a second; the stages work side by side."""
+    stage = min(rates, key=rates.__getitem__)
+    return stage, rates[stage]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Many GPUs at a given rate of each."""
+
+    num_gpus: int
+    samples_per_s: float
+    storage_gbs: float
+    """Read from the store or the videos, all nodes together."""
+    key_bytes: float
+    """That a GPU receives a step: keys of the others."""
+    gradient_bytes: float
+    """That a GPU sends a step, and receives: a ring all_reduce."""
+    gather_ms: float
+    reduce_ms: float
+    step_ms: float
+    efficiency: float
+    """Rate over that of as many single GPUs, none of the messages hidden behind the backward pass."""
+
+
+def scale(
+    device: Device,
+    work: Workload,
+    rate: float,
+    num_gpus: int,
+    assumed: Assumptions,
+    *,
+    local_batch: int,
+    num_parameters: float,
+    dim: int = 128,
+) -> Scale:
+    """Step time and traffic of data-parallel training.
+
+    Args:
+        rate: samples a second of one GPU by itself.
+        local_batch: samples of a GPU and step.
+        num_parameters: of the nets that learn; their float32 gradients travel.
+        dim: numbers of a key; two keys (visual, motion) of float32 a sample travel.
+    """
+    others = num_gpus - 1
+    key_bytes = 4.0 * 2 * dim * local_batch * others
+    gradient_bytes = 2 * 4.0 * num_parameters * others / num_gpus
+    link = device.nvlink_gbs if num_gpus <= assumed.gpus_per_node else min(device.nvlink_gbs, assumed.network_gbs)
+    gather, reduce = key_bytes / (link * 1e9), gradient_bytes / (link * 1e9)
+    alone = local_batch / rate
+    step = alone + gather + reduce
+    total = num_gpus * local_batch / step
+    return Scale(
+        num_gpus,
+        total,
+        total * work.frames * work.frame_bytes / 1e9,
+        key_bytes,
+        gradient_bytes,
+        1e3 * gather,
+        1e3 * reduce,
+        1e3 * step,
+        alone / step,
+    )
