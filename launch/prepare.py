@@ -1,16 +1,17 @@
-"""Turn a folder of videos into a store: python launch/prepare.py VIDEOS --out STORE"""
+"""Turn videos into a store: python launch/prepare.py VIDEOS --out STORE [--shard I/N, then --merge]"""
 
 import tyro
 
 from modist_fast.cli import run_cli
 from modist_fast.preparation import prepare_store
 from modist_pipelines.prepare import PrepareConfig
+from modist_pipelines.summary import Summary
 
 
 def main() -> None:
     config = tyro.cli(PrepareConfig, config=(tyro.conf.FlagCreatePairsOff,))
     result = prepare_store(config)
-    if not config.dry_run:  # the estimate is in the log
+    if isinstance(result, Summary):  # an estimate, or what is left to do, is in the log
         print(result)
         print(f"store: {config.out}")
 

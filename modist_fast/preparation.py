@@ -30,6 +30,6 @@ def edge_map(
     return edges.numpy(force=True), float(score)
 
 
-def prepare_store(config: PrepareConfig) -> Summary | Estimate:
+def prepare_store(config: PrepareConfig) -> Summary | Estimate | None:
     """`modist_pipelines.prepare.prepare` with this project's flow edges."""
     return prepare(config, edge_map)

@@ -1,10 +1,14 @@
 """One video in, the frames and motion maps of its grid out."""
 
+import contextlib
 import itertools
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import av
 import cv2
@@ -71,6 +75,8 @@ class VideoEncoder:
         self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._flow = flow
         self._motion = motion
+        self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
+        """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
     def encode(self, path: Path, sink: FrameSink, max_seconds: float | None = None) -> EncodedVideo:
         """Append the grid frames of a video to a sink.
@@ -90,7 +96,8 @@ class VideoEncoder:
                 nominal = itertools.islice(nominal, round(max_seconds * self._fps))
             windows = grid_windows(nominal, _Loader(scaler), self._grid)
             largest_change = 0
-            while batch := list(itertools.islice(windows, self._flow.batch_size if self._flow else 1)):
+            batch_size = self._flow.batch_size if self._flow else 1
+            for batch in self._batches(windows, batch_size):
                 largest_change = max(largest_change, *(_change(window) for window in batch))
                 self._encode_batch(batch, sink)
             if largest_change <= _MOTIONLESS_LEVELS:
@@ -105,10 +112,31 @@ class VideoEncoder:
                 note=f"{reader.num_damaged} damaged packets or frames" if reader.num_damaged else None,
             )
 
+    def _batches(self, windows: "Iterator[GridFrame]", size: int) -> "Iterator[list[GridFrame]]":
+        """The windows in batches; a flow that takes batches works while a thread decodes the next ones."""
+
+        def timed() -> Iterator[list[GridFrame]]:
+            while True:
+                began = time.perf_counter()
+                batch = list(itertools.islice(windows, size))
+                self.seconds["decode"] += time.perf_counter() - began
+                if not batch:
+                    return
+                yield batch
+
+        return ahead(timed()) if size > 1 else timed()
+
     def _encode_batch(self, batch: list[GridFrame], sink: FrameSink) -> None:
         flows: list[Flow | None] = [None] * len(batch)
+        began = time.perf_counter()
         if self._flow is not None:
             flows = list(self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch]))
+        computed = time.perf_counter()
+        self._append(batch, flows, sink)
+        self.seconds["flow"] += computed - began
+        self.seconds["encode"] += time.perf_counter() - computed
+
+    def _append(self, batch: list[GridFrame], flows: "list[Flow | None]", sink: FrameSink) -> None:
         for window, flow in zip(batch, flows, strict=True):
             maps = self._motion(flow, window.frame.gray, window.neighbour.gray)
             motion = {name: (self._jpeg(pixels), score) for name, (pixels, score) in maps.items()}
@@ -118,6 +146,50 @@ class VideoEncoder:
         done, jpeg = cv2.imencode(".jpg", pixels, self._jpeg_options)
         assert done
         return jpeg.tobytes()
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+    """The same items, made by a thread that stays up to `depth` ahead of whoever takes them.
+
+    Raises:
+        Exception: what the iterator raised, at its place.
+    """
+    end = object()
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if left.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # whoever takes the items raises it
+            put((end, error))
+
+    thread = threading.Thread(target=work, name="decode-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        left.set()
+        thread.join()
 
 
 class _Loader:

@@ -2,8 +2,9 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,19 @@ class Estimate:
     """Wall time with the workers asked for."""
     num_samples: int
     """Videos that the estimate rests on."""
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds of work for a grid frame by stage: decode, flow, encode (motion maps and JPEGs)."""
 
     @staticmethod
     def of_nothing() -> "Estimate":
         return Estimate(0.0, 0.0, 0.0, 0)
+
+    def bottleneck(self) -> str:
+        """The stage with the most work, and its share."""
+        slowest = max(self.stage_ms, key=self.stage_ms.__getitem__)
+        share = self.stage_ms[slowest] / sum(self.stage_ms.values())
+        stages = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in self.stage_ms.items())
+        return f"{slowest}, {100 * share:.0f} % of the work (for a stored frame: {stages})"
 
     def __str__(self) -> str:
         if self.num_samples == 0:
@@ -37,6 +47,7 @@ class Estimate:
         return (
             f"estimate: {_number(self.video_hours)} h of video, store of {_number(self.gigabytes)} GB, "
             f"{format_seconds(self.hours * 3600)} (from {SAMPLE_SECONDS:g} s of {self.num_samples} videos)"
+            + (f"\nmost of the time goes to {self.bottleneck()}" if self.stage_ms else "")
         )
 
 
@@ -51,6 +62,10 @@ class Sample(NamedTuple):
     stored_bytes: int
     cost: float
     """Seconds of work for the piece."""
+    num_frames: int = 0
+    """Grid frames of the piece."""
+    stages: Mapping[str, float] = {}
+    """Seconds of `cost` by stage."""
 
 
 class _Counter:
@@ -58,8 +73,10 @@ class _Counter:
 
     def __init__(self) -> None:
         self.num_bytes = 0
+        self.num_frames = 0
 
     def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
+        self.num_frames += 1
         self.num_bytes += len(rgb) + sum(len(jpeg) for jpeg, _ in motion.values())
 
 
@@ -78,19 +95,25 @@ class _Sampler:
             if not self._is_warm:  # what is done once in a process is not part of the price of a video
                 encoder.encode(path, _Counter(), max_seconds=SAMPLE_SECONDS)
                 self._is_warm = True
+            before = dict(encoder.seconds)
             began = time.perf_counter()
             encoded = encoder.encode(path, counter, max_seconds=SAMPLE_SECONDS)
             cost = time.perf_counter() - began
+            stages = {stage: total - before[stage] for stage, total in encoder.seconds.items()}
             seconds = encoded.num_nominal_frames / self.maker.meta.fps
             with VideoReader(path) as reader:
                 duration = reader.duration or seconds
         except VideoError:
             return  # the run itself will say what is wrong with it
-        report(Sample(path.stat().st_size, duration, seconds, counter.num_bytes, cost))
+        report(Sample(path.stat().st_size, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages))
 
 
-def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool) -> Estimate:
-    """Sample evenly spread videos; durations follow from the file sizes."""
+def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patience: float | None = None) -> Estimate:
+    """Sample evenly spread videos; durations follow from the file sizes.
+
+    Args:
+        patience: seconds after which a video is given up.
+    """
     step = max(1, len(videos) // NUM_SAMPLES)
     samples: list[Sample] = []
     pool.run(
@@ -98,6 +121,7 @@ def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool) -> Esti
         _Sampler(maker),
         on_report=lambda task, sample: samples.append(sample),
         on_death=lambda task, sample, code: None,
+        patience=patience,
     )
     return extrapolate(samples, sum(file_size(maker.videos / video) for video in videos), pool.num_workers)
 
@@ -113,7 +137,16 @@ def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -
         gigabytes=seconds * sum(s.stored_bytes for s in samples) / sampled / 1e9,
         hours=seconds * sum(s.cost for s in samples) / sampled / num_workers / 3600,
         num_samples=len(samples),
+        stage_ms=_stage_ms(samples),
     )
+
+
+def _stage_ms(samples: Sequence[Sample]) -> dict[str, float]:
+    num_frames = sum(sample.num_frames for sample in samples)
+    totals: Counter[str] = Counter()
+    for sample in samples:
+        totals.update(sample.stages)
+    return {stage: 1e3 * seconds / max(1, num_frames) for stage, seconds in totals.items() if seconds}
 
 
 def _number(value: float) -> str:

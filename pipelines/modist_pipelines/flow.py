@@ -1,9 +1,9 @@
-"""Optical flow between two frames: DIS on the CPU, which needs no weights, or RAFT with weights at hand."""
+"""Optical flow between two frames: DIS on the CPU, RAFT with weights at hand, or the flow engine of a GPU."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # heavy, and DIS does without
 
 Flow: TypeAlias = "np.ndarray | Tensor"
-FlowName = Literal["dis", "raft-large", "raft-small"]
+FlowName = Literal["dis", "raft-large", "raft-small", "nvof"]
 FlowDevice = Literal["auto", "cpu", "cuda"]
 
 # The checkpoints that torchvision ported from the RAFT authors' repository: trained on FlyingChairs, then
@@ -105,9 +105,11 @@ class RaftFlow:
         import torch
 
         height, width = firsts[0].shape[:2]
-        with torch.inference_mode():
+        # fp16 as RAFT's authors run it; its flow field and correlation sums stay fp32. A CPU gains nothing by it.
+        autocast = torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda")
+        with torch.inference_mode(), autocast:
             flow = self._model(self._images(firsts), self._images(seconds))[-1]
-        return list(flow[..., :height, :width].permute(0, 2, 3, 1).contiguous())
+        return list(flow[..., :height, :width].float().permute(0, 2, 3, 1).contiguous())
 
     def _images(self, frames: Sequence[np.ndarray]):
         """(B, 3, H, W) in [-1, 1], padded at the right and bottom to a size that RAFT takes."""
@@ -120,6 +122,57 @@ class RaftFlow:
         return functional.pad(images.float() / 127.5 - 1, (0, pad[0], 0, pad[1]), mode="replicate")
 
 
+def nvof_graph(batch_size: int, device_id: int | None):
+    """DALI's graph for the hardware's optical flow: pairs (2, H, W, 3) uint8 RGB in, (1, H, W, 2) float32 out.
+
+    Args:
+        device_id: CUDA device; None to construct the graph without running it.
+
+    Raises:
+        DataError: DALI is not installed.
+    """
+    from modist_pipelines.graph import import_dali
+
+    fn, pipeline_def, types = import_dali()
+
+    @pipeline_def(batch_size=batch_size, num_threads=1, device_id=device_id, prefetch_queue_depth=1, exec_dynamic=True)
+    def graph():
+        pairs = fn.external_source(name="pairs", dtype=types.UINT8, ndim=4, layout="FHWC")
+        return fn.optical_flow(pairs.gpu(), output_grid=1, preset=0.0, device="gpu")  # the finest; 1.0 is the fastest
+
+    return graph()
+
+
+class HardwareFlow:
+    """The flow engine of NVIDIA GPUs since Turing."""
+
+    batch_size = 16
+
+    def __init__(self, device: FlowDevice = "auto") -> None:
+        """
+        Raises:
+            DataError: torch sees no CUDA device.
+        """
+        import torch
+
+        if device == "cpu" or not torch.cuda.is_available():
+            raise DataError(
+                "--flow nvof computes optical flow on the engine of an NVIDIA GPU, and torch sees none here. Use "
+                "--flow dis on a CPU, or --flow raft-large with weights."
+            )
+        self._graph: Any = nvof_graph(self.batch_size, torch.cuda.current_device())
+        self._graph.build()
+
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Sequence[Tensor]":
+        import torch
+
+        # B, G, R as it comes: the engine works on luminance, and both frames have the same order.
+        pairs = [np.stack(pair) for pair in zip(firsts, seconds, strict=True)]
+        self._graph.feed_input("pairs", pairs)
+        (flow,) = self._graph.run()
+        return list(torch.from_dlpack(flow.as_tensor())[:, 0].clone())
+
+
 def make_flow_estimator(name: FlowName, weights: Path | None, device: FlowDevice = "auto") -> FlowEstimator:
     """The estimator of `--flow`.
 
@@ -128,6 +181,8 @@ def make_flow_estimator(name: FlowName, weights: Path | None, device: FlowDevice
     """
     if name == "dis":
         return DisFlow()
+    if name == "nvof":
+        return HardwareFlow(device)
     return RaftFlow(name, find_raft_weights(name, weights), device)
 
 

@@ -36,15 +36,18 @@ class PartialStore:
         self.path = store / PARTIAL_NAME
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second run away; the lock goes with the process, however it ends.
+    def locked(self, part: str = "") -> Iterator[None]:
+        """Keep a second run of the same part away; the lock goes with the process, however it ends.
+
+        Args:
+            part: name of one machine's part of the work; "" for all of it.
 
         Raises:
             DataError: another run is at work, or the folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(self.path / f"lock{part}", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise DataError(
                 f"--out {self.store} cannot be written: {error.strerror}. Choose a folder that can."
@@ -80,11 +83,12 @@ class PartialStore:
     def temporary(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.{os.getpid()}.bin"
 
-    def remove_leftovers(self) -> None:
-        """Remove what runs that were killed left unfinished."""
-        for pattern in ("*.bin", "*.tmp"):
-            for path in self.path.glob(pattern):
-                path.unlink(missing_ok=True)
+    def remove_leftovers(self, shards: Sequence[int]) -> None:
+        """Remove what runs that were killed left unfinished of these shards; others may be at work on the rest."""
+        for shard in shards:
+            for pattern in (f"{shard:05d}.*.bin", f"{shard:05d}.*.tmp"):
+                for path in self.path.glob(pattern):
+                    path.unlink(missing_ok=True)
 
     def is_finished(self, shard: int) -> bool:
         """Whether the shard is complete: its index rows are there, and its bytes."""

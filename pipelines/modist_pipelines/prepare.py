@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from modist_pipelines.discovery import discover_videos, file_size
 from modist_pipelines.errors import DataError
 from modist_pipelines.estimate import Estimate, estimate, free_gigabytes
 from modist_pipelines.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
+from modist_pipelines.listing import ListFormat, read_listing
 from modist_pipelines.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
 from modist_pipelines.partial import PartialStore, check_same_plan
 from modist_pipelines.shards import ShardMaker, ShardTask, VideoReport, plan_shards
@@ -31,7 +33,7 @@ from modist_pipelines.store import (
 )
 from modist_pipelines.store_writer import quarantine_table, write_parquet, write_tables
 from modist_pipelines.summary import Summary
-from modist_pipelines.workers import WorkerPool
+from modist_pipelines.workers import HUNG, WorkerPool
 
 logger = logging.getLogger("modist")
 
@@ -40,10 +42,11 @@ _MAX_CRASHES = 2
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Turn a folder of videos into a store: frames, flow edges and motion scores, ready to train on."""
+    """Turn videos into a store: frames, flow edges and motion scores, ready to train on."""
 
     videos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEOS")]
-    """Folder of videos; its subfolders too, whose names become labels."""
+    """Folder of videos; its subfolders too, whose names become labels. Or a list: CSV or TSV of paths and labels, or a
+    split file of UCF101, HMDB51 (or the folder of them), Kinetics or Something-Something v2."""
     out: Path
     """Folder of the store. Run again after an interruption: only what is missing is done."""
     short_side: int = 256
@@ -51,11 +54,11 @@ class PrepareConfig:
     motion_inputs: tuple[MotionName, ...] = ("edges",)
     """Motion maps to store (Table 3b); one store may hold several, or none."""
     flow: FlowName = "dis"
-    """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's."""
+    """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's; nvof is the engine of an NVIDIA GPU."""
     raft_weights: Path | None = None
     """File of torchvision's RAFT weights; without it, torch's hub cache is looked at."""
     device: FlowDevice = "auto"
-    """Where RAFT runs."""
+    """Where RAFT runs; nvof needs a GPU."""
     sobel_gain: float = 1.0
     """Factor on the plain 3x3 Sobel filter of the flow edges (kornia's filter is 0.125)."""
     border: Border = "replicate"
@@ -68,6 +71,17 @@ class PrepareConfig:
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
     jpeg_quality: int = 90
     """Of frames and motion maps, 1 to 100."""
+    root: Path | None = None
+    """Folder that the paths of a list are relative to; by default the list's own."""
+    list_format: ListFormat = "auto"
+    """What VIDEOS is, where it is a list."""
+    shard: str | None = None
+    """I/N: do part I of N, counted from 1, on this machine; "slurm" takes both from the job array. All parts write into
+    the same --out; when they are done, --merge makes the store."""
+    merge: bool = False
+    """Join the parts of --shard to a store. Nothing is encoded again."""
+    video_timeout: float = 600.0
+    """Seconds after which a video that a worker is still at is given up."""
     workers: int = 0
     """Processes; 0 takes one for each CPU core."""
     dry_run: bool = False
@@ -89,6 +103,7 @@ class PrepareConfig:
             "grid": (1, 1000),
             "jpeg_quality": (1, 100),
             "workers": (0, 4096),
+            "video_timeout": (1, 1e9),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -96,45 +111,108 @@ class PrepareConfig:
                 raise DataError(f"--{option} {getattr(self, name)} is out of range: {low:g} to {high:g}.")
         if len(set(self.motion_inputs)) < len(self.motion_inputs):
             raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice.")
+        if self.merge and self.shard is not None:
+            raise DataError("--merge joins what --shard made: pass one of the two.")
+
+    def part(self) -> tuple[int, int] | None:
+        """(I, N) of --shard.
+
+        Raises:
+            DataError: not of that form, or outside a Slurm array.
+        """
+        if self.shard is None:
+            return None
+        text = self.shard
+        if text == "slurm":
+            names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+            values = [os.environ.get(name) for name in names]
+            if None in values:
+                raise DataError(f"--shard slurm: this is no job array, since {' and '.join(names)} are not set.")
+            task, first, count = (int(value) for value in values if value is not None)
+            text = f"{task - first + 1}/{count}"
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise DataError(f"--shard {text}: give I/N with I from 1 to N, such as 1/16, or slurm.")
+        return int(match[1]), int(match[2])
 
 
-def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Estimate:
+def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Estimate | None:
     """Make the store, or finish one that an interrupted run has left.
 
-    The store is the same byte for byte on any number of workers, interrupted or not.
+    The store is the same byte for byte on any number of workers and machines, interrupted or not.
 
     Args:
         config: the options.
         edge_function: flow to edges; a module-level function, since worker processes import it by name.
 
     Returns:
-        What the store holds; with `dry_run`, the estimate.
+        What the store holds; with `dry_run`, the estimate; with `shard`, None: a part is no store yet.
 
     Raises:
         DataError: no usable video, options that do not fit each other or the store that is there, RAFT
             without weights, no room.
     """
     config.check()
-    videos, misnamed = discover_videos(config.videos)
+    part = config.part()
+    root, videos, labels, misnamed = _find_videos(config)
     meta = _meta(config)
-    maker = ShardMaker(config.videos, config.out, meta, edge_function, config.raft_weights, config.device)
-    plan = _plan(config, meta, videos)
+    maker = ShardMaker(root, config.out, meta, edge_function, config.raft_weights, config.device)
+    plan = _plan(config, meta, root, videos, labels)
     if (config.out / META_NAME).exists():
         return _finished_already(config, meta, videos + [row["video"] for row in misnamed])
-    tasks = plan_shards(videos)
+    tasks = plan_shards(videos, labels)
     partial = PartialStore(config.out)
     if partial.path.is_dir():
         partial.agree(plan)
+    everything = tasks
+    if part is not None:
+        tasks = [task for task in tasks if task.shard % part[1] == part[0] - 1]
     missing = [task for task in tasks if not partial.is_finished(task.shard)]
+    if config.merge:
+        if missing:
+            _refuse_merge(config, tasks, missing)
+        return _finish(config, meta, [task.shard for task in tasks], misnamed)
     with WorkerPool(config.num_workers()) as pool:
         expected = _announce(config, maker, tasks, missing, pool)
         if config.dry_run:
             return expected
-        with partial.locked():
+        with partial.locked(f"-{part[0]}-of-{part[1]}" if part else ""):
             partial.agree(plan)
-            partial.remove_leftovers()
-            _make_shards(missing, maker, pool, len(videos))
+            partial.remove_leftovers([task.shard for task in tasks])
+            num_videos = sum(len(task.videos) for task in tasks)
+            _make_shards(missing, maker, pool, num_videos, config.video_timeout)
+    if part is not None:
+        left = sum(not partial.is_finished(task.shard) for task in everything)
+        logger.info(
+            "part %d of %d is done: %d of %d shards are still missing. %s",
+            *part,
+            left,
+            len(everything),
+            "Run the other parts, then --merge." if left else "Run the same command with --merge in place of --shard.",
+        )
+        return None
     return _finish(config, meta, [task.shard for task in tasks], misnamed)
+
+
+def _find_videos(
+    config: PrepareConfig,
+) -> tuple[Path, list[str], Mapping[str, str | None] | None, list[dict[str, str]]]:
+    """Root, sorted paths, labels by path where a list gives them, and quarantine rows of unusable names."""
+    is_list = config.list_format != "auto" or (config.videos.is_file())
+    if is_list or (config.videos.is_dir() and next(config.videos.glob("*_test_split*.txt"), None) is not None):
+        listing = read_listing(config.videos, config.root, config.list_format)
+        return listing.root, listing.videos, listing.labels, []
+    videos, misnamed = discover_videos(config.videos)
+    return config.videos, videos, None, misnamed
+
+
+def _refuse_merge(config: PrepareConfig, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]) -> None:
+    numbers = ", ".join(str(task.shard) for task in missing[:8]) + (" ..." if len(missing) > 8 else "")
+    raise DataError(
+        f"--merge: {len(missing)} of the {len(tasks)} shards of {config.out} are not done (shards {numbers}, counted "
+        "from 0; part I of N does those with number I - 1, I - 1 + N ...). Run the missing parts with --shard first; "
+        "shards made on another disk belong into the same folders, shards and .partial."
+    )
 
 
 def _finish(
@@ -177,11 +255,18 @@ def _options(config_or_meta: PrepareConfig | StoreMeta) -> dict[str, Any]:
     return {name: getattr(config_or_meta, name) for name in names}
 
 
-def _plan(config: PrepareConfig, meta: StoreMeta, videos: Sequence[str]) -> dict[str, Any]:
+def _plan(
+    config: PrepareConfig,
+    meta: StoreMeta,
+    root: Path,
+    videos: Sequence[str],
+    labels: Mapping[str, str | None] | None,
+) -> dict[str, Any]:
     """All that the bytes of the store depend on."""
     digest = hashlib.sha256()
     for video in videos:
-        digest.update(f"{video}\0{file_size(config.videos / video)}\0".encode())
+        label = f"{labels[video]}\0" if labels is not None else ""
+        digest.update(f"{video}\0{file_size(root / video)}\0{label}".encode())
     return {
         **_options(meta),
         "motion_inputs": list(config.motion_inputs),
@@ -220,7 +305,7 @@ def _announce(
         logger.info("%s: %d of %d shards are there already", config.out, len(tasks) - len(missing), len(tasks))
     if not videos:
         return Estimate.of_nothing()
-    expected = estimate(videos, maker, pool)
+    expected = estimate(videos, maker, pool, config.video_timeout)
     free = free_gigabytes(config.out)
     logger.info("%d videos to do on %d workers", len(videos), config.num_workers())
     logger.info("%s; %.0f GB are free", expected, free)
@@ -250,24 +335,30 @@ class _Watch:
         self._progress.update(self._bar, completed=self._num_done + len(self._seen), rate=rate)
 
     def on_death(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
-        ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
         video = report.video if report is not None else task.videos[0]
+        if exit_code == HUNG and report is not None:
+            logger.warning("%s took longer than --video-timeout: its worker was ended", video)
+            return replace(task, left_out={**task.left_out, video: ("hung", "the process that read it was ended")})
+        ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
         self._crashes[video] += 1
         logger.warning("a worker ended with %s at %s", ended, video)
         if self._crashes[video] < _MAX_CRASHES:
             return task
         if report is None:
             raise RuntimeError(f"worker processes end with {ended} before they read a video")
-        return replace(task, crashed={**task.crashed, video: f"the process that read it ended with {ended}"})
+        detail = f"the process that read it ended with {ended}"
+        return replace(task, left_out={**task.left_out, video: ("crashed", detail)})
 
 
-def _make_shards(missing: Sequence[ShardTask], maker: ShardMaker, pool: WorkerPool, num_videos: int) -> None:
+def _make_shards(
+    missing: Sequence[ShardTask], maker: ShardMaker, pool: WorkerPool, num_videos: int, patience: float
+) -> None:
     num_missing = sum(len(task.videos) for task in missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
     columns = (*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         watch = _Watch(progress, num_videos, num_videos - num_missing)
-        pool.run(missing, maker, watch.on_report, watch.on_death)
+        pool.run(missing, maker, watch.on_report, watch.on_death, patience)
 
 
 def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore) -> None:

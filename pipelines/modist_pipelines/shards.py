@@ -28,8 +28,10 @@ class ShardTask:
 
     shard: int
     videos: tuple[str, ...]
-    crashed: Mapping[str, str] = field(default_factory=dict)
-    """Videos to leave out because they end their process, with what was seen."""
+    labels: Mapping[str, str | None] | None = None
+    """By a list of videos; None takes the names of their folders."""
+    left_out: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Videos that end or stop their process, with the reason and what was seen."""
 
 
 class VideoReport(NamedTuple):
@@ -40,11 +42,15 @@ class VideoReport(NamedTuple):
     num_nominal_frames: int = 0
 
 
-def plan_shards(videos: Sequence[str]) -> list[ShardTask]:
+def plan_shards(videos: Sequence[str], labels: Mapping[str, str | None] | None = None) -> list[ShardTask]:
     """Deal sorted videos to shards, in order."""
     size = min(_MAX_VIDEOS_PER_SHARD, -(-len(videos) // _MANY_SHARDS))
     starts = range(0, len(videos), max(size, 1))
-    return [ShardTask(number, tuple(videos[start : start + size])) for number, start in enumerate(starts)]
+    chunks = [tuple(videos[start : start + size]) for start in starts]
+    return [
+        ShardTask(number, chunk, {video: labels[video] for video in chunk} if labels is not None else None)
+        for number, chunk in enumerate(chunks)
+    ]
 
 
 @dataclass
@@ -66,13 +72,13 @@ class ShardMaker:
         try:
             with ShardWriter(self.store, task.shard, names, partial.temporary(task.shard)) as writer:
                 for video in task.videos:
-                    if video in task.crashed:
-                        row = {"video": video, "reason": "crashed", "detail": task.crashed[video]}
-                        quarantine.append(row)
+                    if video in task.left_out:
+                        reason, detail = task.left_out[video]
+                        quarantine.append({"video": video, "reason": reason, "detail": detail})
                         report(VideoReport(video, "quarantined"))
                         continue
                     report(VideoReport(video, "begun"))
-                    report(self._add(video, writer, quarantine))
+                    report(self._add(video, task, writer, quarantine))
                 index = writer.table()
         except OSError as error:
             raise DataError(
@@ -87,17 +93,17 @@ class ShardMaker:
             self._encoder = make_encoder(self.meta, self.edge_function, self.raft_weights, self.device)
         return self._encoder
 
-    def _add(self, video: str, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
+    def _add(self, video: str, task: ShardTask, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
         try:
             encoded = self.encoder().encode(self.videos / video, writer)
         except VideoError as error:
             writer.drop_video()
             quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})
             return VideoReport(video, "quarantined")
-        folder = Path(video).parent.name
+        label = Path(video).parent.name or None if task.labels is None else task.labels[video]
         writer.finish_video(
             video,
-            label=folder or None,
+            label=label,
             width=encoded.width,
             height=encoded.height,
             source_fps=encoded.source_fps,

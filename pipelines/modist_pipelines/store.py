@@ -62,7 +62,7 @@ class StoreMeta:
     """Every `grid`-th nominal frame is stored."""
     jpeg_quality: int = 90
     flow: str = "dis"
-    """Estimator: "dis", "raft-large" or "raft-small"."""
+    """Estimator: "dis", "raft-large", "raft-small" or "nvof"."""
     flow_weights: str | None = None
     """File name and SHA-256 of the estimator's weights."""
     flow_resolution: str = "the stored frames"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,7 +212,8 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
+    # Several machines may write the same file at the same moment.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(data)
     _publish(temporary, path)
 

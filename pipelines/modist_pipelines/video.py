@@ -35,6 +35,7 @@ REASONS = {
     "decode_error": "too much of it is damaged",
     "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
     "crashed": "ended the process that read it, twice",
+    "hung": "took longer than --video-timeout",
 }
 
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
+HUNG = -1000  # the exit code of no process
+_POLL = 1.0  # seconds between looks at the clock
 Work = Callable[[Task, Callable[[Report], None]], None]
 
 
@@ -45,6 +48,7 @@ class WorkerPool:
         work: Work[Task, Report],
         on_report: Callable[[Task, Report], None],
         on_death: Callable[[Task, Report | None, int | None], Task | None],
+        patience: float | None = None,
     ) -> None:
         """Do all tasks.
 
@@ -53,7 +57,9 @@ class WorkerPool:
             work: picklable; called in a worker with a task and a function that sends a report.
             on_report: called here with each report, in the order in which a worker sent them.
             on_death: called here with the task of a worker that died, its last report and its exit code;
-                returns the task to do in its place, or None to leave it out. It may raise to give up.
+                returns the task to do in its place, or None to leave it out. It may raise to give up. The exit code
+                is `HUNG` for a worker that was ended because of `patience`.
+            patience: seconds that a worker may go without a message before it is ended.
 
         Raises:
             Exception: what `work` raised.
@@ -68,7 +74,11 @@ class WorkerPool:
             busy = {worker.connection: worker for worker in self._workers if not worker.is_idle}
             if not busy:
                 return
-            for connection in wait(list(busy)):
+            ready = wait(list(busy), timeout=min(patience, _POLL) if patience is not None else None)
+            if patience is not None:
+                for worker in busy.values():
+                    worker.end_if_silent(patience)
+            for connection in ready:
                 worker = busy[connection]  # type: ignore[index]
                 message = worker.receive()
                 if message is None:
@@ -95,9 +105,12 @@ class _Worker:
         self.task: Any = None
         self.last_report: Any = None
         self._work: Work | None = None
+        self._heard = time.monotonic()
+        self._hung = False
 
     def give(self, work: Work, task: Any) -> None:
         self.task, self.last_report, self.is_idle = task, None, False
+        self._heard = time.monotonic()
         # The work travels once: it may keep things between tasks, such as a network's weights.
         new_work = work if work is not self._work else None
         self._work = work
@@ -110,6 +123,7 @@ class _Worker:
             message = self.connection.recv()
         except (EOFError, OSError):
             return None
+        self._heard = time.monotonic()
         if message[0] == "report":
             self.last_report = message[1]
         else:
@@ -118,7 +132,13 @@ class _Worker:
 
     def exit_code(self) -> int | None:
         self._process.join()
-        return self._process.exitcode
+        return HUNG if self._hung else self._process.exitcode
+
+    def end_if_silent(self, patience: float) -> None:
+        """End the process if nothing was heard of it for that many seconds; `receive` will say that it is gone."""
+        if not self._hung and time.monotonic() - self._heard > patience:
+            self._hung = True
+            self._process.kill()
 
     def stop(self) -> None:
         self.connection.close()

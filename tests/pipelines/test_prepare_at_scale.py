@@ -1,0 +1,211 @@
+"""Preparing a corpus: parts on several machines, lists of videos, decoders that hang, where the time goes."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prepare_parts
+import pyarrow.parquet as pq
+import pytest
+import torch
+from made_videos import moving_pictures, write_video
+
+from modist_pipelines.encode import ahead
+from modist_pipelines.errors import DataError
+from modist_pipelines.estimate import Estimate, Sample, extrapolate
+from modist_pipelines.flow import make_flow_estimator, nvof_graph
+from modist_pipelines.prepare import PrepareConfig, prepare
+from modist_pipelines.store import Store
+from modist_pipelines.summary import Summary
+
+NUM_VIDEOS = 9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("videos")
+    for video in range(NUM_VIDEOS):
+        (path / f"class{video % 2}").mkdir(exist_ok=True)
+        pictures = moving_pictures(24 + 4 * video, 2, height=48, width=64, seed=video)
+        write_video(path / f"class{video % 2}" / f"{video}.mp4", pictures)
+    return path
+
+
+def run(folder: Path, out: Path, **options: Any) -> Summary | Estimate | None:
+    config = replace(PrepareConfig(folder, out, short_side=32, workers=1), **options)
+    return prepare(config, prepare_parts.opencv_edges)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "store"
+    run(folder, out, workers=2)
+    return contents(out)
+
+
+def test_parts_of_machines_merge_to_the_same_bytes(folder, whole, tmp_path, caplog):
+    out = tmp_path / "store"
+    with caplog.at_level(logging.INFO, "modist"):
+        assert run(folder, out, shard="2/3") is None
+    assert "part 2 of 3 is done: 6 of 9 shards are still missing" in caplog.text
+    with pytest.raises(DataError, match=r"--merge: 6 of the 9 shards .* are not done \(shards 0, 2, 3, 5, 6, 8,"):
+        run(folder, out, merge=True)
+    with pytest.raises(DataError, match="half-made"):
+        Store.open(out)
+    run(folder, out, shard="1/3")
+    run(folder, out, shard="1/3")  # again: nothing to do
+    run(folder, out, shard="3/3")
+    assert isinstance(run(folder, out, merge=True), Summary)
+    assert contents(out) == whole
+
+
+def test_parts_at_the_same_time_and_on_disks_of_their_own(folder, whole, tmp_path):
+    """Two processes at work in one folder, a third part made elsewhere and copied in."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import prepare_parts;"
+        "from pathlib import Path; from modist_pipelines.prepare import PrepareConfig, prepare;"
+        "prepare(PrepareConfig(Path(sys.argv[2]), Path(sys.argv[3]), short_side=32, workers=1, shard=sys.argv[4]),"
+        "prepare_parts.opencv_edges) if __name__ == '__main__' else None"
+    )
+    script = tmp_path / "part.py"
+    script.write_text(program.replace(";", "\n").replace("\n ", "\n"))
+    out, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    arguments = [sys.executable, str(script), str(Path(prepare_parts.__file__).parent), str(folder)]
+    path = os.pathsep.join(sys.path)
+    started = [
+        subprocess.Popen([*arguments, str(where), part], env=os.environ | {"PYTHONPATH": path})
+        for where, part in ((out, "1/3"), (out, "2/3"), (elsewhere, "3/3"))
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    subprocess.run(["cp", "-r", f"{elsewhere}/.", str(out)], check=True)
+    run(folder, out, merge=True)
+    assert contents(out) == whole
+
+
+def test_a_killed_part_is_taken_up_again(folder, whole, tmp_path):
+    out = tmp_path / "store"
+    run(folder, out, shard="1/2")
+    leftover = out / ".partial" / "00001.999999.bin"  # of the other part, which may be at work
+    leftover.write_bytes(b"half")
+    (out / "shards" / "00002.bin").unlink()
+    run(folder, out, shard="1/2")
+    assert leftover.exists()
+    run(folder, out, shard="2/2")
+    assert not leftover.exists()
+    run(folder, out, merge=True)
+    assert contents(out) == whole
+
+
+def test_slurm_array(folder, tmp_path, monkeypatch, caplog):
+    with pytest.raises(DataError, match="this is no job array"):
+        run(folder, tmp_path / "store", shard="slurm")
+    for name, value in (("ID", "12"), ("MIN", "10"), ("COUNT", "9")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with caplog.at_level(logging.INFO, "modist"):
+        run(folder, tmp_path / "store", shard="slurm")
+    assert "part 3 of 9 is done" in caplog.text
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_part_that_is_none(folder, tmp_path, shard):
+    with pytest.raises(DataError, match="give I/N with I from 1 to N"):
+        run(folder, tmp_path / "store", shard=shard)
+
+
+def test_part_with_other_options_is_refused(folder, tmp_path):
+    run(folder, tmp_path / "store", shard="1/2")
+    with pytest.raises(DataError, match=r"half made with another --jpeg-quality: it has 90, this command 80"):
+        run(folder, tmp_path / "store", shard="2/2", jpeg_quality=80)
+    with pytest.raises(DataError, match="pass one of the two"):
+        run(folder, tmp_path / "store", shard="2/2", merge=True)
+
+
+def test_list_gives_videos_and_labels(folder, tmp_path, caplog):
+    listing = tmp_path / "train.csv"
+    listing.write_text("path,label\nclass1/3.mp4,walk\nclass0/0.mp4,run\nclass0/99.mp4,run\n")
+    with caplog.at_level(logging.WARNING, "modist"):
+        run(listing, tmp_path / "store", root=folder)
+    store = Store.open(tmp_path / "store")
+    assert list(store.videos) == ["class0/0.mp4", "class1/3.mp4"]
+    assert list(store.labels) == ["run", "walk"]
+    assert "class0/99.mp4" in caplog.text
+
+
+def test_video_that_hangs_its_decoder_costs_itself(folder, tmp_path, caplog):
+    """A named pipe that nobody writes to: opening it never comes back."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("0.mp4", "2.mp4"):
+        (videos / name).symlink_to(folder / "class0" / name)
+    os.mkfifo(videos / "1.mp4")
+    with caplog.at_level(logging.WARNING, "modist"):
+        run(videos, tmp_path / "store", video_timeout=3.0)
+    store = Store.open(tmp_path / "store")
+    assert list(store.videos) == ["0.mp4", "2.mp4"]
+    rows = pq.read_table(tmp_path / "store" / "quarantine.parquet").to_pylist()
+    assert [(row["video"], row["reason"]) for row in rows] == [("1.mp4", "hung")]
+    assert "1.mp4 took longer than --video-timeout" in caplog.text
+
+
+def test_dry_run_names_the_stage_that_takes_longest(folder, tmp_path):
+    config = PrepareConfig(folder, tmp_path / "store", short_side=32, workers=1, dry_run=True)
+    expected = prepare(config, prepare_parts.slow_edges)  # 10 ms a frame for the edges
+    assert isinstance(expected, Estimate)
+    assert set(expected.stage_ms) == {"decode", "flow", "encode"}
+    assert expected.stage_ms["encode"] > 10
+    assert expected.bottleneck().startswith("encode, ")
+    assert "most of the time goes to encode" in str(expected)
+
+
+def test_stages_are_added_up_over_the_sample():
+    samples = [
+        Sample(1000, 10.0, 2.0, 500, 1.0, 10, {"decode": 0.2, "flow": 0.7}),
+        Sample(1000, 10.0, 2.0, 500, 1.0, 30, {"decode": 0.6, "flow": 0.1}),
+    ]
+    expected = extrapolate(samples, total_bytes=4000, num_workers=1)
+    assert expected.stage_ms == pytest.approx({"decode": 20.0, "flow": 20.0})
+
+
+def test_decoding_ahead_keeps_order_and_passes_errors():
+    assert list(ahead(iter(range(50)))) == list(range(50))
+
+    def faulty():
+        yield 1
+        raise ZeroDivisionError
+
+    items = ahead(faulty())
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(items)
+    stopped: Any = ahead(iter(range(10**9)))
+    assert next(stopped) == 0
+    stopped.close()  # its thread ends, though the items do not
+    assert "decode-ahead" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_hardware_flow_needs_a_gpu_and_its_graph_is_wired():
+    serialized = nvof_graph(4, None).serialize()
+    assert b"OpticalFlow" in serialized
+    if not torch.cuda.is_available():
+        with pytest.raises(DataError, match=r"--flow nvof .* torch sees none here"):
+            make_flow_estimator("nvof", None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_hardware_flow_of_a_known_shift():
+    first, second = (np.roll(moving_pictures(1, 0, 128, 128)[0], shift, axis=1) for shift in (0, 3))
+    (flow,) = make_flow_estimator("nvof", None)([first], [second])
+    inner = torch.as_tensor(flow)[16:-16, 16:-16].numpy(force=True)
+    assert np.median(inner[..., 0]) == pytest.approx(3.0, abs=0.5)
+    assert abs(np.median(inner[..., 1])) < 0.5
