@@ -93,7 +93,7 @@ def _module(name: str, distribution: str | None = None) -> str:
 
 
 def _libraries() -> str:
-    names = ("numpy", "rich", "safetensors", "tensorboard", "tyro", "matplotlib", "PIL")
+    names = ("numpy", "isal", "rich", "safetensors", "tensorboard", "tyro", "matplotlib", "PIL")
     missing = [name for name in names if not _can_import(name)]
     if missing:
         raise _Absent(f"no module {', '.join(missing)}")
@@ -248,6 +248,15 @@ def _cupy() -> str:
     return f"{cupy.__version__}, {cupy.cuda.runtime.getDeviceCount()} devices"
 
 
+def _torchcodec() -> str:
+    from modist_pipelines.frame_decoder import torchcodec_problem
+
+    found = _module("torchcodec")
+    if problem := torchcodec_problem():
+        raise _Wrong(f"{found}: {problem}")
+    return found
+
+
 def _raft() -> str:
     importlib.import_module("torchvision")
     from modist_pipelines.errors import DataError
@@ -286,6 +295,12 @@ PARTS = (
     _Part("nvtx", partial(_module, "nvtx"), "no named ranges in Nsight Systems", "pip install nvtx"),
     _Part("NVIDIA apex", _apex, "none today: the optimizers are torch's own fused ones", APEX_SOURCE),
     _Part("CuPy", _cupy, "no independent reference in GPU benchmarks", "pip install cupy-cuda13x"),
+    _Part(
+        "torchcodec",
+        _torchcodec,
+        "`--source video` on a CPU decodes by PyAV; training from a store needs neither",
+        "pip install torchcodec, and FFmpeg's shared libraries (such as apt install ffmpeg)",
+    ),
     _Part(
         "RAFT weights",
         _raft,

@@ -147,9 +147,8 @@ def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
-@cache
-def torchcodec_loads() -> bool:
-    """Whether torchcodec and the FFmpeg libraries that it needs are there; says once which decoder runs."""
+def torchcodec_problem() -> str | None:
+    """Why torchcodec cannot be used, in a line: it is not installed, or FFmpeg's libraries are not."""
     try:
         from torchcodec.decoders import VideoDecoder
 
@@ -157,7 +156,16 @@ def torchcodec_loads() -> bool:
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         if isinstance(error, ImportError | OSError) or "Could not load" in reason:
-            log.warning("raw videos are decoded by PyAV, since torchcodec does not load: %s", reason)
-            return False
-    log.info("raw videos are decoded by torchcodec, files that it misreads by PyAV")
-    return True
+            return reason
+    return None
+
+
+@cache
+def torchcodec_loads() -> bool:
+    """Whether torchcodec can be used; says once which decoder runs."""
+    problem = torchcodec_problem()
+    if problem is None:
+        log.info("raw videos are decoded by torchcodec, files that it misreads by PyAV")
+    else:
+        log.warning("raw videos are decoded by PyAV, since torchcodec does not load: %s", problem)
+    return problem is None

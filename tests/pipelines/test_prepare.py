@@ -434,7 +434,7 @@ def test_out_that_is_a_file(folder, tmp_path):
 
 
 def test_videos_that_are_no_folder(folder, tmp_path):
-    with pytest.raises(DataError, match=r"VIDEOS .* is a file"):
+    with pytest.raises(DataError, match=r"none of the 1 videos of .*labels\.csv"):  # a file is a list of videos
         run(folder / "labels.csv", tmp_path / "out")
     with pytest.raises(DataError, match=r"VIDEOS .* does not exist"):
         run(folder / "nothing", tmp_path / "out")
