@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
 from modist_pipelines.loader import ClipBatch
+from modist_profiling.budget import StepBudget
 from modist_profiling.spans import Spans
 
 log = logging.getLogger("modist")
@@ -115,8 +116,11 @@ class Recorder:
     still finite, and whether any rank was told to stop.
     """
 
-    def __init__(self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display) -> None:
+    def __init__(
+        self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display, budget: StepBudget
+    ) -> None:
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
+        self._budget = budget
         self._pending: tuple[dict[str, Any], list[str], Tensor] | None = None
         self._clock = time.perf_counter()
         self.stop_agreed = False
@@ -133,6 +137,7 @@ class Recorder:
         mean_over_ranks([mean])
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
+        spans = self._spans.take()
         row = {
             "step": batch.step + 1,
             "epoch": batch.epoch,
@@ -140,9 +145,13 @@ class Recorder:
             "seconds": seconds,
             "samples_per_s": self._batch_size / seconds,
             "data_wait": batch.data_wait / seconds,
-            "spans": self._spans.take(),
+            "spans": spans,
+            "loader_spans": batch.spans,
+            "queue_depth": batch.queue_depth,
             **batch.counters,
         }
+        phases = {"data wait": batch.data_wait, **spans}
+        self._budget.add(seconds, phases, batch.spans, batch.counters, batch.queue_depth)
         self.flush()
         self._pending = (row, list(mine), mean)
 

@@ -21,6 +21,7 @@ from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipLoader
 from modist_pipelines.source import ClipSource
+from modist_profiling.budget import StepBudget
 
 log = logging.getLogger("modist")
 
@@ -77,8 +78,9 @@ class Trainer:
         config = self.config
         run_log = RunLog(config.out, self.steps_done) if self.world.is_main else None
         saved_at = self.steps_done
+        budget = StepBudget(self.loader.source_name)
         with Display(self.last_step, self.steps_done, self.world.is_main) as display:
-            recorder = Recorder(config.batch_size, self.training_step.spans, run_log, display)
+            recorder = Recorder(config.batch_size, self.training_step.spans, run_log, display, budget)
             for batch in self.loader.iterate(self.steps_done, self.last_step):
                 rate = self._learning_rate()
                 figures = self.training_step(batch, rate)
@@ -95,6 +97,8 @@ class Trainer:
             self._save()
         if run_log is not None:
             run_log.close()
+            _write_json(config.out / "budget.json", budget.summary())
+            self._say(budget.table())
 
     def _learning_rate(self) -> float:
         return learning_rate(

@@ -154,6 +154,11 @@ class ClipLoader:
             )
         return videos
 
+    @property
+    def source_name(self) -> str:
+        """What the clips come from, in a word or two."""
+        return {"jpeg": "the store", "rgb": "raw videos"}[self._source.pixels]
+
     def describe(self) -> str:
         """What the loader draws from, and with how many hands."""
         rejected = (

@@ -115,6 +115,12 @@ def test_a_finished_run_leaves_all_its_parts(two_processes: Path) -> None:
     names = ("loss_visual", "loss_motion", "loss_visual_to_motion", "loss_motion_to_visual")
     assert row["loss"] == pytest.approx(sum(row[name] for name in names), rel=1e-5)
     assert {"epoch", "top1_visual", "samples_per_s", "data_wait"} <= row.keys()
+    assert row["frames_decoded"] == row["frames_used"] == 8 * 2 * (8 + 16)  # of rank 0's half of the batch
+    assert row["bytes_read"] == row["bytes_needed"] > 10_000
+    budget = json.loads((two_processes / "budget.json").read_text())
+    assert sum(phase["share"] for phase in budget["phases"].values()) == pytest.approx(1, abs=0.01)
+    assert {"data wait", "queries", "backward", "other"} <= budget["phases"].keys()
+    assert (budget["amplification"], budget["bytes_read_vs_needed"]) == (1.0, 1.0)
     config = json.loads((two_processes / "config.json").read_text())
     assert config["batch_size"] == 16
     assert config["objective"]["cross_negatives"] == "other"
