@@ -1,10 +1,8 @@
 """The loader: the plan's clips of each step, read, decoded and augmented ahead of the training step."""
 
 import logging
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +16,7 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.feed import ClipDecoder
 from modist_pipelines.graph import Kind
 from modist_pipelines.plan import PlanConfig, deal_keys, eligible_videos, subset_of, video_order
+from modist_pipelines.producer import Producer
 from modist_pipelines.reads import Job, ReadThreads
 from modist_pipelines.resources import default_prefetch, default_threads
 from modist_pipelines.source import ClipSource
@@ -124,7 +123,7 @@ class ClipLoader:
             for kind in self._kinds()
         }
         self._readers = ReadThreads(self._num_threads, read_patience, str(source.path))
-        self._running: _Producer | None = None
+        self._running: Producer[_Reads, ClipBatch] | None = None
 
     def _kinds(self) -> list[Kind]:
         return ["visual"] if self._plan.motion_input is None else ["visual", "motion"]
@@ -182,7 +181,7 @@ class ClipLoader:
             DataError: a read never came back, or nothing but damaged videos came.
         """
         self._stop()
-        self._running = producer = _Producer(self, start_step, end_step)
+        self._running = producer = Producer(range(start_step, end_step), self.submit_reads, self.decode, self._prefetch)
         try:
             for _ in range(start_step, end_step):
                 asked = time.perf_counter()
@@ -319,59 +318,11 @@ class _Reads:
     keys: list[int]
     jobs: dict[int, Job[VideoClips]]
 
+    def cancel(self) -> None:
+        for job in self.jobs.values():
+            job.cancel()
+
 
 def _samples(reads: _Reads, videos: dict[int, VideoClips]) -> list[dict[Kind, PlannedClip]]:
     queries = [videos[video].halves[False] for video in reads.queries]
     return queries + [videos[video].halves[True] for video in reads.keys]
-
-
-class _Producer:
-    """A thread that stays `prefetch` steps ahead of the consumer."""
-
-    def __init__(self, loader: ClipLoader, start_step: int, end_step: int) -> None:
-        self._loader, self._steps = loader, iter(range(start_step, end_step))
-        self._ready: queue.Queue[ClipBatch | BaseException] = queue.Queue(loader._prefetch)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
-        self._thread.start()
-
-    @property
-    def num_ready(self) -> int:
-        return self._ready.qsize()
-
-    def next(self) -> ClipBatch:
-        if self._stopping.is_set():
-            raise RuntimeError("the loader was closed, or iterates from another step since")
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        reads: deque[_Reads] = deque()
-        try:
-            while not self._stopping.is_set():
-                # Reading the next step overlaps decoding this one.
-                while len(reads) < 2 and (step := next(self._steps, None)) is not None:
-                    reads.append(self._loader.submit_reads(step))
-                if not reads:
-                    return
-                self._hand_over(self._loader.decode(reads.popleft(), self._stopping))
-        except BaseException as error:  # the consumer raises it
-            self._hand_over(error)
-        finally:
-            for read in reads:
-                for job in read.jobs.values():
-                    job.cancel()
-
-    def _hand_over(self, item: ClipBatch | BaseException) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return

@@ -202,7 +202,6 @@ def test_hardware_flow_needs_a_gpu_and_its_graph_is_wired():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_hardware_flow_of_a_known_shift():
     first, second = (np.roll(moving_pictures(1, 0, 128, 128)[0], shift, axis=1) for shift in (0, 3))
     (flow,) = make_flow_estimator("nvof", None)([first], [second])

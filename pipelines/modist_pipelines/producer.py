@@ -1,0 +1,88 @@
+"""A thread that makes steps ready ahead of whoever takes them."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+
+class Begun(Protocol):
+    """The first part of a step, which runs in the background."""
+
+    def cancel(self) -> None: ...
+
+
+Reads = TypeVar("Reads", bound=Begun)
+Batch = TypeVar("Batch")
+
+
+class Producer(Generic[Reads, Batch]):
+    """Begins and finishes steps in their order, and stays `depth` of them ahead.
+
+    Args:
+        steps: their numbers.
+        begin: starts the reading of a step and comes back at once.
+        finish: waits for the reading and makes the batch; gives up when the event that it gets is set.
+        depth: batches that wait to be taken.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[int],
+        begin: Callable[[int], Reads],
+        finish: Callable[[Reads, threading.Event], Batch],
+        depth: int,
+    ) -> None:
+        self._steps, self._begin, self._finish = iter(steps), begin, finish
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_ready(self) -> int:
+        return self._ready.qsize()
+
+    def next(self) -> Batch:
+        """The next batch, in order.
+
+        Raises:
+            RuntimeError: stopped.
+            Exception: what `begin` or `finish` raised.
+        """
+        if self._stopping.is_set():
+            raise RuntimeError("the loader was closed, or iterates from another step since")
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def stop(self) -> None:
+        """End the thread; what is not taken is lost."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        begun: deque[Reads] = deque()
+        try:
+            while not self._stopping.is_set():
+                # Reading the next step overlaps decoding this one.
+                while len(begun) < 2 and (step := next(self._steps, None)) is not None:
+                    begun.append(self._begin(step))
+                if not begun:
+                    return
+                self._hand_over(self._finish(begun.popleft(), self._stopping))
+        except BaseException as error:  # the consumer raises it
+            self._hand_over(error)
+        finally:
+            for reads in begun:
+                reads.cancel()
+
+    def _hand_over(self, item: Batch | BaseException) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
