@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from modist_profiling.device_monitor import gpu_handle
+
 
 def bind_near_gpu(device: torch.device) -> str:
     """Restrict this process to the cores of its GPU's NUMA node, as NVML names them.
@@ -32,15 +34,9 @@ def _cores_near(device: torch.device) -> set[int]:
 
     pynvml.nvmlInit()
     try:
-        # NVML counts all GPUs of the machine, torch those that CUDA_VISIBLE_DEVICES shows: the bus address is common.
-        handle = pynvml.nvmlDeviceGetHandleByPciBusId(_bus_address(device))
+        handle = gpu_handle(pynvml, device)
         num_words = -(-(os.cpu_count() or 1) // 64)
         words = pynvml.nvmlDeviceGetCpuAffinity(handle, num_words)
     finally:
         pynvml.nvmlShutdown()
     return {64 * index + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1}
-
-
-def _bus_address(device: torch.device) -> bytes:
-    gpu = torch.cuda.get_device_properties(device)
-    return f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0".encode()

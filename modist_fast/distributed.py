@@ -103,6 +103,14 @@ def leave_out(video_ids: Tensor, damaged: Tensor) -> Tensor:
     return agreed
 
 
+def gather_rows(row: list[float], device: torch.device) -> Tensor:
+    """(world, K) float64: every rank's list of K numbers. The result is on `device`, and may not be there yet."""
+    mine = torch.tensor([row], dtype=torch.float64).to(device, non_blocking=True)
+    rows = mine.new_empty(dist.get_world_size(), len(row))
+    dist.all_gather_single(rows, mine)
+    return rows
+
+
 @torch.no_grad()
 def mean_over_ranks(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in place, in one message."""

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from modist_fast.budget_keeper import BudgetKeeper
 from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
 from modist_pipelines.loader import ClipBatch
-from modist_profiling.budget import StepBudget
-from modist_profiling.spans import Spans
+from modist_profiling.spans import Spans, StepTimes
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
@@ -30,7 +31,7 @@ class RunLog:
 
     def __init__(self, out: Path, start_step: int) -> None:
         path = out / "metrics.jsonl"
-        _drop_lines_after(path, start_step)
+        drop_lines_after(path, start_step)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
 
@@ -47,7 +48,7 @@ class RunLog:
         self._board.close()
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def drop_lines_after(path: Path, step: int) -> None:
     """Forget the steps that a resumed run takes again, and a last line that a kill cut short."""
     if not path.exists():
         return
@@ -58,7 +59,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a last line without its newline is one that a kill cut short."""
+    """The whole lines of metrics.jsonl or budget.jsonl; a last one without its newline is one that a kill cut short."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
@@ -109,6 +110,21 @@ class Display:
             log.info("step %d/%d  %s  ETA %d:%02d", row["step"], self._num_steps, figures, eta // 60, eta % 60)
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A step that was launched, and may not be over yet."""
+
+    row: dict[str, Any]
+    names: list[str]
+    mean: Tensor
+    """Figures, averaged over the ranks; on the device."""
+    times: StepTimes
+    data_wait: float
+    """Seconds that the host waited for the step's clips."""
+    background: dict[str, float]
+    counters: dict[str, int]
+
+
 class Recorder:
     """Turns the figures of a step into its line, one step late: the host never waits for the step it launched.
 
@@ -117,11 +133,11 @@ class Recorder:
     """
 
     def __init__(
-        self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display, budget: StepBudget
+        self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display, budget: BudgetKeeper
     ) -> None:
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
-        self._pending: tuple[dict[str, Any], list[str], Tensor] | None = None
+        self._pending: _Pending | None = None
         self._clock = time.perf_counter()
         self.stop_agreed = False
 
@@ -131,42 +147,52 @@ class Recorder:
         Raises:
             ConfigError: the loss of the step before was not finite.
         """
-        device = next(iter(figures.values())).device
-        mine = {"stop": torch.tensor(float(stop), device=device), **figures}
-        mean = torch.stack(list(mine.values()))
-        mean_over_ranks([mean])
+        with self._spans("log"):
+            device = next(iter(figures.values())).device
+            mine = {"stop": torch.tensor(float(stop), device=device), **figures}
+            mean = torch.stack(list(mine.values()))
+            mean_over_ranks([mean])
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        spans = self._spans.take()
         row = {
             "step": batch.step + 1,
             "epoch": batch.epoch,
             "lr": learning_rate,
             "seconds": seconds,
             "samples_per_s": self._batch_size / seconds,
-            "data_wait": batch.data_wait / seconds,
-            "spans": spans,
             "loader_spans": batch.spans,
             "queue_depth": batch.queue_depth,
             **batch.counters,
         }
-        phases = {"data wait": batch.data_wait, **spans}
-        self._budget.add(seconds, phases, batch.spans, batch.counters, batch.queue_depth)
+        times = self._spans.take()
+        launched = _Pending(row, list(mine), mean, times, batch.data_wait, batch.spans, batch.counters)
         self.flush()
-        self._pending = (row, list(mine), mean)
+        self._pending = launched
 
     def flush(self) -> None:
         """Write the line that is due; waits for the device."""
         if self._pending is None:
             return
-        (row, names, mean), self._pending = self._pending, None
-        row |= dict(zip(names, mean.tolist(), strict=True))
-        self.stop_agreed = row.pop("stop") > 0
-        if not math.isfinite(row["loss"]):
-            raise ConfigError(
-                f"the loss became {row['loss']} at step {row['step']}, on one rank or more. Checkpoints are from "
-                "before. Lower --optim.lr, lengthen --optim.warmup-epochs, or try --precision fp32."
+        step, self._pending = self._pending, None
+        with self._spans("log"):
+            row = step.row | dict(zip(step.names, step.mean.tolist(), strict=True))
+            self.stop_agreed = row.pop("stop") > 0
+            if not math.isfinite(row["loss"]):
+                raise ConfigError(
+                    f"the loss became {row['loss']} at step {row['step']}, on one rank or more. Checkpoints are from "
+                    "before. Lower --optim.lr, lengthen --optim.warmup-epochs, or try --precision fp32."
+                )
+            data_wait, spans = step.times.data_wait(step.data_wait), step.times.seconds()
+            row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}
+            if self._log is not None:
+                self._log.write(row)
+            self._display.update(row)
+            self._budget.add(
+                row["step"],
+                row["seconds"],
+                {"data_wait": data_wait, **spans},
+                step.background,
+                step.counters | {"videos_damaged": round(row["videos_damaged"])},
+                launch=step.times.host_seconds,
+                ready=row["queue_depth"],
             )
-        if self._log is not None:
-            self._log.write(row)
-        self._display.update(row)

@@ -4,18 +4,20 @@ import logging
 from contextlib import nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, gather_keys, leave_out
-from modist_fast.health import retrieval, spread
+from modist_fast.health import bank_health, retrieval, spread, uniformity
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist, share_statistics
 from modist_fast.precision import resolve_precision
 from modist_pipelines.loader import ClipBatch
-from modist_profiling.spans import Spans
+from modist_profiling.spans import Spans, clock_of
 
 log = logging.getLogger("modist")
 
@@ -33,7 +35,7 @@ class TrainingStep:
 
     def __init__(self, config: TrainConfig, world: World) -> None:
         self.config, self.world = config, world
-        self.spans = Spans()
+        self.spans = Spans(clock_of(world.device))
         self.dtype, reason = resolve_precision(config.precision, world.device)
         if world.is_main:
             log.info("precision %s", reason)
@@ -52,6 +54,7 @@ class TrainingStep:
             # DDP learns a static graph from its first backward, which must not be one without synchronization.
             static_graph=config.batch_size == config.group_size * world.size,
         )
+        self.online.register_comm_hook(self.spans, _average_gradients)
 
     def __call__(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
         """Momentum update, keys, queries, loss, gradients, weights, banks; in this order.
@@ -60,11 +63,12 @@ class TrainingStep:
             Named () float32 figures of this rank, still on the device.
         """
         spans, device = self.spans, self.world.device
-        video_ids = leave_out(
-            torch.from_numpy(batch.video_ids).to(device, non_blocking=True),
-            torch.from_numpy(batch.damaged).to(device, non_blocking=True),
-        )
-        deal = torch.from_numpy(batch.deal).to(device, non_blocking=True)
+        with spans("copy"):
+            video_ids = torch.from_numpy(batch.video_ids).to(device, non_blocking=True)
+            damaged = torch.from_numpy(batch.damaged).to(device, non_blocking=True)
+            deal = torch.from_numpy(batch.deal).to(device, non_blocking=True)
+        with spans("gather"):
+            video_ids = leave_out(video_ids, damaged)
         with spans("momentum"):
             self.model.update_momentum(self.config.objective.key_momentum)
         with spans("keys"):
@@ -74,9 +78,12 @@ class TrainingStep:
         figures = self._accumulate_gradients(batch, keys, video_ids)
         with spans("optimizer"):
             self._update_weights(learning_rate)
+        with spans("log"):
+            figures |= spread(keys) | uniformity(keys) | bank_health(self.model.bank, video_ids)
+            figures["videos_damaged"] = (video_ids < 0).sum().float()
         with spans("enqueue"):
             self.model.bank.enqueue(keys, video_ids)
-        return figures | spread(keys) | {"videos_damaged": (video_ids < 0).sum().float()}
+        return figures
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -116,7 +123,8 @@ class TrainingStep:
                     )
                 with self.spans("backward"):
                     self.scaler.scale(terms.loss / len(groups)).backward()
-            figures.append(_figures(terms) | retrieval(queries.detach(), keys, mine.start))
+            with self.spans("log"):
+                figures.append(_figures(terms) | retrieval(queries.detach(), keys, mine.start))
         return {name: torch.stack([group[name] for group in figures]).mean() for name in figures[0]}
 
     def _update_weights(self, learning_rate: float) -> None:
@@ -125,6 +133,12 @@ class TrainingStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of DDP's buckets
+
+
+def _average_gradients(spans: Spans, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP's communication hook: its usual average. Once the last bucket is off, backward only waits for it."""
+    spans.rest_is("all_reduce")
+    return allreduce_hook(None, bucket)  # pyright: ignore[reportArgumentType], None is the default group
 
 
 def _figures(terms: LossTerms) -> dict[str, Tensor]:

@@ -10,18 +10,19 @@ import torch
 
 from modist_fast import checkpoint
 from modist_fast.affinity import bind_near_gpu
+from modist_fast.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
 from modist_fast.environment import environment, git_revision
 from modist_fast.errors import ConfigError
 from modist_fast.export import export_backbone
-from modist_fast.metrics import Display, Recorder, RunLog
+from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
 from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipLoader
 from modist_pipelines.source import ClipSource
-from modist_profiling.budget import StepBudget
+from modist_profiling.spans import annotate
 
 log = logging.getLogger("modist")
 
@@ -51,6 +52,7 @@ class Trainer:
             prefetch=config.loader.prefetch,
             read_patience=config.loader.read_patience,
             subset=config.clips.subset,
+            annotate=annotate,
         )
         self._say(self.loader.describe())
         self.num_steps = config.epochs * self.loader.steps_per_epoch
@@ -78,7 +80,7 @@ class Trainer:
         config = self.config
         run_log = RunLog(config.out, self.steps_done) if self.world.is_main else None
         saved_at = self.steps_done
-        budget = StepBudget(self.loader.source_name)
+        budget = self._budget()
         with Display(self.last_step, self.steps_done, self.world.is_main) as display:
             recorder = Recorder(config.batch_size, self.training_step.spans, run_log, display, budget)
             for batch in self.loader.iterate(self.steps_done, self.last_step):
@@ -97,8 +99,15 @@ class Trainer:
             self._save()
         if run_log is not None:
             run_log.close()
-            _write_json(config.out / "budget.json", budget.summary())
-            self._say(budget.table())
+        self._say(describe(budget.close()))
+
+    def _budget(self) -> BudgetKeeper:
+        if self.world.is_main:
+            drop_lines_after(self.config.out / "budget.jsonl", self.steps_done)
+        rejected = self.loader.rejected_windows if self.config.objective.motion else None
+        dtype = self.training_step.dtype
+        facts = facts_of(self.config, self.world, dtype, self.loader.source_name, rejected)
+        return BudgetKeeper(self.world, facts, self.config.out)
 
     def _learning_rate(self) -> float:
         return learning_rate(

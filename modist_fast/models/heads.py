@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,9 +37,7 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) to (B, C) float32 unit vectors.
 
-        The norm is taken in float32 whatever autocast says: the loss divides by a temperature of a tenth, which
-        multiplies every rounding error by ten.
+        The norm is taken in float32, which autocast leaves alone: the loss divides by a temperature of a tenth,
+        which multiplies every rounding error by ten.
         """
-        embeddings = self.layers(features)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return F.normalize(embeddings.float(), dim=1)
+        return F.normalize(self.layers(features).float(), dim=1)

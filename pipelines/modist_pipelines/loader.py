@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -75,6 +76,7 @@ class ClipLoader:
         prefetch: steps made ready ahead; 0 takes what the free memory allows, up to 4.
         read_patience: seconds after which a read that has not come back is begun again beside the first.
         subset: train on that many videos, drawn by the seed.
+        annotate: shows the background work, "read" and "decode", to profilers: a context manager of a name.
 
     Attributes:
         steps_per_epoch: whole batches; the remainder of the videos waits for another epoch's order.
@@ -99,8 +101,10 @@ class ClipLoader:
         prefetch: int = 0,
         read_patience: float = 60.0,
         subset: int | None = None,
+        annotate: Callable[[str], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         assert batch_size % world_size == 0
+        self._annotate = annotate
         self._source, self._plan, self._seed = source, plan, seed
         self._batch_size, self._num_local, self._rank = batch_size, batch_size // world_size, rank
         self._shuffle_keys = shuffle_keys
@@ -230,8 +234,11 @@ class ClipLoader:
         return _Reads(step, epoch, videos.astype(np.int32), deal, queries, keys, jobs)
 
     def _submit(self, epoch: int, video: int, halves: Sequence[bool]) -> Job[VideoClips]:
-        source, plan, seed = self._source, self._plan, self._seed
-        return self._readers.submit(source.videos[video], lambda: read_clips(source, plan, seed, epoch, video, halves))
+        def read() -> VideoClips:
+            with self._annotate("read"):
+                return read_clips(self._source, self._plan, self._seed, epoch, video, halves)
+
+        return self._readers.submit(self._source.videos[video], read)
 
     def wait_for(self, reads: "_Reads", given_up: threading.Event) -> list[dict[Kind, PlannedClip]]:
         """The clips of a step as they were read: this process's queries, then its keys."""
@@ -255,7 +262,8 @@ class ClipLoader:
         sample_of = np.concatenate([positions, reads.deal[positions]])
         damaged = np.zeros(self._batch_size, bool)
         for kind, decoder in self._decoders.items():
-            tensor, blank = decoder.decode([sample[kind] for sample in samples])
+            with self._annotate("decode"):
+                tensor, blank = decoder.decode([sample[kind] for sample in samples])
             tensors[kind] = tensor.split(self._num_local)
             damaged[sample_of[sorted(blank)]] = True
         self._note_damage(reads, videos, damaged)

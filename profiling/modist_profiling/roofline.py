@@ -44,7 +44,7 @@ def roofline(device: torch.device) -> Roofline:
         if key in name:
             return Roofline(name, bandwidth, compute, "data sheet")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    return Roofline(name, _copy_bandwidth(device), _matmul_rate(device, dtype), "measured copy and matrix product")
+    return Roofline(name, _copy_bandwidth(device), matmul_rate(device, dtype), "measured copy and matrix product")
 
 
 def _best_seconds(run, device: torch.device, repeats: int = 7) -> float:
@@ -64,7 +64,8 @@ def _copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device) / 1e9
 
 
-def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """TFLOP/s of a square matrix product, the best of a few: a tenth of a second."""
     size = 4096 if device.type == "cuda" else 768
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / _best_seconds(lambda: a @ b, device) / 1e12

@@ -1,0 +1,96 @@
+"""The verdict on real runs, with one of their parts made slow: it must name that part."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modist_fast.metrics import read_metrics
+from modist_profiling.budget import PHASES
+from tests.fast.launching import REPOSITORY
+
+SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]
+SMALL += ["--group-size", 4, "--objective.bank-size", 64, "--max-steps", 12]
+PLANTED = Path(__file__).with_name("planted.py")
+
+
+def budget_of(run: Path, store: Path, fault: str, *more: object, rank: int = -1, processes: int = 1) -> dict[str, Any]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, PLANTED, fault, rank, *SMALL, "--store", store, "--out", run, *more]
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    budget = json.loads((run / "budget.json").read_text())
+    assert budget["verdict"] in done.stderr
+    return budget
+
+
+@pytest.mark.parametrize("stage", ["read", "plan", "decode"])
+def test_slow_data_is_called_by_its_stage(demo_store: Path, tmp_path: Path, stage: str) -> None:
+    budget = budget_of(tmp_path / "run", demo_store, stage)
+    assert budget["bottleneck"] == stage
+    assert budget["verdict"].startswith(f"{stage}-bound: {100 * budget['phases']['data_wait']['share']:.0f} % of the")
+
+
+def test_tiny_batch(demo_store: Path, tmp_path: Path) -> None:
+    tiny = ["--batch-size", 2, "--group-size", 2, "--objective.no-shuffle-bn"]
+    budget = budget_of(tmp_path / "run", demo_store, "none", *tiny)
+    assert budget["bottleneck"] == "overhead"
+    assert "raise --batch-size" in budget["verdict"]
+
+
+def test_heavy_checkpoint(demo_store: Path, tmp_path: Path) -> None:
+    heavy = ["--checkpoint.every", 1, "--objective.bank-size", 65536]
+    budget = budget_of(tmp_path / "run", demo_store, "none", *heavy)
+    assert budget["bottleneck"] == "checkpoint"
+    assert budget["verdict"].endswith("raise --checkpoint.every")
+
+
+def test_slow_log(demo_store: Path, tmp_path: Path) -> None:
+    assert budget_of(tmp_path / "run", demo_store, "log")["bottleneck"] == "log"
+
+
+def test_slow_gradients(demo_store: Path, tmp_path: Path) -> None:
+    budget = budget_of(tmp_path / "run", demo_store, "all_reduce", processes=2)
+    assert budget["bottleneck"] == "communication"
+    assert budget["straggler"] is None
+    share = {name: phase["share"] for name, phase in budget["phases"].items()}
+    assert share["all_reduce"] == max(share.values()), "the wait belongs to the gradients, not to backward"
+
+
+@pytest.mark.parametrize(("fault", "phase"), [("momentum", "momentum"), ("decode", "data_wait")])
+def test_slow_rank_is_named(demo_store: Path, tmp_path: Path, fault: str, phase: str) -> None:
+    budget = budget_of(tmp_path / "run", demo_store, fault, rank=1, processes=2)
+    assert budget["bottleneck"] == "straggler"
+    assert (budget["straggler"]["rank"], budget["straggler"]["phase"]) == (1, phase)
+    assert "rank 1 takes" in budget["verdict"]
+
+
+def test_nothing_planted(demo_store: Path, tmp_path: Path) -> None:
+    """The nets decide, every phase is there, and the phases make up the step on each rank."""
+    run = tmp_path / "run"
+    budget = budget_of(run, demo_store, "none", "--model.visual-width", 16, "--clips.crop-size", 56)
+    assert budget["bottleneck"] == "compute"
+    lines = read_metrics(run / "budget.jsonl")
+    assert [line["num_steps"] for line in lines] == [3, 9]
+    assert lines[-1]["step"] == 12
+    for line in lines:
+        assert set(line["phases"]) == {*PHASES, "other"}
+        for rank, seconds in enumerate(line["seconds"]):
+            assert sum(values[rank] for values in line["phases"].values()) == pytest.approx(seconds)
+    steps = read_metrics(run / "metrics.jsonl")
+    assert sum(row["seconds"] for row in steps[3:]) == pytest.approx(lines[-1]["seconds"][0])
+    for name in ("momentum", "keys", "gather", "queries", "loss", "backward", "all_reduce", "optimizer", "enqueue"):
+        assert sum(row["spans"][name] for row in steps[3:]) == pytest.approx(lines[-1]["phases"][name][0])
+        assert lines[-1]["phases"][name][0] > 0
