@@ -110,7 +110,7 @@ class RunBudget:
 
     def add(self, step: int, window: Sequence[Sequence[float]]) -> dict[str, Any]:
         """Take in a window that ended with `step`, as (ranks, `COLUMNS`); returns its line for RUN/budget.jsonl."""
-        ranks = [dict(zip(COLUMNS, values, strict=True)) for values in window]
+        ranks: list[dict[str, float]] = [dict(zip(COLUMNS, values, strict=True)) for values in window]
         target, self._seen_warm_up = (self._ranks if self._seen_warm_up else self._warm_up), True
         for total, peak, values in zip(target, self._peaks, ranks, strict=True):
             total.update({name: values[name] for name in _SUMS})
