@@ -25,6 +25,7 @@ _FREE = (
     "resume",
     "loader",
     "checkpoint",
+    "profile",
 )
 
 

@@ -55,6 +55,22 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    """What to record of a few steps, into OUT/profile. Off, it costs nothing; on, these steps are slower."""
+
+    trace: bool = False
+    """torch.profiler's trace of each rank, loader threads included; open trace-rankR.json.gz in ui.perfetto.dev."""
+    memory: bool = False
+    """A GPU's allocations with their stacks; drop memory-rankR.pickle on pytorch.org/memory_viz."""
+    cuda_window: bool = False
+    """Call cudaProfilerStart and Stop around the steps, for nsys and ncu: see profiling/nsys_pretrain.sh."""
+    start: int = 10
+    """Steps of this process before the first that is recorded."""
+    steps: int = 5
+    """How many."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Pre-train MoDist on a store made by launch/prepare.py, or on raw videos."""
 
@@ -90,6 +106,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def plan(self, grid: int) -> PlanConfig:
         """The rule by which clips are drawn from a store on this grid."""
@@ -130,6 +147,11 @@ def check(config: TrainConfig, world_size: int) -> None:
     if min(batch, group, config.objective.bank_size, config.checkpoint.every) < 1:
         raise ConfigError(
             "--batch-size, --group-size, --objective.bank-size and --checkpoint.every must be at least 1."
+        )
+    if min(config.profile.start, config.profile.steps - 1) < 0:
+        raise ConfigError(
+            f"--profile.start {config.profile.start} --profile.steps {config.profile.steps}: no step is recorded. "
+            "start counts from 0, steps from 1."
         )
     if batch % (group * world_size):
         raise ConfigError(

@@ -123,6 +123,7 @@ class _Pending:
     """Seconds that the host waited for the step's clips."""
     background: dict[str, float]
     counters: dict[str, int]
+    in_budget: bool
 
 
 class Recorder:
@@ -141,8 +142,17 @@ class Recorder:
         self._clock = time.perf_counter()
         self.stop_agreed = False
 
-    def push(self, batch: ClipBatch, learning_rate: float, figures: dict[str, Tensor], stop: bool) -> None:
+    def push(
+        self, batch: ClipBatch, learning_rate: float, figures: dict[str, Tensor], stop: bool, in_budget: bool = True
+    ) -> None:
         """Take in the step just launched, and write the line of the one before.
+
+        Args:
+            batch: its clips.
+            learning_rate: that it took.
+            figures: that it returned.
+            stop: whether this process was told to stop.
+            in_budget: False for a step that a profiler made slower.
 
         Raises:
             ConfigError: the loss of the step before was not finite.
@@ -165,7 +175,7 @@ class Recorder:
             **batch.counters,
         }
         times = self._spans.take()
-        launched = _Pending(row, list(mine), mean, times, batch.data_wait, batch.spans, batch.counters)
+        launched = _Pending(row, list(mine), mean, times, batch.data_wait, batch.spans, batch.counters, in_budget)
         self.flush()
         self._pending = launched
 
@@ -187,6 +197,8 @@ class Recorder:
             if self._log is not None:
                 self._log.write(row)
             self._display.update(row)
+            if not step.in_budget:
+                return
             self._budget.add(
                 row["step"],
                 row["seconds"],

@@ -22,6 +22,7 @@ from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipLoader
 from modist_pipelines.source import ClipSource
+from modist_profiling.profiler import StepProfiler
 from modist_profiling.spans import annotate
 
 log = logging.getLogger("modist")
@@ -81,25 +82,42 @@ class Trainer:
         run_log = RunLog(config.out, self.steps_done) if self.world.is_main else None
         saved_at = self.steps_done
         budget = self._budget()
+        profiler = self._profiler()
         with Display(self.last_step, self.steps_done, self.world.is_main) as display:
             recorder = Recorder(config.batch_size, self.training_step.spans, run_log, display, budget)
             for batch in self.loader.iterate(self.steps_done, self.last_step):
-                rate = self._learning_rate()
-                figures = self.training_step(batch, rate)
-                self.steps_done += 1
-                recorder.push(batch, rate, figures, self._stop_requested)
-                if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                    recorder.flush()  # a loss that is not finite must not reach a checkpoint
-                    self._save()
-                    saved_at = self.steps_done
+                profiler.step()
+                with annotate("step"):
+                    rate = self._learning_rate()
+                    figures = self.training_step(batch, rate)
+                    self.steps_done += 1
+                    recorder.push(batch, rate, figures, self._stop_requested, not profiler.disturbs)
+                    if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
+                        recorder.flush()  # a loss that is not finite must not reach a checkpoint
+                        self._save()
+                        saved_at = self.steps_done
                 if recorder.stop_agreed:
                     break
             recorder.flush()
+            profiler.close()
         if saved_at != self.steps_done:
             self._save()
         if run_log is not None:
             run_log.close()
         self._say(describe(budget.close()))
+
+    def _profiler(self) -> StepProfiler:
+        options = self.config.profile
+        return StepProfiler(
+            self.config.out / "profile",
+            self.world.rank,
+            self.world.device,
+            first=options.start,
+            num_steps=options.steps,
+            trace=options.trace,
+            memory=options.memory,
+            cuda_window=options.cuda_window,
+        )
 
     def _budget(self) -> BudgetKeeper:
         if self.world.is_main:

@@ -76,7 +76,7 @@ class ClipLoader:
         prefetch: steps made ready ahead; 0 takes what the free memory allows, up to 4.
         read_patience: seconds after which a read that has not come back is begun again beside the first.
         subset: train on that many videos, drawn by the seed.
-        annotate: shows the background work, "read" and "decode", to profilers: a context manager of a name.
+        annotate: shows waits and background work to profilers: a context manager of a name.
 
     Attributes:
         steps_per_epoch: whole batches; the remainder of the videos waits for another epoch's order.
@@ -190,7 +190,8 @@ class ClipLoader:
             for _ in range(start_step, end_step):
                 asked = time.perf_counter()
                 depth = producer.num_ready
-                batch = producer.next()
+                with self._annotate("data_wait"):
+                    batch = producer.next()
                 yield replace(batch, data_wait=time.perf_counter() - asked, queue_depth=depth)
         finally:
             producer.stop()

@@ -189,6 +189,16 @@ def _other(rank: Mapping[str, float]) -> float:
     return max(0.0, rank["seconds"] - sum(rank[name] for name in PHASES))
 
 
+def phase_lines(phases: Mapping[str, Any]) -> list[str]:
+    """A line for each phase, the longest first; with several ranks, from the shortest time of any to the longest."""
+    lines = []
+    for name, phase in sorted(phases.items(), key=lambda item: -item[1]["share"]):
+        by_rank = [1e3 * seconds for seconds in phase["by_rank"]]
+        spread = f"   {min(by_rank):.1f} to {max(by_rank):.1f}" if len(by_rank) > 1 else ""
+        lines.append(f"  {name:12} {1e3 * phase['seconds']:9.1f} ms {100 * phase['share']:6.1f} %{spread}")
+    return lines
+
+
 def table(summary: Mapping[str, Any]) -> str:
     """A summary for people; "" for an empty one."""
     if not summary:
@@ -198,11 +208,7 @@ def table(summary: Mapping[str, Any]) -> str:
         f"step budget over {summary['num_steps']} steps{ranks}: {1e3 * summary['seconds_per_step']:.1f} ms a step, "
         f"{summary['samples_per_s']:.1f} samples/s, {summary['clips_per_s']:.1f} clips/s"
     ]
-    for name, phase in sorted(summary["phases"].items(), key=lambda item: -item[1]["share"]):
-        spread = ""
-        if summary["world_size"] > 1:
-            spread = f"   {1e3 * min(phase['by_rank']):.1f} to {1e3 * max(phase['by_rank']):.1f}"
-        lines.append(f"  {name:12} {1e3 * phase['seconds']:9.1f} ms {100 * phase['share']:6.1f} %{spread}")
+    lines += phase_lines(summary["phases"])
     behind = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in summary["background"].items())
     flops, memory, data = summary["flops"], summary["memory"], summary["data"]
     lines.append(f"  behind it, on this process's threads: {behind}")
