@@ -143,11 +143,9 @@ def build_visual(arch: Arch, width: int = 64) -> ResNet:
 def build_motion(arch: Arch, width: int = 8) -> ResNet:
     """The motion pathway: (B, 1, T, H, W) to (B, 256 or 64 at width 8), no convolution over time.
 
-    The paper replicates the one-channel map three times. A convolution of three equal channels is one of the
-    summed kernels on one channel, so that is what conv1 holds; the sum of three independent kernels has three
-    times their variance, hence the factor √3 on its initial weights.
+    The paper replicates the one-channel map three times. A convolution of three equal channels is one of the summed
+    kernels on one channel, so that is what conv1 holds. It is initialized, and learns, as any other layer: the sum of
+    the three kernels would begin √3 times as large and take steps three times as large, and the batch norm behind it
+    makes just that the same as this.
     """
-    net = ResNet(arch, in_channels=1, width=width, temporal_kernels=_MOTION_KERNELS)
-    with torch.no_grad():
-        net.stem.weight.mul_(3**0.5)
-    return net
+    return ResNet(arch, in_channels=1, width=width, temporal_kernels=_MOTION_KERNELS)

@@ -151,22 +151,27 @@ def test_one_channel_conv1_is_the_three_channel_one_on_the_replicated_map():
         torch.testing.assert_close(one(maps), three(maps.expand(-1, 3, -1, -1, -1)), rtol=0, atol=1e-14)
 
 
-def test_initial_variance_of_the_motion_conv1():
-    """Its outputs vary as those of a kaiming convolution of three equal channels do."""
+def test_motion_conv1_learns_as_one_of_three_equal_channels():
+    """Trained by the recipe's optimizer, it stays the three-channel one's summed kernels over √3, behind batch norm."""
     torch.manual_seed(0)
-    maps = torch.rand(1, 1, 2, 32, 32)
-    width = 1024  # so many output channels are as many independent draws
+    three = nn.Conv3d(3, 8, (1, 7, 7), stride=2, padding=(0, 3, 3), bias=False, dtype=torch.float64)
+    one = build_motion("r18").double().stem
     with torch.no_grad():
-        one = build_motion("r18", 8).stem  # the function under test, at its own width, for its standard deviation
+        nn.init.kaiming_normal_(three.weight, mode="fan_out")
         fan_out = 8 * 49
-        assert one.weight.std().item() == pytest.approx((3 * 2 / fan_out) ** 0.5, rel=0.1)
-
-        three = nn.Conv3d(3, width, (1, 7, 7), stride=2, padding=(0, 3, 3), bias=False)
-        nn.init.normal_(three.weight, std=(2 / fan_out) ** 0.5)
-        summed = three(maps.expand(-1, 3, -1, -1, -1))
-        folded = torch.cat([build_motion("r18", 8).stem(maps) for _ in range(width // 8)], dim=1)
-    # The relative standard error of a variance of n normal numbers is sqrt(2 / n): 4.4 % each.
-    assert folded[0, :, 0, 8, 8].var().item() == pytest.approx(summed[0, :, 0, 8, 8].var().item(), rel=4 * 0.063)
+        assert one.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+        one.weight.copy_(three.weight.sum(dim=1, keepdim=True) / 3**0.5)
+    start = one.weight.detach().clone()
+    maps = torch.rand(2, 1, 2, 20, 22, dtype=torch.float64)
+    for conv, clip in ((one, maps), (three, maps.expand(-1, 3, -1, -1, -1))):
+        norm = nn.BatchNorm3d(8, eps=0.0, dtype=torch.float64)  # eps is what tells the two scales apart
+        sgd = torch.optim.SGD(conv.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2)
+        for _ in range(5):
+            sgd.zero_grad()
+            norm(conv(clip)).sin().square().mean().backward()
+            sgd.step()
+    assert (one.weight - start).norm() > 0.01 * start.norm()
+    torch.testing.assert_close(one.weight, three.weight.sum(dim=1, keepdim=True) / 3**0.5, rtol=0, atol=1e-12)
 
 
 def scramble(module: nn.Module) -> None:
