@@ -1,7 +1,7 @@
 """What keeping the step budget costs: python profiling/bench_budget.py RUN [--groups N]
 
-Goes through the spans of a step with nothing inside, many times, and through the sums made of them, and sets that against
-the steps of a finished run. The messages of twenty steps' windows, a few hundred bytes, are not in it.
+Goes through the spans of a step with nothing inside, many times, and through the sums made of them, and sets that
+against the steps of a finished run. The message of each window, a few hundred bytes in twenty steps, is not in it.
 """
 
 import argparse

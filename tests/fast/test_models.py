@@ -164,7 +164,7 @@ def test_motion_conv1_learns_as_one_of_three_equal_channels():
     start = one.weight.detach().clone()
     maps = torch.rand(2, 1, 2, 20, 22, dtype=torch.float64)
     for conv, clip in ((one, maps), (three, maps.expand(-1, 3, -1, -1, -1))):
-        norm = nn.BatchNorm3d(8, eps=0.0, dtype=torch.float64)  # eps is what tells the two scales apart
+        norm = nn.BatchNorm3d(8, eps=1e-30, dtype=torch.float64)  # eps is what tells the two scales apart
         sgd = torch.optim.SGD(conv.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2)
         for _ in range(5):
             sgd.zero_grad()
