@@ -80,6 +80,22 @@ class Block(nn.Module):
         return self.relu(self.residual(x).add_(shortcut))
 
 
+class FramePool(nn.Module):
+    """1×3² max pooling, stride 2 in space: 2D pooling of each frame, on views where channels are last.
+
+    On a CPU 3D pooling has no kernel for channels last, and autocast would have it, and all of res2, in float32.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, C, T, H / 2, W / 2)."""
+        frames = x.transpose(1, 2)
+        return self.pool(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
 class ResNet(nn.Module):
     """Clips in, pooled features out.
 
@@ -98,7 +114,7 @@ class ResNet(nn.Module):
         )
         self.stem_norm = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.pool = FramePool()
         design = _ARCHITECTURES[arch]
         channels = width
         stages = OrderedDict()
