@@ -10,6 +10,7 @@ import torch
 
 from modist_fast import checkpoint
 from modist_fast.affinity import bind_near_gpu
+from modist_fast.allocator import keep_freed_memory
 from modist_fast.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
@@ -39,7 +40,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, world: World, source: ClipSource) -> None:
         self.config, self.world, self.source = config, world, source
-        self._say(f"CPU: {bind_near_gpu(world.device)}")
+        self._say(f"CPU: {bind_near_gpu(world.device)}; memory: {keep_freed_memory(world.device)}")
         self.loader = ClipLoader(
             source,
             config.plan(source.grid),
