@@ -1,7 +1,6 @@
 """Keeps the step budget of a run: gathers the ranks' windows, writes RUN/budget.jsonl and RUN/budget.json."""
 
 import json
-import resource
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from modist_fast.pathways import Pathways
 from modist_profiling.budget import RankBudget, RunBudget, RunFacts, table
 from modist_profiling.device_monitor import DeviceMonitor
 from modist_profiling.flops import count_flops, peak_flops
+from modist_profiling.memory import peak_memory
 from modist_profiling.verdict import verdict
 
 
@@ -39,10 +39,8 @@ class BudgetKeeper:
         self._step = 0
 
     def memory(self) -> dict[str, float]:
-        """Most memory that this process held so far, in MB: of the host, and of the device as torch allocates it."""
-        device = self._world.device
-        allocated = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
-        return {"host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "device_mb": allocated}
+        """See `peak_memory`."""
+        return peak_memory(self._world.device)
 
     def add(
         self,

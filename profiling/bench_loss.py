@@ -35,10 +35,9 @@ from modist_profiling.benchmark import (
     write_json,
 )
 from modist_profiling.roofline import Roofline, roofline
+from plain_step import TERMS, moco_loss
 
 TEMPERATURE = 0.1
-# (query, positive key, bank) of visual, motion, visual_to_motion, motion_to_visual; negatives of the query's modality
-TERMS = ((0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -114,17 +113,11 @@ def ours_bf16(queries: Tensor, inputs: Inputs) -> Tensor:
 def naive(queries: Tensor, inputs: Inputs, bank: Tensor | None = None) -> Tensor:
     """Four times MoCo's loss, its mask included."""
 
-    def moco(query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-        positive = torch.einsum("nc,nc->n", query, key)[:, None]
-        negative = torch.einsum("nc,kc->nk", query, negatives)
-        excluded = (inputs.bank_ids[None, :] == inputs.ids[:, None]) | (inputs.bank_ids[None, :] < 0)
-        logits = torch.cat([positive, negative.masked_fill(excluded, -torch.inf)], dim=1) / TEMPERATURE
-        return functional.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
-
+    excluded = (inputs.bank_ids[None, :] == inputs.ids[:, None]) | (inputs.bank_ids[None, :] < 0)
     losses = []
     for query, key, negatives in TERMS:
         stored = bank[negatives] if bank is not None else inputs.bank[negatives].float()
-        losses.append(moco(queries[query], inputs.keys[key], stored))
+        losses.append(moco_loss(queries[query], inputs.keys[key], stored, excluded, TEMPERATURE))
     return torch.stack(losses).sum()
 
 

@@ -1,0 +1,129 @@
+"""One row of bench_step.py, in a process of its own, as training has one: runs once for each line on standard input.
+
+    python profiling/step_worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
+
+Answers each line with milliseconds of the run and the process's peak memory.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbone_peers import BACKBONES, prepared
+from modist_fast.allocator import keep_freed_memory
+from modist_fast.config import TrainConfig
+from modist_fast.distributed import World, join_world
+from modist_fast.presets import modist_r18_128
+from modist_fast.step import TrainingStep
+from modist_pipelines.loader import ClipBatch
+from modist_profiling.memory import peak_memory
+from plain_step import PlainStep, same_weights
+
+
+def step_config(spec: dict[str, Any]) -> TrainConfig:
+    """One process, one group: batch norm sees the whole batch on both sides, however keys are shuffled."""
+    recipe = modist_r18_128(Path(), Path())
+    return replace(
+        recipe,
+        batch_size=spec["batch"],
+        group_size=spec["batch"],
+        objective=replace(recipe.objective, bank_size=spec["bank"], shuffle_bn=False),
+        clips=replace(recipe.clips, crop_size=spec["crop"]),
+    )
+
+
+def made_up_batch(config: TrainConfig, device: torch.device) -> ClipBatch:
+    """Clips of noise in the loader's layout, each video twice in the bank's range of ids."""
+    generator = torch.Generator().manual_seed(0)
+    num, size = config.batch_size, config.clips.crop_size
+
+    def clips(channels: int, frames: int) -> Tensor:
+        clip = torch.rand(num, channels, frames, size, size, generator=generator)
+        return clip.to(device).contiguous(memory_format=torch.channels_last_3d)
+
+    visual, motion = config.clips.visual.num_frames, config.clips.motion.num_frames
+    return ClipBatch(
+        step=0,
+        epoch=0,
+        video_ids=np.arange(num, dtype=np.int32),
+        deal=np.arange(num),
+        visual_query=clips(3, visual),
+        visual_key=clips(3, visual),
+        motion_query=clips(1, motion),
+        motion_key=clips(1, motion),
+        damaged=np.zeros(num, bool),
+        counters={},
+    )
+
+
+def plain_runner(config: TrainConfig, choices: Sequence[str], batch: ClipBatch, world: World) -> Callable[[], Tensor]:
+    """A call that takes a plain step with `choices`, on `batch`; returns its four terms."""
+    step = PlainStep(config, frozenset(choices), world.device)
+    same_weights(step.net, step.net if "one_channel" in choices else TrainingStep(config, world).model.online)
+    step.momentum.load_state_dict(step.net.state_dict())
+    assert batch.motion_query is not None
+    assert batch.motion_key is not None
+    queries = [step.clips(clip) for clip in (batch.visual_query, batch.motion_query)]
+    keys = [step.clips(clip) for clip in (batch.visual_key, batch.motion_key)]
+    ids = torch.from_numpy(batch.video_ids).to(world.device)
+    fill_bank(step.bank, step.bank_ids)
+    return lambda: step(queries, keys, ids)
+
+
+def our_runner(config: TrainConfig, batch: ClipBatch, world: World) -> Callable[[], dict[str, Tensor]]:
+    """A call that takes the project's step on `batch`; returns its figures."""
+    step = TrainingStep(config, world)
+    fill_bank(step.model.bank.keys, step.model.bank.video_ids)
+    return lambda: step(batch, config.optim.lr)
+
+
+def fill_bank(bank: Tensor, ids: Tensor) -> None:
+    """Full banks, as they are but for the first steps of a run."""
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.nn.functional.normalize(torch.randn(bank.shape, generator=generator), dim=-1)
+    bank.copy_(keys.half())
+    ids.copy_(torch.randint(0, len(ids), ids.shape, generator=generator))
+
+
+def build(spec: dict[str, Any], world: World) -> Callable[[], object]:
+    """The call that a row measures."""
+    if spec["part"] == "backbone":
+        clips = torch.rand(spec["batch"], 3, 8, 112, 112, device=world.device)
+        return prepared(BACKBONES[spec["row"]], clips)
+    config = step_config(spec)
+    batch = made_up_batch(config, world.device)
+    if spec["row"] == "modist":
+        keep_freed_memory(world.device)  # as the trainer does
+        return our_runner(replace(config, compile=spec["compile"]), batch, world)
+    if "kept_memory" in spec["choices"]:
+        keep_freed_memory(world.device)
+    return plain_runner(config, spec["choices"], batch, world)
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    torch.set_num_threads(spec["threads"])
+    with join_world(spec["device"]) as world:
+        run = build(spec, world)
+        for _ in range(3):  # what is slow at first
+            run()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            begun = time.perf_counter()
+            run()
+            if world.device.type == "cuda":
+                torch.cuda.synchronize(world.device)
+            seconds = time.perf_counter() - begun
+            print(json.dumps({"ms": 1e3 * seconds, **peak_memory(world.device)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

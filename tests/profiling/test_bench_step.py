@@ -1,0 +1,82 @@
+"""The plain step computes what the project's step computes, each choice included; the benchmark's sums by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench_step import Options, Row, print_rows, ratios_of, run_rows, step_rows
+from modist_fast.distributed import join_world
+from modist_fast.objective import TERMS
+from modist_fast.step import TrainingStep
+from plain_step import CHOICES, PlainStep, same_weights
+from step_worker import fill_bank, made_up_batch, step_config
+
+SPEC = {"batch": 4, "crop": 32, "bank": 64}
+
+
+def small_config():
+    config = step_config(SPEC)
+    model = replace(config.model, visual_width=8, motion_width=4, head_width=32)
+    return replace(config, model=model, precision="fp32", optim=replace(config.optim, lr=0.01, weight_decay=0.0))
+
+
+@pytest.mark.parametrize("choices", [[], list(CHOICES)], ids=["plain", "every choice"])
+def test_plain_step_computes_the_same(choices: list[str]) -> None:
+    config = small_config()
+    exact = [choice for choice in choices if choice != "bf16"]
+    with join_world("cpu") as world:
+        ours = TrainingStep(config, world)
+        plain = PlainStep(config, frozenset(exact), world.device)
+        same_weights(plain.net, ours.model.online)
+        plain.momentum.load_state_dict(plain.net.state_dict())
+        before = [weight.detach().clone() for weight in ours.model.online.parameters()]
+        fill_bank(ours.model.bank.keys, ours.model.bank.video_ids)
+        fill_bank(plain.bank, plain.bank_ids)
+        for number in range(3):
+            batch = made_up_batch(config, world.device)
+            batch = replace(batch, video_ids=np.arange(number, number + 4, dtype=np.int32))
+            assert batch.motion_query is not None
+            assert batch.motion_key is not None
+            queries = [plain.clips(clip) for clip in (batch.visual_query, batch.motion_query)]
+            keys = [plain.clips(clip) for clip in (batch.visual_key, batch.motion_key)]
+            mine = ours(batch, config.optim.lr)
+            theirs = plain(queries, keys, torch.from_numpy(batch.video_ids))
+            torch.testing.assert_close(torch.stack([mine[f"loss_{term}"] for term in TERMS]), theirs, rtol=1e-3, atol=0)
+    start = dict(zip(dict(plain.net.named_parameters()), before, strict=True))
+    theirs = dict(plain.net.named_parameters())
+    for name, weight in ours.model.online.named_parameters():
+        wanted = theirs[name]
+        if name == "motion.stem.weight":  # three equal channels: √3 times as large in sum, behind batch norm
+            wanted = wanted.sum(dim=1, keepdim=True) / wanted.shape[1] ** 0.5
+        moved = float((weight - start[name]).detach().norm())
+        assert moved > 0, name
+        # What the banks hold is rounded to fp16 on our side alone.
+        assert float((weight - wanted).detach().norm()) < 0.05 * moved, name
+    # The batches went into the same slots.
+    torch.testing.assert_close(ours.model.bank.keys.float(), plain.bank.float(), rtol=0, atol=2e-3)
+    assert torch.equal(ours.model.bank.video_ids, plain.bank_ids)
+
+
+def row(name: str, *times: float, table: str = "step") -> Row:
+    return Row(table, name, {}, flops=2e9, times=list(times), host_mb=100)
+
+
+def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("plain", 30, 10, 20), row("modist step", 4, 5, 6), Row("nets", "absent", {}, 0, "not installed (pip)")]
+    assert ratios_of(rows) == {"step_speedup_vs_plain": 4}
+    print_rows(rows)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    # Median, p20, p80, GFLOP, TFLOP/s, memory, speed-up
+    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "2", "0.400", "100", "4.00×"]
+    assert lines[-1].split(maxsplit=1) == ["absent", "not installed (pip)"]
+
+
+def test_rows_run_in_processes_of_their_own() -> None:
+    rows = step_rows(Options(batch=2, crop=32, bank=256, threads=1))
+    ends = [rows[0], rows[-1]]
+    assert [one.name for one in ends] == ["plain", "modist step"]
+    assert [one.spec["choices"] for one in rows[1:-1]] == [list(CHOICES)[: n + 1] for n in range(len(CHOICES))]
+    run_rows(ends, rounds=2)
+    assert all(len(one.times) == 2 and min(one.times) > 0 and one.host_mb > 100 for one in ends)
