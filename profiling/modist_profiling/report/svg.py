@@ -6,7 +6,7 @@ Colours are names of the page's CSS variables, so that plots follow its light an
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -223,7 +223,7 @@ def _band(curve: Curve, across: Span, up: Span) -> str:
     return f'<path class="band" style="fill:var(--{curve.colour})" d="M{"L".join(there + back[::-1])}z"/>'
 
 
-def _svg(name: str, height: int, parts: Sequence[str], hover: dict[str, object] | None) -> str:
+def _svg(name: str, height: int, parts: Sequence[str], hover: Mapping[str, object] | None) -> str:
     data = f' data-hover="{escape(json.dumps(hover, ensure_ascii=False, separators=(",", ":")))}"' if hover else ""
     cursor = f'<path class="cursor" d="M0 {_TOP}V{height - _BOTTOM}" visibility="hidden"/>' if hover else ""
     head = f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}"{data}>'

@@ -1,0 +1,188 @@
+"""The page's curves over steps: which columns of metrics.jsonl, in what units, and how they are averaged."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from modist_profiling.report.binning import Bins, bin_column
+from modist_profiling.report.runs import Run
+from modist_profiling.report.svg import Curve, Guide, line_plot, padded
+
+TERMS = {
+    "visual": ("visual", "blue"),
+    "motion": ("motion", "orange"),
+    "visual_to_motion": ("visual → motion", "aqua"),
+    "motion_to_visual": ("motion → visual", "violet"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    column: str
+    label: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Columns that belong together, on one axis."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    scale: float = 1.0
+    """From the column's unit to the chart's."""
+    weight: str | None = None
+    """See `bin_column`."""
+    from_zero: bool = True
+    ends: tuple[float, float] | None = None
+    """Of the axis, where they do not depend on the values."""
+    guide: Callable[[dict[str, Any]], Guide | None] = lambda config: None
+    """A level to compare with, given RUN/config.json."""
+
+
+def _by_term(prefix: str) -> tuple[Line, ...]:
+    return tuple(Line(prefix + name, label, colour) for name, (label, colour) in TERMS.items())
+
+
+def _by_modality(prefix: str) -> tuple[Line, ...]:
+    return _by_term(prefix)[:2]
+
+
+def _chance_loss(config: dict[str, Any]) -> Guide | None:
+    slots = config.get("objective", {}).get("bank_size")
+    return Guide(f"chance: ln(1 + {slots:,} negatives)", math.log(1 + slots)) if slots else None
+
+
+def _chance_retrieval(config: dict[str, Any]) -> Guide | None:
+    batch = config.get("batch_size")
+    return Guide(f"chance: 1 of {batch}", 100 / batch) if batch else None
+
+
+PERCENT = (0.0, 105.0)
+LEARNING = (
+    Chart("Loss by term", "InfoNCE, nats", _by_term("loss_"), guide=_chance_loss),
+    Chart("Top-1 among positive and negatives", "%", _by_term("top1_"), scale=100, ends=PERCENT),
+    Chart("Similarity of positives", "cosine", _by_term("positive_"), from_zero=False),
+    Chart("Learning rate", "", (Line("lr", "learning rate", "blue"),)),
+)
+THROUGHPUT = (
+    Chart("Throughput", "samples/s", (Line("samples_per_s", "samples/s", "blue"),), weight="seconds"),
+    Chart(
+        "Waiting for data",
+        "% of the step",
+        (Line("data_wait", "data wait", "orange"),),
+        scale=100,
+        weight="seconds",
+        ends=PERCENT,
+    ),
+    Chart("Batches ready when a step asked", "", (Line("queue_depth", "batches ready", "aqua"),)),
+    Chart(
+        "Behind the steps: seconds of other threads",
+        "ms per step",
+        (
+            Line("loader_spans.plan", "plan", "yellow"),
+            Line("loader_spans.read", "read", "aqua"),
+            Line("loader_spans.decode", "decode", "violet"),
+        ),
+        scale=1e3,
+    ),
+)
+DATA = (
+    Chart(
+        "Amplification",
+        "frames decoded for one used",
+        (Line("amplification", "frames decoded / used", "blue"),),
+        weight="frames_used",
+    ),
+    Chart(
+        "Bytes read for one needed", "", (Line("bytes_ratio", "bytes read / needed", "blue"),), weight="bytes_needed"
+    ),
+    Chart("Reading", "MB/s, all ranks", (Line("bytes_per_s", "MB/s", "aqua"),), scale=1e-6, weight="seconds"),
+    Chart("Damaged videos left out", "per step", (Line("videos_damaged", "damaged videos", "red"),)),
+)
+MEMORY = (
+    Chart("Host memory of rank 0", "MB, most so far", (Line("host_mb", "host", "blue"),)),
+    Chart("Device memory of rank 0", "MB, most so far", (Line("device_mb", "device", "violet"),)),
+)
+HEALTH = (
+    Chart("Spread of the keys", "1: even, 0: collapsed", _by_modality("spread_"), ends=(0.0, 1.1)),
+    Chart("Uniformity of the keys", "0: collapsed, −4: even", _by_modality("uniformity_"), ends=(-4.2, 0.2)),
+    Chart("Retrieval within the batch", "%", _by_term("retrieval_"), scale=100, ends=PERCENT, guide=_chance_retrieval),
+    Chart("Age of the bank's keys", "steps, mean", (Line("bank_age", "age", "aqua"),)),
+    Chart(
+        "Share of the bank",
+        "% of slots",
+        (Line("bank_filled", "filled", "aqua"), Line("masked_negatives", "masked for a query", "red")),
+        scale=100,
+        ends=PERCENT,
+    ),
+)
+
+
+def figures(run: Run, chart: Chart) -> list[tuple[Line, Bins]]:
+    """The chart's lines that a run has recorded."""
+    found = [(line, bin_column(run.columns, line.column, chart.weight)) for line in chart.lines]
+    return [(line, bins) for line, bins in found if bins is not None]
+
+
+def cards(runs: Sequence[Run], chart: Chart) -> str:
+    """The chart of each run as HTML, on the same axes; "" where no run has recorded any of its lines."""
+    recorded = [figures(run, chart) for run in runs]
+    if not any(recorded):
+        return ""
+    guides = [chart.guide(run.config) for run in runs]
+    x = steps_axis(runs)
+    # A range is worth showing for a single line; those of several would hide one another.
+    alone = len(chart.lines) == 1
+    values = [
+        chart.scale * value
+        for found in recorded
+        for _, bins in found
+        for value in (*bins.mean, *(bins.high if alone else ()), *(bins.low if alone else ()))
+    ]
+    y = chart.ends or padded([*values, *(guide.y for guide in guides if guide)], chart.from_zero)
+    html = []
+    for run, found, guide in zip(runs, recorded, guides, strict=True):
+        curves = [
+            Curve(
+                line.label,
+                line.colour,
+                bins.step,
+                chart.scale * bins.mean,
+                (chart.scale * bins.low, chart.scale * bins.high) if alone else None,
+            )
+            for line, bins in found
+        ]
+        body = line_plot(chart.title, curves, [guide] if guide else [], x, y) if found else absent(chart)
+        legend = [] if alone else [(line.label, line.colour) for line, _ in found]
+        html.append(card(chart.title, chart.unit, legend, body, run.name if len(runs) > 1 else ""))
+    return "".join(html)
+
+
+def steps_axis(runs: Sequence[Run]) -> tuple[float, float]:
+    """First and last step of any run."""
+    ends = [(run.columns["step"].min(), run.columns["step"].max()) for run in runs]
+    return float(min(first for first, _ in ends)), float(max(last for _, last in ends))
+
+
+def absent(chart: Chart) -> str:
+    names = ", ".join(line.column for line in chart.lines)
+    return f'<p class="missing">This run did not record {escape(names)}.</p>'
+
+
+def card(title: str, unit: str, legend: Sequence[tuple[str, str]], body: str, run: str = "", kind: str = "") -> str:
+    """A figure with its heading; `legend` is of (label, colour)."""
+    keys = "".join(f'<span class="key" style="--key:var(--{colour})">{escape(text)}</span>' for text, colour in legend)
+    return (
+        f'<figure class="card {kind}"><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
+        f'<span class="run">{escape(run)}</span></figcaption>'
+        f'<div class="legend">{keys}</div>{body}</figure>'
+    )
+
+
+def missing(runs: Sequence[Run], charts: Sequence[Chart]) -> list[str]:
+    """Columns that no run has recorded."""
+    return [chart.title for chart in charts if not any(figures(run, chart) for run in runs)]
