@@ -70,6 +70,8 @@ class Row:
     """Why it was not run."""
     times: list[float] = field(default_factory=list)
     """Milliseconds of each turn."""
+    operations: int = 0
+    """Of a run, see `count_operations`; 0 where unknown."""
     host_mb: float = 0.0
     device_mb: float = 0.0
 
@@ -115,7 +117,7 @@ class Worker:
         self.row = row
         command = [sys.executable, str(WORKER), json.dumps(row.spec)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._answer()
+        row.operations = json.loads(self._answer())["operations"]
 
     def turn(self) -> None:
         assert self._process.stdin is not None
@@ -169,7 +171,8 @@ def print_rows(rows: Sequence[Row]) -> None:
     """A table for each part; speed-ups against its first row."""
     for table in dict.fromkeys(row.table for row in rows):
         print(f"\n{table}")
-        print(f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}{'peak MB':>9}{'speed-up':>10}")
+        header = f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}"
+        print(f"{header}{'calls':>7}{'peak MB':>9}{'speed-up':>10}")
         chosen = [row for row in rows if row.table == table]
         baseline = next((row.median for row in chosen if row.times), 0.0)
         for row in chosen:
@@ -178,6 +181,7 @@ def print_rows(rows: Sequence[Row]) -> None:
                 continue
             low, high = percentile(row.times, 0.2), percentile(row.times, 0.8)
             cells = f"{row.median:10.1f}{low:9.1f}{high:9.1f}{row.flops / 1e9:8.0f}{row.flops / row.median / 1e9:9.3f}"
+            cells += f"{row.operations or '':>7}"
             print(f"{row.name:44}{cells}{row.device_mb or row.host_mb:9.0f}{baseline / row.median:9.2f}×")
 
 

@@ -2,7 +2,8 @@
 
     python profiling/step_worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
 
-Answers each line with milliseconds of the run and the process's peak memory.
+Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run and the
+process's peak memory.
 """
 
 import json
@@ -25,6 +26,7 @@ from modist_fast.presets import modist_r18_128
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.memory import peak_memory
+from modist_profiling.operations import count_operations
 from plain_step import PlainStep, same_weights
 
 
@@ -115,7 +117,9 @@ def main() -> None:
         run = build(spec, world)
         for _ in range(3):  # what is slow at first
             run()
-        print("ready", flush=True)
+        # Compiled code hands its device other calls than these.
+        operations = 0 if spec.get("compile") else count_operations(run).total()
+        print(json.dumps({"operations": operations}), flush=True)
         for _ in sys.stdin:
             begun = time.perf_counter()
             run()
