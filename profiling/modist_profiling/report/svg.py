@@ -105,16 +105,18 @@ def line_plot(
     for curve in curves:
         if curve.band is not None:
             parts.append(_band(curve, across, up))
+    above = []
     for guide in guides:
         level = up(min(max(guide.y, y[0]), y[1]))
         parts.append(f'<path class="guide" d="M{across.start} {level:.1f}H{across.end}"/>')
-        parts.append(f'<text class="tick" x="{across.end - 4}" y="{level - 4:.1f}" text-anchor="end">')
-        parts.append(f"{escape(guide.label)}</text>")
+        label = f'<text class="guide-label" x="{across.end - 4}" y="{level - 4:.1f}" text-anchor="end">'
+        above.append(f"{label}{escape(guide.label)}</text>")
     for curve in curves:
         parts.append(f'<path class="line" style="stroke:var(--{curve.colour})" d="{_line(curve, across, up)}"/>')
         if len(curve.x) == 1:
             parts.append(f'<circle cx="{across(curve.x[0]):.1f}" cy="{up(curve.y[0]):.1f}" r="3" ')
             parts.append(f'style="fill:var(--{curve.colour})"/>')
+    parts += above
     steps = sorted({float(step) for curve in curves for step in curve.x})
     rows = []
     for curve in curves:
