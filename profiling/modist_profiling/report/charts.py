@@ -82,7 +82,7 @@ THROUGHPUT = (
     ),
     Chart("Batches ready when a step asked", "", (Line("queue_depth", "batches ready", "aqua"),)),
     Chart(
-        "Behind the steps: seconds of other threads",
+        "Behind the steps: time of other threads",
         "ms per step",
         (
             Line("loader_spans.plan", "plan", "yellow"),

@@ -85,9 +85,7 @@ def _rejected_note(run: Run) -> str:
 
 
 def _learned(column: str, label: str, unit: str, scale: float = 1.0, compare: bool = False) -> KeyFigure:
-    return KeyFigure(
-        column, label, unit, lambda run: scale * late(run, column), _from(column, scale), compare
-    )
+    return KeyFigure(column, label, unit, lambda run: scale * late(run, column), _from(column, scale), compare)
 
 
 FIGURES = (
@@ -148,10 +146,10 @@ FIGURES = (
         compare=False,
     ),
     KeyFigure(
-        "hours",
+        "minutes",
         "Time in steps",
-        "hours",
-        lambda run: _total(run, "seconds") / 3600,
+        "minutes",
+        lambda run: _total(run, "seconds") / 60,
         lambda run: f"{len(run.columns['step']):,} steps on record",
     ),
 )

@@ -1,5 +1,6 @@
 """The page: sections in the order in which they are read. Styles and script are page.css and page.js."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
@@ -27,8 +28,7 @@ def page(runs: Sequence[Run]) -> str:
         "Health of the embeddings": _charts(runs, charts.HEALTH),
         "Speed and waiting": _charts(runs, charts.THROUGHPUT),
         "Data": _charts(runs, charts.DATA),
-        "Motion windows": _each(runs, rejected_sentence),
-        "Clips": _each(runs, contact_sheet),
+        "Clips": _each(runs, lambda run: rejected_sentence(run) + contact_sheet(run)),
         "Memory": _charts(runs, charts.MEMORY) + _each(runs, _device_readings),
         "Environment": environment_table(runs),
         "Options": options_tables(runs),
@@ -49,7 +49,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _text(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("modist_profiling.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _anchor(heading: str) -> str:
@@ -82,7 +82,9 @@ def _verdict(run: Run) -> str:
     line = run.budget.get("verdict")
     if line:
         bottleneck, _, reason = line.partition(": ")
-        says = f"<b>{escape(bottleneck)}</b><span>{escape(reason)}</span>"
+        # An option is one word: no line ends after its hyphens.
+        reason = re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', escape(reason))
+        says = f"<b>{escape(bottleneck)}</b><span>{reason}</span>"
     elif "budget.json" in run.missing:
         says = "<b>No verdict yet</b><span>A run writes it when it ends. What follows is the run so far.</span>"
     else:

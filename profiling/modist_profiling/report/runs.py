@@ -78,11 +78,14 @@ def read_run(folder: Path) -> Run:
     if not columns.get("device_mb", np.zeros(1)).any():
         columns.pop("device_mb", None)  # a run on a CPU writes zeros
     budget_lines = folder / "budget.jsonl"
-    windows = list(_lines(budget_lines, ("num_steps", "seconds", "phases"))) if budget_lines.is_file() else _windows_of_rows(columns)
+    if budget_lines.is_file():
+        windows = _without_warm_up(list(_lines(budget_lines, ("num_steps", "seconds", "phases"))))
+    else:
+        windows = _windows_of_rows(columns)[WARM_UP_STEPS:]
     return Run(
         name=folder.resolve().name,
         columns=columns | _derived(columns),
-        windows=_without_warm_up(windows) if budget_lines.is_file() else windows[WARM_UP_STEPS:],
+        windows=windows,
         budget=_document(folder / "budget.json"),
         environment=_document(folder / "environment.json"),
         config=_document(folder / "config.json"),

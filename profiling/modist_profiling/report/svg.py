@@ -12,8 +12,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 600, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 34
+WIDTH, HEIGHT = 600, 236
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 40
 _ROW = 26
 _RANK_LEFT = 70
 
@@ -72,7 +72,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{min(decimals, 6)}f}"
+    text = f"{value:,.{min(decimals, 6)}f}".replace("-", "−")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -201,7 +201,7 @@ def _axes(across: Span, up: Span) -> str:
         if tick == int(tick):
             parts.append(f'<text class="tick" x="{across(tick):.1f}" y="{up.start + 16}" text-anchor="middle">')
             parts.append(f"{number(tick)}</text>")
-    parts.append(f'<text class="tick" x="{across.end}" y="{up.start + 31}" text-anchor="end">step</text>')
+    parts.append(f'<text class="tick" x="{across.end}" y="{up.start + 36}" text-anchor="end">step</text>')
     return "".join(parts)
 
 

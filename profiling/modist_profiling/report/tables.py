@@ -21,7 +21,13 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def environment_table(runs: Sequence[Run]) -> str:
     """Hardware and versions; of two runs, what differs is marked. "" where no run has told."""
-    return _table(runs, _aligned([dict(flat(run.environment)) for run in runs]))
+    return _table(runs, _aligned([dict(flat(_without_prefix(run.environment))) for run in runs]))
+
+
+def _without_prefix(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions by the names of their packages alone."""
+    facts = {name: value for name, value in environment.items() if name != "versions"}
+    return facts | environment.get("versions", {})
 
 
 def options_tables(runs: Sequence[Run]) -> str:
@@ -32,7 +38,7 @@ def options_tables(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return _folded(f"All {len(found)} options", _table(runs, found))
     differ = {name: values for name, values in found.items() if _differs(values)}
-    same = {name: values for name, values in found.items() if name not in differ}
+    same = {name: values[:1] for name, values in found.items() if name not in differ}
     head = _table(runs, differ) if differ else "<p>All options are the same.</p>"
     return head + (_folded(f"{len(same)} options are the same in both", _table(runs[:1], same)) if same else "")
 
