@@ -27,20 +27,13 @@ import torch
 import tyro
 
 from modist_fast.cli import run_cli
-from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
-from modist_fast.pathways import Pathways
 from modist_profiling.benchmark import environment
 from modist_profiling.throughput_model import Link, ParallelStep, parallel_step
-from scaling_worker import config_of
+from scaling_worker import BUCKET_BYTES, config_of
+from sent_bytes import Sent, minimum_bytes, print_sent, sent_of
 
 WORKER = Path(__file__).with_name("scaling_worker.py")
-PURPOSES = {
-    ("backward", "allreduce_", "float32"): "gradients",
-    ("gather", "_allgather_base_", "float32"): "keys",
-    ("gather", "allreduce_", "int32"): "video ids",
-}
-"""What must travel. Everything else is "other": figures for the log, windows of the budget, what DDP adds."""
 _ONCE_A_STEP = ("momentum", "optimizer")  # phases that take as long whatever the batch
 
 
@@ -100,82 +93,55 @@ class Processes:
 
 @dataclass
 class Row:
-    """A run: its steps, and what the model makes of it."""
+    """A run: its steps, and what the model makes of each, by the constants measured in the same turn."""
 
     name: str
     num_processes: int
     batch: int
     seconds: list[float] = field(default_factory=list)
     """Of each step, of the slowest process."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """That a process computed for it, all its threads together: other work on the machine hardly changes these."""
     phases: list[dict[str, float]] = field(default_factory=list)
-    model: ParallelStep | None = None
+    models: list[ParallelStep] = field(default_factory=list)
+
+    def add(self, answer: Mapping[str, Any]) -> None:
+        """Take in what a worker says of a step."""
+        self.seconds.append(answer["seconds"])
+        self.cpu_seconds.append(answer["cpu_seconds"])
+        self.phases.append(answer["phases"])
 
     @property
     def step(self) -> float:
         return statistics.median(self.seconds)
 
     @property
-    def samples_per_s(self) -> float:
-        return self.batch / self.step
+    def cpu_per_sample(self) -> float:
+        """CPU seconds of all processes, for each sample."""
+        return statistics.median(self.cpu_seconds) * self.num_processes / self.batch
 
-    def phase(self, *names: str) -> float:
-        """Median seconds of some phases together."""
-        return statistics.median(sum(phases[name] for name in names) for phases in self.phases)
+    def efficiency(self, one: "Row") -> float:
+        """Samples a second of each process against those of one alone; the median of the turns."""
+        turns = zip(self.seconds, one.seconds, strict=True)
+        return statistics.median(self.batch / mine / self.num_processes * theirs / one.batch for mine, theirs in turns)
+
+    def phase(self, name: str) -> float:
+        """Median seconds of a phase."""
+        return statistics.median(phases.get(name, 0.0) for phases in self.phases)
 
     @property
     def error(self) -> float:
-        """Of the model's step, relative to the measured one."""
-        assert self.model is not None
-        return self.model.seconds / self.step - 1
-
-
-def minimum_bytes(config: TrainConfig, num_processes: int) -> dict[str, int]:
-    """What a process has to give a step: float32 gradients, float32 keys of its share, int32 video ids of the batch.
-
-    Any process may find any sample damaged, so each speaks of all ids. From shapes alone; nothing is run.
-    """
-    with torch.device("meta"):
-        nets = Pathways(config.model, config.objective.motion)
-    num_modalities = 2 if config.objective.motion else 1
-    local = config.batch_size // num_processes
-    return {
-        "gradients": 4 * sum(weight.numel() for weight in nets.parameters() if weight.requires_grad),
-        "keys": 4 * num_modalities * local * config.model.embedding_dim,
-        "video ids": 4 * config.batch_size,
-    }
-
-
-def by_purpose(messages: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
-    """Bytes a step of each purpose, from the kinds of messages that `CollectiveCounter` met."""
-    found = dict.fromkeys((*PURPOSES.values(), "other"), 0.0)
-    for kind in messages:
-        found[PURPOSES.get((kind["phase"], kind["operation"], kind["dtype"]), "other")] += kind["bytes"] / steps
-    return found
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What a preset's processes send a step."""
-
-    preset: str
-    counted: dict[str, float]
-    minimum: dict[str, int]
-    sockets: float
-    """Bytes a step that left through the sockets, by the kernel's count."""
-
-    @property
-    def ratio(self) -> float:
-        return sum(self.counted.values()) / sum(self.minimum.values())
+        """Of the model's step, relative to the measured one; the median of the turns."""
+        turns = zip(self.models, self.seconds, strict=True)
+        return statistics.median(model.seconds / seconds - 1 for model, seconds in turns)
 
 
 def count_sent(pair: Processes, presets: Sequence[str]) -> list[Sent]:
+    """Have two processes count what they send."""
     found = []
     for preset in presets:
         changes = {"preset": preset, "crop": 32, "bank": 1024}
-        answer = pair.ask(count=changes)
-        counted = by_purpose(answer["messages"], answer["steps"])
-        minimum = minimum_bytes(config_of(**changes), 2)
-        found.append(Sent(preset, counted, minimum, answer["sockets"] / answer["steps"]))
+        found.append(sent_of(preset, config_of(**changes), 2, pair.ask(count=changes)))
     return found
 
 
@@ -193,26 +159,21 @@ def measure(options: Options) -> tuple[list[Row], list[Link], list[Sent]]:
         started.append(pair)
         links = []
         for _ in range(options.rounds):
-            _add(one, first.ask(run="alone"))
+            one.add(first.ask(run="alone"))
             for process in (first, second):
                 process.tell(run="alone")
             answers = [process.answer() for process in (first, second)]
             # They do not wait for each other, so the mean is what a process keeps of its speed.
-            apart.seconds.append(statistics.mean(answer["seconds"] for answer in answers))
-            apart.phases.append(answers[0]["phases"])
+            means = {name: (answers[0][name] + answers[1][name]) / 2 for name in ("seconds", "cpu_seconds")}
+            apart.add({**means, "phases": {}})
             for name, row in shared.items():
-                _add(row, pair.ask(run=name))
+                row.add(pair.ask(run=name))
             links.append(Link(**pair.ask(run="link")))
         sent = count_sent(pair, options.counted)
     finally:
         for processes in started:
             processes.close()
     return [one, apart, *shared.values()], links, sent
-
-
-def _add(row: Row, answer: Mapping[str, Any]) -> None:
-    row.seconds.append(answer["seconds"])
-    row.phases.append(answer["phases"])
 
 
 @dataclass(frozen=True)
@@ -247,25 +208,23 @@ class Constants:
         )
 
 
-def constants_of(one: Row, apart: Row, links: Sequence[Link]) -> Constants:
-    once = one.phase(*_ONCE_A_STEP)
-    return Constants(
-        per_step=once,
-        per_sample=(one.step - once) / one.batch,
-        company=apart.step / one.step,
-        link=Link(
-            statistics.median(link.bytes_per_s for link in links), statistics.median(link.latency for link in links)
-        ),
-    )
+def constants_of(one: Row, apart: Row, link: Link, turn: int) -> Constants:
+    """From what one turn measured."""
+    seconds = one.seconds[turn]
+    once = sum(one.phases[turn].get(name, 0.0) for name in _ONCE_A_STEP)
+    return Constants(once, (seconds - once) / one.batch, apart.seconds[turn] / seconds, link)
 
 
-def add_model(rows: Sequence[Row], constants: Constants, options: Options) -> None:
-    """Put the model's step into each row."""
+def add_model(rows: Sequence[Row], links: Sequence[Link], options: Options) -> list[Constants]:
+    """Put the model's step of each turn into each row; returns the turns' constants."""
+    one, apart = rows[:2]
+    found = [constants_of(one, apart, link, turn) for turn, link in enumerate(links)]
     for row in rows:
         config = config_of(options.preset, batch=row.batch, group=options.batch // 2)
         minimum = minimum_bytes(config, row.num_processes)
-        buckets = 1 + minimum["gradients"] // (25 << 20)  # of DDP's 25 MiB
-        row.model = constants.predict(row, minimum, buckets)
+        buckets = 1 + minimum["gradients"] // BUCKET_BYTES
+        row.models = [constants.predict(row, minimum, buckets) for constants in found]
+    return found
 
 
 def ratios_of(rows: Sequence[Row], sent: Sequence[Sent]) -> dict[str, float]:
@@ -273,41 +232,37 @@ def ratios_of(rows: Sequence[Row], sent: Sequence[Sent]) -> dict[str, float]:
     one, apart, strong, weak = rows
     return {
         "comm_bytes_vs_minimum": max(found.ratio for found in sent),
-        "strong_scaling_efficiency_2": strong.samples_per_s / one.samples_per_s / 2,
-        "weak_scaling_efficiency_2": weak.samples_per_s / one.samples_per_s / 2,
-        "machine_efficiency_2": apart.samples_per_s / one.samples_per_s / 2,
+        "socket_bytes_vs_minimum": max(found.sockets_ratio for found in sent),
+        "strong_scaling_efficiency_2": strong.efficiency(one),
+        "weak_scaling_efficiency_2": weak.efficiency(one),
+        "machine_efficiency_2": apart.efficiency(one),
+        "strong_scaling_cpu_efficiency_2": one.cpu_per_sample / strong.cpu_per_sample,
+        "weak_scaling_cpu_efficiency_2": one.cpu_per_sample / weak.cpu_per_sample,
         "model_error": max(abs(strong.error), abs(weak.error)),
     }
 
 
-def print_rows(rows: Sequence[Row], constants: Constants) -> None:
-    print("| run | processes | batch | samples/s | efficiency | step | waits: gather | all_reduce | model | error |")
-    print("| --- " * 10 + "|")
-    one = rows[0]
+def print_rows(rows: Sequence[Row], turns: Sequence[Constants]) -> None:
+    """Markdown: each run, measured, and by the model."""
+    heads = ("run", "processes", "batch", "samples/s", "efficiency", "CPU a sample", "step", "waits: gather")
+    print(f"| {' | '.join((*heads, 'all_reduce', 'model: step', 'gather', 'all_reduce', 'error of the step'))} |")
+    print("| --- " * (len(heads) + 5) + "|")
     for row in rows:
-        assert row.model is not None
-        efficiency = row.samples_per_s / one.samples_per_s / row.num_processes
-        print(
-            f"| {row.name} | {row.num_processes} | {row.batch} | {row.samples_per_s:.2f} | {100 * efficiency:.0f} % | "
-            f"{row.step:.2f} s | {row.phase('gather'):.3f} s | {row.phase('all_reduce'):.3f} s | "
-            f"{row.model.seconds:.2f} s | {100 * row.error:+.0f} % |"
-        )
-    link = constants.link
-    print(
-        f"\nconstants, measured in the same turns: {constants.per_step:.3f} s a step, {constants.per_sample:.3f} s a "
-        f"sample, × {constants.company:.2f} in company;\ngloo {link.bytes_per_s / 1e9:.2f} GB/s, "
-        f"{1e3 * link.latency:.2f} ms a message"
+        cells = [row.name, str(row.num_processes), str(row.batch), f"{row.batch / row.step:.2f}"]
+        cells += [f"{100 * row.efficiency(rows[0]):.0f} %", f"{row.cpu_per_sample:.3f} s"]
+        models = row.models
+        middle = [statistics.median(m.seconds for m in models), statistics.median(m.gather for m in models)]
+        middle.append(statistics.median(m.reduce for m in models))
+        cells += [f"{value:.3f} s" for value in (row.step, row.phase("gather"), row.phase("all_reduce"), *middle)]
+        print(f"| {' | '.join(cells)} | {100 * row.error:+.0f} % |")
+    step, sample, company = (
+        statistics.median(getattr(turn, name) for turn in turns) for name in ("per_step", "per_sample", "company")
     )
-
-
-def print_sent(sent: Sequence[Sent]) -> None:
-    print("\n| bytes a process gives a step | gradients | keys | video ids | other | over minimum | on its sockets |")
-    print("| --- " * 7 + "|")
-    for found in sent:
-        cells = " | ".join(
-            f"{value:,.0f} (+{value - found.minimum.get(name, 0):.0f})" for name, value in found.counted.items()
-        )
-        print(f"| {found.preset} | {cells} | {found.ratio:.5f} | {found.sockets:,.0f} |")
+    rate, latency = (
+        statistics.median(getattr(turn.link, name) for turn in turns) for name in ("bytes_per_s", "latency")
+    )
+    print(f"\nmeasured in the same turns: {step:.3f} s a step, {sample:.3f} s a sample, × {company:.2f} in company;")
+    print(f"gloo {rate / 1e9:.2f} GB/s, {1e3 * latency:.2f} ms a message")
 
 
 def main() -> None:
@@ -315,9 +270,8 @@ def main() -> None:
     if options.batch % 4:
         raise ConfigError(f"--batch {options.batch}: two processes share it in groups of 2 or more; take 4, 8, ….")
     rows, links, sent = measure(options)
-    constants = constants_of(rows[0], rows[1], links)
-    add_model(rows, constants, options)
-    print_rows(rows, constants)
+    turns = add_model(rows, links, options)
+    print_rows(rows, turns)
     print_sent(sent)
     ratios = ratios_of(rows, sent)
     print()
@@ -326,7 +280,7 @@ def main() -> None:
     if options.json:
         record = {
             "rows": [asdict(row) for row in rows],
-            "constants": asdict(constants),
+            "turns": [asdict(turn) for turn in turns],
             "bytes": [asdict(found) for found in sent],
             "ratios": ratios,
             "environment": environment(torch.device("cpu")) | {"threads_of_a_process": 1},

@@ -29,7 +29,7 @@ from modist_profiling.budget import PHASES, WARM_UP_STEPS
 from modist_profiling.communication import CollectiveCounter, bytes_sent_on_sockets
 from step_worker import fill_bank, made_up_batch
 
-_BUCKET_BYTES = 25 << 20  # DDP's default
+BUCKET_BYTES = 25 << 20  # DDP's default
 COUNTED_STEPS = WARM_UP_STEPS
 """Until the first window of the step budget is due, so that its message is counted too."""
 
@@ -56,23 +56,30 @@ class Timed:
         self._batch = made_up_batch(config, world.device, world.size)
 
     def __call__(self) -> dict[str, Any]:
-        """Take a step; its seconds (the slowest process's), and those of its phases, a mean over the processes."""
+        """Take a step.
+
+        Returns:
+            Its seconds (the slowest process's), and as means over the processes the CPU seconds, all threads of a
+            process together, and the seconds of each phase.
+        """
         dist.barrier()
         self._step.spans.take()
-        begun = time.perf_counter()
+        begun, cpu_before = time.perf_counter(), time.process_time()
         self._step(self._batch, self._rate)
-        seconds = time.perf_counter() - begun
+        seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_before
         phases = self._step.spans.take().seconds()
-        rows = gather_rows([seconds, *(phases.get(name, 0.0) for name in PHASES)], self._world.device)
-        means = dict(zip(PHASES, rows[:, 1:].mean(dim=0).tolist(), strict=True))
-        return {"seconds": rows[:, 0].max().item(), "phases": means}
+        mine = [seconds, cpu_seconds, *(phases.get(name, 0.0) for name in PHASES)]
+        rows = gather_rows(mine, self._world.device)
+        _, mean_cpu, *means = rows.mean(dim=0).tolist()
+        slowest = rows[:, 0].max().item()
+        return {"seconds": slowest, "cpu_seconds": mean_cpu, "phases": dict(zip(PHASES, means, strict=True))}
 
 
 def measure_link() -> dict[str, float]:
     """Seconds of a small all_reduce, and bytes/s of one as large as DDP's buckets; nothing else runs meanwhile."""
-    small, large = torch.zeros(16, dtype=torch.int32), torch.zeros(_BUCKET_BYTES // 4)
+    small, large = torch.zeros(16, dtype=torch.int32), torch.zeros(BUCKET_BYTES // 4)
     latency = statistics.median(_seconds(small) for _ in range(50))
-    return {"latency": latency, "bytes_per_s": large.nbytes / (statistics.median(_seconds(large) for _ in range(9)))}
+    return {"latency": latency, "bytes_per_s": large.nbytes / statistics.median(_seconds(large) for _ in range(9))}
 
 
 def _seconds(tensor: torch.Tensor) -> float:
