@@ -5,7 +5,7 @@
 
 Steps of a preset on made-up batches: modist_fast.step.TrainingStep, as pretrain.py runs it, under torchrun on gloo.
 Data is bench_pipeline.py's. Each process computes with one thread, alone or in company, so that two have twice the
-means of one. The runs take turns, a step each, so that a disturbance falls on all of them; medians are shown.
+means of one. The runs take turns, an untimed step and a timed one each, so that a disturbance falls on all of them; medians are shown.
 
   one process      batch B, in two groups
   two apart        two processes at once that do not know each other: what the machine itself loses
@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class Options:
     bank: int = 65536
     rounds: int = 9
     """Turns of each run."""
+    seconds: float = 300.0
+    """No further turn after this time; three turns at least."""
     counted: tuple[str, ...] = ("demo", "modist-r18-128", "modist-r50")
     """Presets whose messages are counted: their own batch, on crops of 32², since crops do not travel."""
     json: Path | None = None
@@ -158,7 +161,10 @@ def measure(options: Options) -> tuple[list[Row], list[Link], list[Sent]]:
         pair = Processes({name: {**common, "batch": row.batch} for name, row in shared.items()}, 2)
         started.append(pair)
         links = []
-        for _ in range(options.rounds):
+        begun = time.perf_counter()
+        for turn in range(options.rounds):
+            if turn >= 3 and time.perf_counter() - begun > options.seconds:
+                break
             one.add(first.ask(run="alone"))
             for process in (first, second):
                 process.tell(run="alone")
