@@ -5,7 +5,8 @@
 
 Steps of a preset on made-up batches: modist_fast.step.TrainingStep, as pretrain.py runs it, under torchrun on gloo.
 Data is bench_pipeline.py's. Each process computes with one thread, alone or in company, so that two have twice the
-means of one. The runs take turns, an untimed step and a timed one each, so that a disturbance falls on all of them; medians are shown.
+means of one. The runs take turns, an untimed step and a timed one each, so that a disturbance falls on all of them;
+medians are shown.
 
   one process      batch B, in two groups
   two apart        two processes at once that do not know each other: what the machine itself loses
