@@ -42,10 +42,10 @@ def step_config(spec: dict[str, Any]) -> TrainConfig:
     )
 
 
-def made_up_batch(config: TrainConfig, device: torch.device) -> ClipBatch:
-    """Clips of noise in the loader's layout, each video twice in the bank's range of ids."""
+def made_up_batch(config: TrainConfig, device: torch.device, num_processes: int = 1) -> ClipBatch:
+    """A process's clips of noise in the loader's layout, each video twice in the bank's range of ids."""
     generator = torch.Generator().manual_seed(0)
-    num, size = config.batch_size, config.clips.crop_size
+    num, size = config.batch_size // num_processes, config.clips.crop_size
 
     def clips(channels: int, frames: int) -> Tensor:
         clip = torch.rand(num, channels, frames, size, size, generator=generator)
@@ -55,13 +55,13 @@ def made_up_batch(config: TrainConfig, device: torch.device) -> ClipBatch:
     return ClipBatch(
         step=0,
         epoch=0,
-        video_ids=np.arange(num, dtype=np.int32),
-        deal=np.arange(num),
+        video_ids=np.arange(config.batch_size, dtype=np.int32),
+        deal=np.arange(config.batch_size),
         visual_query=clips(3, visual),
         visual_key=clips(3, visual),
         motion_query=clips(1, motion),
         motion_key=clips(1, motion),
-        damaged=np.zeros(num, bool),
+        damaged=np.zeros(config.batch_size, bool),
         counters={},
     )
 
