@@ -119,22 +119,22 @@ def clip_parity(kind: Kind, device: torch.device, num: int = 24) -> Iterator[Par
     level = 1 / 255 / (Augmentation().std if kind == "visual" else 1.0)
     stretch = STRONGEST if kind == "visual" else 1.0
     case = f"{len(frames)} frames of {WIDTH} × {HEIGHT} to {SIZE}²"
-    name, unit, cpu = f"{kind} graph", "of 255 levels", torch.device("cpu")
+    unit, cpu = "of 255 levels", torch.device("cpu")
 
-    def figures(found: np.ndarray, expected: np.ndarray, kept: str, against: str, most: float, mean: float):
+    def figures(found: np.ndarray, expected: np.ndarray, what: str, against: str, most: float, mean: float):
         difference = np.abs(found.astype(np.float64) - expected) / level
-        yield Parity(f"{name}, largest", f"{kept}, {case}", against, float(difference.max()), most, unit)
-        yield Parity(f"{name}, mean", f"{kept}, {case}", against, float(difference.mean()), mean, unit)
+        yield Parity(f"{kind} {what}, largest", case, against, float(difference.max()), most, unit)
+        yield Parity(f"{kind} {what}, mean", case, against, float(difference.mean()), mean, unit)
 
     definition = "definition in float64"
     behind = run_graph(kind, clips, "rgb", device)
-    yield from figures(behind, exact, f"{device.type}, frames decoded by the host", definition, 0.1, 0.01)
+    yield from figures(behind, exact, f"graph on {device.type} behind the decoder", definition, 0.1, 0.01)
     on_cpu = run_graph(kind, clips, "jpeg", cpu)
-    yield from figures(on_cpu, exact, "cpu, JPEGs", definition, 0.1, 0.01)
+    yield from figures(on_cpu, exact, "graph on cpu", definition, 0.1, 0.01)
     training = run_decoder(kind, clips, device)
     if device.type == "cpu":  # OpenCV works on bytes between the steps
-        yield from figures(training, exact, "cpu, as training decodes", definition, 2 * stretch, 0.4 * stretch)
+        yield from figures(training, exact, "clips of training on cpu", definition, 2 * stretch, 0.4 * stretch)
         return
     on_gpu = run_graph(kind, clips, "jpeg", device)
-    yield from figures(on_gpu, on_cpu, "gpu, JPEGs", "graph on the CPU", 12.0, 1.0)
-    yield from figures(training, exact, "gpu, as training decodes", definition, 12.0, 1.0)
+    yield from figures(on_gpu, on_cpu, "graph on cuda", "graph on cpu", 12.0, 1.0)
+    yield from figures(training, exact, "clips of training on cuda", definition, 12.0, 1.0)

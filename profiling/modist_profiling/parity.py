@@ -36,8 +36,8 @@ def largest_error(found: Tensor, expected: Tensor) -> float:
 
 def print_figures(figures: Sequence[Parity]) -> None:
     """A table; a figure beyond its bound says so."""
-    width = max(len(figure.case) for figure in figures)
-    print(f"{'':34}{'case':{width + 2}}{'error':>10}{'bound':>10}  unit")
+    what, case = (2 + max(len(getattr(figure, name)) for figure in figures) for name in ("what", "case"))
+    print(f"{'':{what}}{'case':{case}}{'error':>10}{'bound':>10}  unit")
     for figure in figures:
         cells = f"{figure.error:10.2e}{figure.bound:10.2e}  {figure.unit}"
-        print(f"{figure.what:34}{figure.case:{width + 2}}{cells}{'' if figure.holds else '   BEYOND ITS BOUND'}")
+        print(f"{figure.what:{what}}{figure.case:{case}}{cells}{'' if figure.holds else '   BEYOND ITS BOUND'}")
