@@ -66,11 +66,7 @@ def rewritten(source: str, table: MeasuredTable) -> str:
     Raises:
         ConfigError: the text has no place for an entry.
     """
-    values = {
-        node.target.id if isinstance(node, ast.AnnAssign) else node.targets[0].id: node.value  # pyright: ignore
-        for node in ast.parse(source).body
-        if isinstance(node, (ast.Assign, ast.AnnAssign))
-    }
+    values = _assigned(source)
     arch = table.architecture
     edits: list[tuple[ast.expr, str]] = []
     names: list[str] = []
@@ -87,6 +83,18 @@ def rewritten(source: str, table: MeasuredTable) -> str:
         lines = [f'    ({key[0]}, "{key[1]}"): {json.dumps(timed[key])},\n' for key in sorted(timed)]
         edits.append((values["TIMED"], "{\n" + "".join(lines) + "}"))
     return _replaced(source, edits)
+
+
+def _assigned(source: str) -> dict[str, ast.expr]:
+    """The value of each name of the module."""
+    values = {}
+    for node in ast.parse(source).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(node, ast.Assign):
+            (target,) = node.targets
+        if isinstance(target, ast.Name) and isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            values[target.id] = node.value
+    return values
 
 
 def _entries(entries: Sequence[PartialConfiguration]) -> str:

@@ -43,9 +43,9 @@ def made_up_clips(kind: Kind, num: int) -> list[PlannedClip]:
 
 def decoded(kind: Kind, frame: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8 of a JPEG, by libjpeg."""
-    if kind == "motion":
-        return cv2.imdecode(frame, cv2.IMREAD_GRAYSCALE)[..., None]
-    return np.ascontiguousarray(cv2.imdecode(frame, cv2.IMREAD_COLOR)[..., ::-1])
+    pixels = cv2.imdecode(frame, cv2.IMREAD_COLOR if kind == "visual" else cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None, "it was encoded a moment ago"
+    return np.ascontiguousarray(pixels[..., ::-1]) if kind == "visual" else pixels[..., None]
 
 
 def reference(kind: Kind, frame: np.ndarray, plan: ClipPlan) -> Tensor:
