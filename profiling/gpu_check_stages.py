@@ -117,7 +117,7 @@ def _benchmarks(setting: Setting) -> list[Stage]:
     edges = ("--frames", 2, "--size", 40, *quick) if dry else ("--sweep",)
     step = ("--part", "step", "--no-choices")
     if dry:
-        step += ("--batch", 2, "--crop", 32, "--bank", 256, "--rounds", 2, "--threads", 1)
+        step += ("--batch", 2, "--crop", 32, "--bank", 256, "--rounds", 1, "--threads", 1)
         tuning = ("--ahead-of-time", "--architecture", 90, "--dims", 128, "--block-rows", 32)
     else:
         step += ("--preset", "modist-r50", "--crop", 224, "--bank", 65536)
@@ -154,7 +154,7 @@ def _benchmarks(setting: Setting) -> list[Stage]:
 def _demo(setting: Setting) -> list[Stage]:
     out, work, dry = setting.out, setting.work, setting.dry_run
     every = 2 if dry else setting.num_gpus
-    videos = 8 if dry else max(192, 16 * every)
+    videos = 4 if dry else max(192, 16 * every)
     found = [
         Stage(
             "demo-videos",
