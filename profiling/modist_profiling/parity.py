@@ -31,7 +31,7 @@ def largest_error(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     same = (found == expected) | (found.isnan() & expected.isnan())
     difference = torch.where(same, 0.0, (found - expected).abs())
-    return float(difference.nan_to_num(math.inf).max()) if difference.numel() else 0.0
+    return float(difference.nan_to_num(nan=math.inf, posinf=math.inf).max()) if difference.numel() else 0.0
 
 
 def print_figures(figures: Sequence[Parity]) -> None:
