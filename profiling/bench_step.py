@@ -41,6 +41,8 @@ class Options:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     part: Literal["all", "step", "backbones"] = "all"
+    preset: str = "modist-r18-128"
+    """Recipe of the step: nets and clips; modist-r50 with --crop 224 is the paper's."""
     batch: int = 8
     """Samples of a step."""
     crop: int = 128
@@ -51,6 +53,8 @@ class Options:
     """CPU threads."""
     rounds: int = 11
     """Turns of each row."""
+    choices: bool = True
+    """Rows for the choices between the plain step and the project's; False leaves these two."""
     compile: bool = False
     """Add a row with torch.compile (minutes at first on a CPU)."""
     json: Path | None = None
@@ -81,12 +85,14 @@ class Row:
 
 
 def step_rows(options: Options) -> list[Row]:
-    common = {name: getattr(options, name) for name in ("batch", "crop", "bank", "threads", "device")}
+    common = {name: getattr(options, name) for name in ("preset", "batch", "crop", "bank", "threads", "device")}
     common |= {"part": "step", "compile": False, "row": "plain"}
-    flops = step_flops(step_config(common))
-    table = f"training step: R3D-18, batch {options.batch}, {options.crop}², bank {options.bank}"
+    config = step_config(common)
+    flops = step_flops(config)
+    net = f"R3D-{config.model.arch.removeprefix('r')}"
+    table = f"training step: {net}, batch {options.batch}, {options.crop}², bank {options.bank}"
     rows = [Row(table, "plain", {**common, "choices": []}, flops)]
-    for count, choice in enumerate(CHOICES, 1):
+    for count, choice in enumerate(CHOICES if options.choices else (), 1):
         rows.append(Row(table, f"+ {CHOICES[choice]}", {**common, "choices": list(CHOICES)[:count]}, flops))
     rows.append(Row(table, "modist step", {**common, "row": "modist"}, flops))
     if options.compile:

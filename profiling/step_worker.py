@@ -22,7 +22,7 @@ from backbone_peers import BACKBONES, prepared
 from modist_fast.allocator import keep_freed_memory
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, join_world
-from modist_fast.presets import modist_r18_128
+from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.memory import peak_memory
@@ -32,7 +32,7 @@ from plain_step import PlainStep, same_weights
 
 def step_config(spec: dict[str, Any]) -> TrainConfig:
     """One process, one group: batch norm sees the whole batch on both sides, however keys are shuffled."""
-    recipe = modist_r18_128(Path(), Path())
+    recipe = find_preset(spec.get("preset", "modist-r18-128"))(Path(), Path())
     return replace(
         recipe,
         batch_size=spec["batch"],
