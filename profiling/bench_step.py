@@ -6,7 +6,8 @@
 Part one, `step`: R3D-18 on 8 × 128² clips and 16 × 128² edge maps, one process. The baseline is plain_step.py; the
 rows below it add one choice after another, the last is modist_fast.step.TrainingStep, as pretrain.py runs it.
 Part two, `backbones`: forward and backward of R3D-50 and R3D-18 against PyTorchVideo's and torchvision's.
-Each row is a process of its own, as a training run is; they take turns, so that a disturbance falls on all of them.
+Each row is a process of its own, as a training run is; some of them, the table's first always among them, take turns,
+so that a disturbance falls on all of them.
 Clips are made up and wait in memory: data is bench_pipeline.py's.
 """
 
@@ -53,6 +54,8 @@ class Options:
     """CPU threads."""
     rounds: int = 11
     """Turns of each row."""
+    together: int = 6
+    """Rows that are measured, and held in memory, at a time. The first of a table is always among them."""
     choices: bool = True
     """Rows for the choices between the plain step and the project's; False leaves these two."""
     compile: bool = False
@@ -74,6 +77,8 @@ class Row:
     """Why it was not run."""
     times: list[float] = field(default_factory=list)
     """Milliseconds of each turn."""
+    baseline: list[float] = field(default_factory=list)
+    """Of the table's first row, in the same turns."""
     operations: int = 0
     """Of a run, see `count_operations`; 0 where unknown."""
     host_mb: float = 0.0
@@ -82,6 +87,10 @@ class Row:
     @property
     def median(self) -> float:
         return statistics.median(self.times)
+
+    @property
+    def speedup(self) -> float:
+        return statistics.median(self.baseline) / self.median
 
 
 def step_rows(options: Options) -> list[Row]:
@@ -145,32 +154,44 @@ class Worker:
         return line
 
 
-def run_rows(rows: Sequence[Row], rounds: int) -> None:
-    """Measure the rows of a table, in turns."""
-    workers: list[Worker] = []
+def run_rows(rows: Sequence[Row], rounds: int, together: int) -> None:
+    """Measure the rows of a table in turns, at most `together` at a time, the first row always among them."""
+    first, *others = (row for row in rows if not row.missing)
+    baseline = Worker(first)
+    try:
+        for start in range(0, len(others), together - 1):
+            part = others[start : start + together - 1]
+            turns_before = len(first.times)
+            _take_turns(baseline, part, rounds)
+            for row in part:
+                row.baseline = first.times[turns_before:]
+    finally:
+        baseline.close()
+    first.baseline = first.times
+
+
+def _take_turns(baseline: Worker, rows: Sequence[Row], rounds: int) -> None:
+    workers = [baseline]
     try:
         for row in rows:
-            if not row.missing:
-                workers.append(Worker(row))
+            workers.append(Worker(row))
         for number in range(rounds):
             for worker in workers if number % 2 == 0 else reversed(workers):
                 worker.turn()
     finally:
-        for worker in workers:
+        for worker in workers[1:]:
             worker.close()
 
 
 def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
     """The figures that the project holds itself to, as far as their rows are there."""
-    median = {row.name: row.median for row in rows if row.times}
-    pairs = {
-        "step_speedup_vs_plain": ("plain", "modist step"),
-        "backbone_speedup_vs_pytorchvideo_fp32": ("pytorchvideo slow_r50, fp32", "modist R3D-50, bf16"),
-        "backbone_speedup_vs_pytorchvideo_bf16": ("pytorchvideo slow_r50, bf16", "modist R3D-50, bf16"),
-        "backbone_speedup_vs_torchvision_fp32": ("torchvision r3d_18, fp32", "modist R3D-18, bf16"),
-        "backbone_speedup_vs_torchvision_bf16": ("torchvision r3d_18, bf16", "modist R3D-18, bf16"),
-    }
-    return {name: median[a] / median[b] for name, (a, b) in pairs.items() if a in median and b in median}
+    found = {row.name: row for row in rows if row.times}
+    ratios = {"step_speedup_vs_plain": found["modist step"].speedup} if "modist step" in found else {}
+    for peer, ours in (("pytorchvideo slow_r50", "modist R3D-50, bf16"), ("torchvision r3d_18", "modist R3D-18, bf16")):
+        for dtype in ("fp32", "bf16"):
+            if (name := f"{peer}, {dtype}") in found:
+                ratios[f"backbone_speedup_vs_{peer.split()[0]}_{dtype}"] = found[name].median / found[ours].median
+    return ratios
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -180,7 +201,6 @@ def print_rows(rows: Sequence[Row]) -> None:
         header = f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}"
         print(f"{header}{'calls':>7}{'peak MB':>9}{'speed-up':>10}")
         chosen = [row for row in rows if row.table == table]
-        baseline = next((row.median for row in chosen if row.times), 0.0)
         for row in chosen:
             if not row.times:
                 print(f"{row.name:44}{row.missing}")
@@ -188,7 +208,7 @@ def print_rows(rows: Sequence[Row]) -> None:
             low, high = percentile(row.times, 0.2), percentile(row.times, 0.8)
             cells = f"{row.median:10.1f}{low:9.1f}{high:9.1f}{row.flops / 1e9:8.0f}{row.flops / row.median / 1e9:9.3f}"
             cells += f"{row.operations or '':>7}"
-            print(f"{row.name:44}{cells}{row.device_mb or row.host_mb:9.0f}{baseline / row.median:9.2f}×")
+            print(f"{row.name:44}{cells}{row.device_mb or row.host_mb:9.0f}{row.speedup:9.2f}×")
 
 
 def plot(path: Path, rows: Sequence[Row]) -> None:
@@ -208,7 +228,7 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
         places = range(len(chosen))
         chart.barh(places, middle, xerr=list(zip(*ends, strict=True)), color=colors)
         for place, row in enumerate(chosen):
-            chart.text(percentile(row.times, 0.8), place, f"  {middle[0] / row.median:.2f}×", va="center", fontsize=8)
+            chart.text(percentile(row.times, 0.8), place, f"  {row.speedup:.2f}×", va="center", fontsize=8)
         chart.set_yticks(places, [row.name for row in chosen], fontsize=8)
         chart.invert_yaxis()
         chart.margins(x=0.1)
@@ -227,7 +247,7 @@ def main() -> None:
         tables += [[row for row in rows if row.table == table] for table in dict.fromkeys(row.table for row in rows)]
     for table in tables:
         begun = time.perf_counter()
-        run_rows(table, options.rounds)
+        run_rows(table, options.rounds, options.together)
         print(f"{len(table)} rows in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     rows = [row for table in tables for row in table]
     print_rows(rows)

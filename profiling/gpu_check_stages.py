@@ -49,8 +49,8 @@ class Setting:
     """Whether the kernel table is edited."""
 
 
-STEP_ROWS_GB = 40
-"""Eleven processes of R3D-18 side by side; an estimate."""
+STEP_ROWS_GB = 20
+"""Six processes of R3D-18 side by side; an estimate."""
 
 
 def stages(setting: Setting) -> list[Stage]:
@@ -144,7 +144,7 @@ def _benchmarks(setting: Setting) -> list[Stage]:
         found.insert(3, bench(name, "the same with torch.compile", 2400, read, *step, "--compile"))
         name = "bench-step-choices"
         small = setting.memory_gb < STEP_ROWS_GB
-        obstacle = f"eleven processes share the GPU; skipped below {STEP_ROWS_GB} GB of memory" if small else ""
+        obstacle = f"six processes share the GPU; skipped below {STEP_ROWS_GB} GB of memory" if small else ""
         read = findings.step_benchmark(name)
         what = "R3D-18 128²: what each choice is worth; backbones of others"
         found.insert(4, bench(name, what, 2400, read, obstacle=obstacle))

@@ -60,7 +60,7 @@ def test_plain_step_computes_the_same(choices: list[str]) -> None:
 
 
 def row(name: str, *times: float, table: str = "step") -> Row:
-    return Row(table, name, {}, flops=2e9, times=list(times), operations=70, host_mb=100)
+    return Row(table, name, {}, flops=2e9, times=list(times), baseline=[30, 10, 20], operations=70, host_mb=100)
 
 
 def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,9 +75,11 @@ def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rows_run_in_processes_of_their_own() -> None:
     rows = step_rows(Options(batch=2, crop=32, bank=256, threads=1))
-    ends = [rows[0], rows[-1]]
-    assert [one.name for one in ends] == ["plain", "modist step"]
+    ends = [rows[0], rows[1], rows[-1]]
+    assert [one.name for one in ends] == ["plain", "+ edge maps in one channel", "modist step"]
     assert [one.spec["choices"] for one in rows[1:-1]] == [list(CHOICES)[: n + 1] for n in range(len(CHOICES))]
-    run_rows(ends, rounds=2)
-    assert all(len(one.times) == 2 and min(one.times) > 0 and one.host_mb > 100 for one in ends)
-    assert 0 < 1.5 * ends[1].operations < ends[0].operations
+    run_rows(ends, rounds=2, together=2)  # the first beside each of the others
+    assert [len(one.times) for one in ends] == [4, 2, 2]
+    assert all(min(one.times) > 0 and one.host_mb > 100 for one in ends)
+    assert [one.baseline for one in ends] == [ends[0].times, ends[0].times[:2], ends[0].times[2:]]
+    assert 0 < 1.5 * ends[2].operations < ends[0].operations

@@ -232,7 +232,7 @@ def test_the_commands_for_gpus_are_understood(num_gpus: int) -> None:
 
 
 def test_a_small_gpu_is_spared_the_eleven_processes() -> None:
-    assert "40 GB" in gpu_stages(memory_gb=24.0)["bench-step-choices"].obstacle
+    assert "20 GB" in gpu_stages(memory_gb=16.0)["bench-step-choices"].obstacle
     assert gpu_stages(memory_gb=80.0)["bench-step-choices"].obstacle == ""
 
 
