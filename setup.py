@@ -18,7 +18,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=[*PACKAGE_DIRS, "modist_fast.models", "modist_profiling.report"],
+    packages=[*PACKAGE_DIRS, "modist_fast.evaluation", "modist_fast.models", "modist_profiling.report"],
     package_dir=PACKAGE_DIRS,
     package_data={"modist_profiling.report": ["page.css", "page.js"]},
     install_requires=[
@@ -52,6 +52,7 @@ setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "hypothesis>=6.120",
+            "scikit-learn>=1.6",  # the peer of the linear classifier
             "scipy>=1.14",
             "ruff>=0.9",
             "pyright>=1.1.390",

@@ -157,7 +157,8 @@ class Store:
         self._offsets = {kind: ListColumn(table[f"{kind}_offsets"]) for kind in kinds}
         self._crc32 = {kind: ListColumn(table[f"{kind}_crc32"]) for kind in kinds}
         self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
-        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(self.path, shard)))
+        folder = self.path  # `self` in there would be a cycle: files of a dropped store would stay open for a while
+        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(folder, shard)))
         self._check_shard_sizes()
 
     @property
@@ -259,6 +260,16 @@ class Store:
             f"{shard_path(self.path, shard)} cannot be read where {self.videos[video]} is: {problem}, also when tried "
             f"{len(_READ_PAUSES)} times more. Look at the disk or the network file system, or copy the shard again."
         )
+
+    def frame_checksums(self, video: int, kind: str = "rgb") -> np.ndarray:
+        """(num_frames,) CRC-32 of a video's frames: equal for two copies of one video."""
+        self._check_kind(kind, self._crc32)
+        return self._crc32[kind][video]
+
+    def quarantine(self) -> dict[str, str]:
+        """The videos that could not be used, to the reason."""
+        rows = pq.read_table(self.path / QUARANTINE_NAME).to_pylist()
+        return {row["video"]: f"{row['reason']}: {row['detail']}" for row in rows}
 
     def frame_bytes(self) -> dict[str, float]:
         """Mean bytes of a frame of each kind."""

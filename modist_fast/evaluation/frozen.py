@@ -1,0 +1,159 @@
+"""What every evaluation of a frozen backbone shares: its options, everything opened, and the features."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import torch.distributed as dist
+import tyro
+
+from modist_fast.checkpoint import plain
+from modist_fast.distributed import DeviceOption, World
+from modist_fast.environment import git_revision
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
+from modist_fast.evaluation.clips import Request
+from modist_fast.evaluation.features import CALIBRATION_CLIPS, Extraction, FeaturesConfig, calibrate, extract
+from modist_fast.evaluation.labelled import LabelledConfig, LabelledVideos, open_labelled
+from modist_fast.evaluation.results import odd_rows
+from modist_fast.evaluation.splits import Fold, Leak, SplitConfig, make_folds, refuse_leaks
+from modist_fast.evaluation.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
+from modist_pipelines.plan import ClipPlan
+
+log = logging.getLogger("modist")
+Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig:
+    """What every evaluation of a frozen backbone needs."""
+
+    out: Path
+    """Takes result.json, confusion.png and the features."""
+    network: Annotated[BackboneConfig, Plain]
+    data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
+    split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    device: DeviceOption = "auto"
+    seed: int = 0
+    """Of a random backbone, the classifier, the subsets and the intervals."""
+
+
+@dataclass
+class Frozen:
+    """Everything opened, and the features of all views.
+
+    Attributes:
+        features: (N, V, D) float32, NaN for odd videos.
+    """
+
+    config: FrozenConfig
+    world: World
+    backbone: Backbone
+    spec: ViewSpec
+    labelled: LabelledVideos
+    folds: list[Fold]
+    leaks: list[Leak]
+    features: np.ndarray
+
+    def means(self) -> np.ndarray:
+        """(N, D): of each video's views."""
+        return self.features.mean(axis=1)
+
+    def usable(self, videos: np.ndarray) -> np.ndarray:
+        return videos[~np.isin(videos, list(self.labelled.odd))]
+
+    def over_folds(self, work: Callable[[Fold], Answer]) -> list[Answer]:
+        """The answer for each fold; the ranks share the folds out."""
+        mine = {place: work(self.folds[place]) for place in range(self.world.rank, len(self.folds), self.world.size)}
+        everyone: list[dict[int, Answer]] = [{} for _ in range(self.world.size)]
+        dist.all_gather_object(everyone, mine)
+        together = {place: answer for part in everyone for place, answer in part.items()}
+        return [together[place] for place in range(len(self.folds))]
+
+    def classify(self, work: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[np.ndarray]:
+        """Probabilities of each fold's test videos; NaN for odd ones.
+
+        Args:
+            work: training videos and usable test videos to (m, K).
+        """
+
+        def one(fold: Fold) -> np.ndarray:
+            found = np.full((len(fold.test), len(self.labelled.classes)), np.nan)
+            tested = self.usable(fold.test)
+            found[np.isin(fold.test, tested)] = work(fold.train, tested)
+            return found
+
+        return self.over_folds(one)
+
+    def result(self, task: str) -> dict[str, Any]:
+        """What every result says of where it comes from."""
+        return {
+            "task": task,
+            "backbone": {"origin": self.backbone.origin, "digest": self.backbone.digest(), "card": self.backbone.card},
+            "options": plain(dataclasses.asdict(self.config)),
+            "views": dataclasses.asdict(self.spec),
+            "videos_of": str(self.labelled.source.path),
+            "fingerprint": self.labelled.fingerprint(),
+            "odd_videos": self.labelled.when_tested,
+            "odd": odd_rows(self.labelled),
+            "leaks": [leak._asdict() for leak in self.leaks],
+            "git_revision": git_revision(),
+        }
+
+
+def open_frozen(config: FrozenConfig, world: World) -> Frozen:
+    """Open backbone and videos, check the split, and compute the features that are not there yet.
+
+    Raises:
+        ConfigError, DataError: what the user can mend.
+    """
+    backbone = open_backbone(config.network, config.seed)
+    spec = resolve_views(config.views, backbone.card)
+    labelled = open_labelled(config.data, spec.stride, world.device, config.features.num_threads)
+    spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
+    folds = make_folds(config.split, labelled)
+    leaks = refuse_leaks(config.split, folds, labelled)
+    if backbone.is_random:
+        _calibrate(config, world, backbone, spec, labelled, folds)
+    grid = labelled.source.grid
+    extraction = Extraction(
+        backbone, labelled, spec, lambda video: plan_views(spec, labelled.info(video), grid), "test", labelled.usable()
+    )
+    features = extract(extraction, config.features, features_folder(config), world)
+    if not np.isfinite(features[labelled.usable()]).all():
+        raise ConfigError("the backbone gives features that are not finite.")
+    return Frozen(config, world, backbone, spec, labelled, make_folds(config.split, labelled), leaks, features)
+
+
+def features_folder(config: FrozenConfig) -> Path:
+    return config.features.folder or config.out / "features"
+
+
+def _calibrate(
+    config: FrozenConfig,
+    world: World,
+    backbone: Backbone,
+    spec: ViewSpec,
+    labelled: LabelledVideos,
+    folds: Sequence[Fold],
+) -> None:
+    train = np.unique(np.concatenate([fold.train for fold in folds]))
+    chosen = np.random.default_rng(config.seed).permutation(train)[:CALIBRATION_CLIPS].tolist()
+    requests = [
+        Request(video, int(labelled.rows[video]), [training_clip(labelled, spec, config.seed, 0, video)])
+        for video in chosen
+    ]
+    calibrate(backbone, labelled, requests, spec, world, config.features)
+
+
+def training_clip(labelled: LabelledVideos, spec: ViewSpec, seed: int, epoch: int, video: int) -> ClipPlan:
+    """`plan_training_clip` of a video by its place."""
+    info = labelled.info(video)
+    return plan_training_clip(spec, info, labelled.source.grid, seed=seed, epoch=epoch, video=video)
