@@ -77,6 +77,8 @@ class Row:
     """Why it was not run."""
     times: list[float] = field(default_factory=list)
     """Milliseconds of each turn."""
+    cpu_times: list[float] = field(default_factory=list)
+    """Milliseconds of the host's processors in each: with one thread, what other work on the machine disturbs least."""
     baseline: list[float] = field(default_factory=list)
     """Of the table's first row, in the same turns."""
     operations: int = 0
@@ -140,6 +142,7 @@ class Worker:
         self._process.stdin.flush()
         answer = json.loads(self._answer())
         self.row.times.append(answer["ms"])
+        self.row.cpu_times.append(answer["cpu_ms"])
         self.row.host_mb, self.row.device_mb = answer["host_mb"], answer["device_mb"]
 
     def close(self) -> None:
@@ -186,7 +189,11 @@ def _take_turns(baseline: Worker, rows: Sequence[Row], rounds: int) -> None:
 def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
     """The figures that the project holds itself to, as far as their rows are there."""
     found = {row.name: row for row in rows if row.times}
-    ratios = {"step_speedup_vs_plain": found["modist step"].speedup} if "modist step" in found else {}
+    ratios = {}
+    if "modist step" in found:
+        ratios["step_speedup_vs_plain"] = found["modist step"].speedup
+        used = {name: statistics.median(found[name].cpu_times) for name in ("plain", "modist step")}
+        ratios["step_cpu_time_vs_plain"] = used["plain"] / used["modist step"]
     for peer, ours in (("pytorchvideo slow_r50", "modist R3D-50, bf16"), ("torchvision r3d_18", "modist R3D-18, bf16")):
         for dtype in ("fp32", "bf16"):
             if (name := f"{peer}, {dtype}") in found:
@@ -198,7 +205,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     """A table for each part; speed-ups against its first row."""
     for table in dict.fromkeys(row.table for row in rows):
         print(f"\n{table}")
-        header = f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}"
+        header = f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'CPU ms':>9}{'GFLOP':>8}{'TFLOP/s':>9}"
         print(f"{header}{'calls':>7}{'peak MB':>9}{'speed-up':>10}")
         chosen = [row for row in rows if row.table == table]
         for row in chosen:
@@ -206,7 +213,8 @@ def print_rows(rows: Sequence[Row]) -> None:
                 print(f"{row.name:44}{row.missing}")
                 continue
             low, high = percentile(row.times, 0.2), percentile(row.times, 0.8)
-            cells = f"{row.median:10.1f}{low:9.1f}{high:9.1f}{row.flops / 1e9:8.0f}{row.flops / row.median / 1e9:9.3f}"
+            cells = f"{row.median:10.1f}{low:9.1f}{high:9.1f}{statistics.median(row.cpu_times):9.1f}"
+            cells += f"{row.flops / 1e9:8.0f}{row.flops / row.median / 1e9:9.3f}"
             cells += f"{row.operations or '':>7}"
             print(f"{row.name:44}{cells}{row.device_mb or row.host_mb:9.0f}{row.speedup:9.2f}×")
 

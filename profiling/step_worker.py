@@ -2,8 +2,8 @@
 
     python profiling/step_worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
 
-Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run and the
-process's peak memory.
+Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run, by
+the clock and of the processor, and the process's peak memory.
 """
 
 import json
@@ -121,12 +121,13 @@ def main() -> None:
         operations = 0 if spec.get("compile") else count_operations(run).total()
         print(json.dumps({"operations": operations}), flush=True)
         for _ in sys.stdin:
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             run()
             if world.device.type == "cuda":
                 torch.cuda.synchronize(world.device)
             seconds = time.perf_counter() - begun
-            print(json.dumps({"ms": 1e3 * seconds, **peak_memory(world.device)}), flush=True)
+            cpu = time.process_time() - used
+            print(json.dumps({"ms": 1e3 * seconds, "cpu_ms": 1e3 * cpu, **peak_memory(world.device)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -60,16 +60,17 @@ def test_plain_step_computes_the_same(choices: list[str]) -> None:
 
 
 def row(name: str, *times: float, table: str = "step") -> Row:
-    return Row(table, name, {}, flops=2e9, times=list(times), baseline=[30, 10, 20], operations=70, host_mb=100)
+    measured = {"times": list(times), "cpu_times": [2 * time for time in times], "baseline": [30, 10, 20]}
+    return Row(table, name, {}, flops=2e9, operations=70, host_mb=100, **measured)
 
 
 def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row("plain", 30, 10, 20), row("modist step", 4, 5, 6), Row("nets", "absent", {}, 0, "not installed (pip)")]
-    assert ratios_of(rows) == {"step_speedup_vs_plain": 4}
+    assert ratios_of(rows) == {"step_speedup_vs_plain": 4, "step_cpu_time_vs_plain": 4}
     print_rows(rows)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    # Median, p20, p80, GFLOP, TFLOP/s, calls, memory, speed-up
-    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "2", "0.400", "70", "100", "4.00×"]
+    # Median, p20, p80, CPU, GFLOP, TFLOP/s, calls, memory, speed-up
+    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "10.0", "2", "0.400", "70", "100", "4.00×"]
     assert lines[-1].split(maxsplit=1) == ["absent", "not installed (pip)"]
 
 
