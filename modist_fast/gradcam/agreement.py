@@ -50,10 +50,9 @@ def moving_region(edges: Tensor) -> Tensor:
     """
     side = max(1, round(SMOOTHING * edges.shape[-1])) // 2 * 2 + 1
     smooth = F.avg_pool2d(edges[:, None], side, stride=1, padding=side // 2, count_include_pad=False)[:, 0]
-    peak = float(smooth.max())
-    if peak <= float(smooth.min()):
-        return torch.zeros_like(smooth, dtype=torch.bool)
-    levels = (smooth * (255 / peak)).round().to(torch.uint8)
+    levels = (smooth * (255 / max(float(smooth.max()), 1e-12))).round().to(torch.uint8)
+    if levels.min() == levels.max():
+        return torch.zeros_like(levels, dtype=torch.bool)
     threshold, _ = cv2.threshold(levels.reshape(levels.shape[0], -1).numpy(), 0, 255, cv2.THRESH_OTSU)
     return levels > threshold
 
