@@ -4,8 +4,8 @@ import csv
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,8 @@ class Entry:
     candidates: tuple[str, ...]
     """Paths under the root that the video may have, the likeliest first."""
     label: str | None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What else the line says: a CSV's other columns, "split" where the format has one, "group" of UCF101's names."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,8 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
     Raises:
         DataError: not a list, or none of its videos is there.
     """
-    found = detect(path) if kind == "auto" else kind
     root = root or (path if path.is_dir() else path.parent)
-    entries = list(_READERS[found](path))
-    log.info("%s: %d lines, read as %s", path, len(entries), found)
-    if not entries:
-        raise DataError(f"VIDEOS {path} lists no video (read as {found}). --list-format names another format.")
+    entries = read_entries(path, kind)
     labels: dict[str, str | None] = {}
     absent = []
     for entry in entries:
@@ -78,6 +76,20 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
             ", ".join(absent[:_SHOWN]),
         )
     return Listing(root, sorted(labels), labels)
+
+
+def read_entries(path: Path, kind: ListFormat = "auto") -> list[Entry]:
+    """The lines of a list, whether their videos are there or not. Arguments as for `read_listing`.
+
+    Raises:
+        DataError: not a list, or an empty one.
+    """
+    found = detect(path) if kind == "auto" else kind
+    entries = list(_READERS[found](path))
+    log.info("%s: %d lines, read as %s", path, len(entries), found)
+    if not entries:
+        raise DataError(f"VIDEOS {path} lists no video (read as {found}). --list-format names another format.")
+    return entries
 
 
 def detect(path: Path) -> Literal["csv", "ucf101", "hmdb51", "kinetics", "ssv2"]:
@@ -116,21 +128,24 @@ def _read_csv(path: Path) -> Iterator[Entry]:
     path_column = next((names.index(name) for name in _PATH_COLUMNS if name in names), None)
     label_column = next((names.index(name) for name in _LABEL_COLUMNS if name in names), None)
     if path_column is None:
-        path_column, label_column = 0, 1
+        path_column, label_column, names = 0, 1, []
     else:
         rows = rows[1:]
     for number, row in enumerate(rows, start=1):
         if len(row) <= path_column:
             raise DataError(f"{path}: row {number} has {len(row)} columns, none for the path.")
         label = row[label_column].strip() if label_column is not None and len(row) > label_column else None
-        yield Entry((row[path_column].strip(),), label or None)
+        columns = {name: cell.strip() for name, cell in zip(names, row, strict=False)}
+        yield Entry((row[path_column].strip(),), label or None, columns)
 
 
 def _read_ucf101(path: Path) -> Iterator[Entry]:
-    """trainlist01.txt, testlist01.txt: the folder is the class."""
+    """trainlist01.txt, testlist01.txt: the folder is the class, "g01" in the name the group within it."""
     for line in _lines(path):
         name = line.split()[0]
-        yield Entry((name, Path(name).name), name.split("/")[0])
+        label = name.split("/")[0]
+        group = re.search(r"_(g\d+)_", name)
+        yield Entry((name, Path(name).name), label, {"group": f"{label} {group[1]}"} if group else {})
 
 
 def _read_hmdb51(path: Path) -> Iterator[Entry]:
@@ -141,7 +156,8 @@ def _read_hmdb51(path: Path) -> Iterator[Entry]:
         for line in _lines(file):
             name, _, part = line.rpartition(" ")
             if part.strip() != "0":
-                yield Entry((f"{label}/{name.strip()}", name.strip()), label)
+                split = {"split": "train" if part.strip() == "1" else "test"}
+                yield Entry((f"{label}/{name.strip()}", name.strip()), label, split)
 
 
 def _read_kinetics(path: Path) -> Iterator[Entry]:
@@ -154,7 +170,8 @@ def _read_kinetics(path: Path) -> Iterator[Entry]:
             split = row.get("split")
             folders += [f"{split}/{folder}" for folder in folders] if split else []
             suffixes = (".mp4", ".mkv", ".webm")
-            yield Entry(tuple(f"{folder}{clip}{suffix}" for folder in folders for suffix in suffixes), label)
+            paths = tuple(f"{folder}{clip}{suffix}" for folder in folders for suffix in suffixes)
+            yield Entry(paths, label, {"split": split} if split else {})
 
 
 def _read_ssv2(path: Path) -> Iterator[Entry]:

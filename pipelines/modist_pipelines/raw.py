@@ -52,6 +52,10 @@ class RawVideos:
         device: "cuda:N" decodes on that GPU's video engines, files without time stamps excepted; "cpu" by
             torchcodec or PyAV.
         num_threads: files looked at side by side when opening; 0 takes this process's share of the cores.
+        names: look at these files of the folder alone.
+
+    Attributes:
+        refused: the files that cannot be used, to the reason.
 
     Raises:
         DataError: no folder, or no usable video in it.
@@ -60,12 +64,20 @@ class RawVideos:
     pixels: Literal["rgb"] = "rgb"
 
     def __init__(
-        self, path: str | Path, *, fps: float = 30.0, grid: int = 4, device: str = "cpu", num_threads: int = 0
+        self,
+        path: str | Path,
+        *,
+        fps: float = 30.0,
+        grid: int = 4,
+        device: str = "cpu",
+        num_threads: int = 0,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
         self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
-        names, _ = discover_videos(self.path)
+        if names is None:
+            names, _ = discover_videos(self.path)
         with ThreadPoolExecutor(num_threads or default_threads()) as threads:
             probes = list(threads.map(self._probe, names))
         usable = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, _Probe)]
@@ -73,6 +85,7 @@ class RawVideos:
         self.videos: Sequence[str] = [name for name, _ in usable]
         self.num_videos = len(usable)
         self._probes = [probe for _, probe in usable]
+        self.refused = {name: str(error) for name, error in refused}
         self._report(refused)
 
     def _probe(self, name: str) -> _Probe | VideoError:

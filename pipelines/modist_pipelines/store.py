@@ -260,6 +260,16 @@ class Store:
             f"{len(_READ_PAUSES)} times more. Look at the disk or the network file system, or copy the shard again."
         )
 
+    def frame_checksums(self, video: int, kind: str = "rgb") -> np.ndarray:
+        """(num_frames,) CRC-32 of a video's frames: equal for two copies of one video."""
+        self._check_kind(kind, self._crc32)
+        return self._crc32[kind][video]
+
+    def quarantine(self) -> dict[str, str]:
+        """The videos that could not be used, to the reason."""
+        rows = pq.read_table(self.path / QUARANTINE_NAME).to_pylist()
+        return {row["video"]: f"{row['reason']}: {row['detail']}" for row in rows}
+
     def frame_bytes(self) -> dict[str, float]:
         """Mean bytes of a frame of each kind."""
         num_frames = int(self.num_frames.sum())

@@ -1,0 +1,1 @@
+"""Evaluation: labelled videos, views of them, frozen features, and what is read off these."""

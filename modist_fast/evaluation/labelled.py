@@ -1,0 +1,299 @@
+"""The labelled videos of an evaluation, from a store or from files, and why some of them cannot be used."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from modist_fast.errors import ConfigError
+from modist_pipelines.discovery import discover_videos
+from modist_pipelines.listing import Entry, ListFormat, read_entries
+from modist_pipelines.raw import RawVideos
+from modist_pipelines.source import ClipSource, VideoInfo
+from modist_pipelines.store import Store
+
+log = logging.getLogger("modist")
+_SHOWN = 5  # names of videos that a message gives
+
+
+@dataclass(frozen=True)
+class LabelledConfig:
+    """Which videos, and what is known of them."""
+
+    store: Path | None = None
+    """A store made by launch/prepare.py; or else --videos."""
+    videos: Path | None = None
+    """A folder of videos, decoded as they are."""
+    labels: Path | None = None
+    """A list with the videos' labels, and other columns (group, split): CSV or TSV, or a split file of UCF101, HMDB51
+    (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the labels."""
+    train_list: Path | None = None
+    """With --test-list, in place of --labels: the lists of the two parts of a split."""
+    test_list: Path | None = None
+    list_format: ListFormat = "auto"
+    hmdb_split: int = 1
+    """Which of the three splits of HMDB51 to take from a folder of split files."""
+    label_column: str | None = None
+    """The CSV's column of labels, where it is not "label", "class" or "category"."""
+    group_column: str = "group"
+    """The column that says what must stay on one side of a split: actor, sequence, source video."""
+    where: tuple[str, ...] = ()
+    """COLUMN=PATTERN: take only these videos; several must all hold. "path" and "label" are columns, * is anything."""
+    odd_videos: Literal["wrong", "exclude"] = "wrong"
+    """Videos of a test part that cannot be used (broken, too short, not in the store) count as wrong answers, or are
+    left out of the score. Either way they are named with their reasons. Training goes without them."""
+
+
+@dataclass
+class LabelledVideos:
+    """Videos with labels, in a fixed order. A video is named by its place here.
+
+    Attributes:
+        source: gives the frames.
+        names: paths as the list, the store or the folder has them.
+        rows: (N,) int64 rows of the source; -1 where the video is odd.
+        labels: (N,) int64 places in `classes`.
+        columns: name to a value for each video, "" where there is none; "path" and "label" among them.
+        groups: what must stay together, or None where there is no such column.
+        odd: the videos that cannot be used, to the reason.
+        when_tested: what an odd video in a test part counts as.
+    """
+
+    source: ClipSource
+    names: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    columns: dict[str, list[str]]
+    groups: list[str] | None
+    odd: dict[int, str] = field(default_factory=dict)
+    when_tested: Literal["wrong", "exclude"] = "wrong"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def info(self, video: int) -> VideoInfo:
+        return self.source.info(int(self.rows[video]))
+
+    def usable(self) -> np.ndarray:
+        """(n,) int64 videos that are not odd."""
+        return np.array([video for video in range(len(self)) if video not in self.odd], dtype=np.int64)
+
+    def matching(self, patterns: Sequence[str], option: str) -> np.ndarray:
+        """(N,) bool: the videos for which all of "COLUMN=PATTERN" hold.
+
+        Args:
+            option: the command-line option that the patterns come from, for errors.
+
+        Raises:
+            ConfigError: not of this form, or no such column.
+        """
+        return _matching(self.columns, len(self), patterns, option)
+
+    def likeness(self, video: int) -> tuple[int, ...]:
+        """What copies of one video have in common at least, known without a look into it."""
+        info = self.info(video)
+        num_bytes = 0 if isinstance(self.source, Store) else (self.source.path / self.names[video]).stat().st_size
+        return info.num_frames, info.width, info.height, num_bytes
+
+    def content(self, video: int) -> str:
+        """A digest that equal copies of one video share."""
+        row = int(self.rows[video])
+        if isinstance(self.source, Store):
+            return hashlib.sha256(self.source.frame_checksums(row).tobytes()).hexdigest()
+        with (self.source.path / self.names[video]).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def fingerprint(self) -> str:
+        """What features of these videos depend on, apart from the network and the views."""
+        listing = "\n".join(f"{name}\t{row}" for name, row in zip(self.names, self.rows, strict=True))
+        return hashlib.sha256(f"{self.source.fingerprint()}\n{listing}".encode()).hexdigest()
+
+
+def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num_threads: int = 0) -> LabelledVideos:
+    """Open the videos of an evaluation and find the label of each.
+
+    Args:
+        stride: nominal frames from one frame of a clip to the next: raw videos are taken on a grid that divides it.
+        device: of this process; a GPU decodes raw videos itself.
+
+    Raises:
+        ConfigError, DataError: options that do not fit, no videos, no labels, a list that contradicts itself.
+    """
+    if (config.store is None) == (config.videos is None):
+        raise ConfigError("Pass one of --store STORE (made by launch/prepare.py) and --videos FOLDER.")
+    entries = _entries(config)
+    if config.store is not None:
+        source: ClipSource = Store.open(config.store)
+        odd = source.quarantine()
+        listed = _find(entries, {*source.videos, *odd}) if entries else _folders([*source.videos, *odd])
+        if not entries:  # the store may have its labels from a list
+            listed |= {name: Entry((name,), label) for name, label in zip(source.videos, source.labels, strict=True)}
+        listed = _chosen(config, listed)
+        missing = "not in the store, nor in its quarantine"
+    else:
+        assert config.videos is not None
+        names, misnamed = discover_videos(config.videos)
+        listed = _chosen(config, _find(entries, set(names)) if entries else _folders(names))
+        wanted = sorted(listed.keys() & set(names))
+        if not wanted:
+            raise _nothing_found(config, listed)
+        grid = math.gcd(4, stride)
+        source = RawVideos(config.videos, grid=grid, device=str(device), num_threads=num_threads, names=wanted)
+        odd = source.refused | {row["video"]: row["detail"] for row in misnamed}
+        missing = f"not in {config.videos}"
+    rows = {name: row for row, name in enumerate(source.videos)}
+    if not listed.keys() & rows.keys():
+        raise _nothing_found(config, listed)
+    labelled = _assemble(config, source, listed, rows)
+    labelled.odd |= {v: odd.get(name, missing) for v, name in enumerate(labelled.names) if name not in rows}
+    report_odd(labelled, labelled.odd)
+    if rest := rows.keys() - listed.keys():
+        log.info("%d videos of %s take no part", len(rest), source.path)
+    return labelled
+
+
+def report_odd(labelled: LabelledVideos, videos: Iterable[int]) -> None:
+    """Name odd videos in the log, each with its reason."""
+    for video in videos:
+        log.warning("odd video: %s (%s): %s", labelled.names[video], _label(labelled, video), labelled.odd[video])
+
+
+def _label(labelled: LabelledVideos, video: int) -> str:
+    return labelled.classes[labelled.labels[video]]
+
+
+def _entries(config: LabelledConfig) -> list[Entry]:
+    if config.labels is not None and (config.train_list or config.test_list):
+        raise ConfigError(
+            "--labels is one list of everything, --train-list and --test-list are two: pass the one or the others."
+        )
+    if (config.train_list is None) != (config.test_list is None):
+        raise ConfigError("--train-list and --test-list go together.")
+    if config.labels is not None:
+        return _read(config.labels, config)
+    parts = (("train", config.train_list), ("test", config.test_list))
+    return [
+        Entry(entry.candidates, entry.label, {**entry.columns, "split": split})
+        for split, path in parts
+        if path is not None
+        for entry in _read(path, config)
+    ]
+
+
+def _read(path: Path, config: LabelledConfig) -> list[Entry]:
+    if not path.exists():
+        raise ConfigError(f"the list {path} does not exist.")
+    if not path.is_dir():
+        return read_entries(path, config.list_format)
+    files = sorted(path.glob(f"*_test_split{config.hmdb_split}.txt"))
+    if not files:
+        raise ConfigError(
+            f"{path} is a folder without *_test_split{config.hmdb_split}.txt, so not the split files of HMDB51. Pass a "
+            "list; a folder of videos is --videos."
+        )
+    return [entry for file in files for entry in read_entries(file, "hmdb51")]
+
+
+def _find(entries: Sequence[Entry], there: set[str]) -> dict[str, Entry]:
+    """Entries under the names that their videos have, the likeliest one where none is there."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        name = next((name for name in entry.candidates if name in there), entry.candidates[0])
+        before = found.setdefault(name, entry)
+        if (before.label, before.columns) != (entry.label, entry.columns):
+            raise ConfigError(
+                f"the list has {name} twice and not the same: {_describe(before)}; {_describe(entry)}. Mend the list."
+            )
+    return found
+
+
+def _describe(entry: Entry) -> str:
+    return ", ".join(f"{key} {value!r}" for key, value in {"label": entry.label, **entry.columns}.items())
+
+
+def _folders(names: Sequence[str]) -> dict[str, Entry]:
+    return {name: Entry((name,), Path(name).parent.name or None) for name in names}
+
+
+def _chosen(config: LabelledConfig, listed: dict[str, Entry]) -> dict[str, Entry]:
+    """The entries that have a label and meet --where."""
+    if config.label_column is not None:
+        listed = {
+            name: replace(entry, label=entry.columns.get(config.label_column) or None) for name, entry in listed.items()
+        }
+    unlabelled = sorted(name for name, entry in listed.items() if entry.label is None)
+    if len(unlabelled) == len(listed):
+        raise ConfigError(
+            "no video has a label. Pass a list of paths and labels as --labels, and the column of the labels as "
+            "--label-column where it is not called label or class."
+        )
+    labelled = {name: entry for name, entry in listed.items() if entry.label is not None}
+    mask = _matching(_columns(labelled), len(labelled), config.where, "--where")
+    if not mask.any():
+        raise ConfigError(f"--where {' '.join(config.where)}: no video is left.")
+    chosen = {name: labelled[name] for name, keep in zip(sorted(labelled), mask, strict=True) if keep}
+    if unlabelled:
+        shown = ", ".join(unlabelled[:_SHOWN])
+        log.warning("%d videos have no label and take no part, such as %s", len(unlabelled), shown)
+    return chosen
+
+
+def _columns(listed: dict[str, Entry]) -> dict[str, list[str]]:
+    """Values of the videos, which are sorted by name."""
+    names = sorted(listed)
+    keys = {key for entry in listed.values() for key in entry.columns}
+    columns = {key: [listed[name].columns.get(key, "") for name in names] for key in sorted(keys)}
+    return columns | {"path": names, "label": [str(listed[name].label) for name in names]}
+
+
+def _nothing_found(config: LabelledConfig, listed: dict[str, Entry]) -> ConfigError:
+    return ConfigError(
+        f"{config.store or config.videos} holds none of the {len(listed)} listed videos, such as {min(listed)}. Paths "
+        "in the list are relative to the folder that was prepared or is given as --videos."
+    )
+
+
+def _assemble(
+    config: LabelledConfig, source: ClipSource, listed: dict[str, Entry], rows: dict[str, int]
+) -> LabelledVideos:
+    columns = _columns(listed)
+    classes = _sorted_classes(set(columns["label"]))
+    places = {name: place for place, name in enumerate(classes)}
+    return LabelledVideos(
+        source=source,
+        names=columns["path"],
+        rows=np.array([rows.get(name, -1) for name in columns["path"]], dtype=np.int64),
+        labels=np.array([places[label] for label in columns["label"]], dtype=np.int64),
+        classes=classes,
+        columns=columns,
+        groups=columns.get(config.group_column),
+        when_tested=config.odd_videos,
+    )
+
+
+def _sorted_classes(classes: set[str]) -> list[str]:
+    """Numbers by their value, names by the alphabet."""
+    return sorted(classes, key=int) if all(name.isdecimal() for name in classes) else sorted(classes)
+
+
+def _matching(columns: dict[str, list[str]], num: int, patterns: Sequence[str], option: str) -> np.ndarray:
+    chosen = np.ones(num, dtype=bool)
+    for pattern in patterns:
+        column, equals, wanted = pattern.partition("=")
+        if not equals:
+            raise ConfigError(f"{option} {pattern}: write COLUMN=PATTERN, such as split=train.")
+        if column not in columns:
+            raise ConfigError(
+                f"{option} {pattern}: the videos have no column {column!r}, only {', '.join(sorted(columns))}. Columns "
+                "come from the header of a CSV given as --labels."
+            )
+        chosen &= np.array([fnmatchcase(value, wanted) for value in columns[column]], dtype=bool)
+    return chosen

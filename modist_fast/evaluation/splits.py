@@ -1,0 +1,156 @@
+"""Which videos train and which test: folds, a check that nothing leaks from one side to the other, low-shot subsets."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.labelled import LabelledVideos
+
+log = logging.getLogger("modist")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How the videos part into training and test."""
+
+    protocol: Literal["split", "leave-one-group-out"] = "split"
+    """One split, by the two conditions below; or as many as there are groups, each tested once."""
+    train_where: tuple[str, ...] = ("split=train",)
+    """COLUMN=PATTERN that training videos meet. A transfer is two such conditions: scene=1, scene=2."""
+    test_where: tuple[str, ...] = ("split=test",)
+    leaks: Literal["error", "report"] = "error"
+    """A group, or copies of one video, on both sides of a split: an error, or a line in the log and the result."""
+
+
+class Fold(NamedTuple):
+    """One training part and its test part, as places in `LabelledVideos`, ascending."""
+
+    name: str
+    train: np.ndarray
+    """Without odd videos."""
+    test: np.ndarray
+    """With the odd ones, where they count as wrong."""
+
+
+def make_folds(config: SplitConfig, labelled: LabelledVideos) -> list[Fold]:
+    """The folds of a protocol. Odd videos of a training part, and of a test part where excluded, are left out.
+
+    Raises:
+        ConfigError: no group or split column, an empty part, a video in both.
+    """
+    folds = []
+    for name, train, test in _sides(config, labelled):
+        if both := np.flatnonzero(train & test).tolist():
+            raise ConfigError(f"{labelled.names[both[0]]} is in the training and in the test part ({name}).")
+        odd = np.isin(np.arange(len(labelled)), list(labelled.odd))
+        tested = test if labelled.when_tested == "wrong" else test & ~odd
+        fold = Fold(name, np.flatnonzero(train & ~odd), np.flatnonzero(tested))
+        if not len(fold.train) or not np.isin(fold.test, list(labelled.odd), invert=True).any():
+            part = "test" if len(fold.train) else "training"
+            raise ConfigError(f"the {part} part of {name} holds no video that can be used.")
+        folds.append(fold)
+    return folds
+
+
+def _sides(config: SplitConfig, labelled: LabelledVideos) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    if config.protocol == "split":
+        train = labelled.matching(config.train_where, "--train-where")
+        test = labelled.matching(config.test_where, "--test-where")
+        name = f"{' '.join(config.train_where)} → {' '.join(config.test_where)}"
+        if unused := int((~(train | test)).sum()):
+            log.info("%d videos are in neither part of the split", unused)
+        return [(name, train, test)]
+    if labelled.groups is None:
+        raise ConfigError(
+            "--protocol leave-one-group-out needs a column of groups: pass --labels CSV with one, and its name as "
+            f"--group-column. There are: {', '.join(sorted(labelled.columns))}."
+        )
+    groups = np.array(labelled.groups)
+    if not (groups != "").all():
+        nameless = labelled.names[int(np.flatnonzero(groups == "")[0])]
+        raise ConfigError(f"--protocol leave-one-group-out: {nameless} has no group. Fill the column of groups.")
+    if len(set(labelled.groups)) < 2:
+        raise ConfigError("--protocol leave-one-group-out needs at least two groups.")
+    return [(f"without {group}", groups != group, groups == group) for group in sorted(set(labelled.groups))]
+
+
+class Leak(NamedTuple):
+    """Something that is on both sides of a split."""
+
+    fold: str
+    what: str
+
+
+def find_leaks(folds: Sequence[Fold], labelled: LabelledVideos) -> list[Leak]:
+    """Groups, and copies of one video, that a fold has in its training and its test part."""
+    leaks = []
+    copies = _copies(labelled)
+    for fold in folds:
+        for what, keys in (("group", labelled.groups), ("videos of equal content", copies)):
+            if keys is None:
+                continue
+            sides = [{keys[video]: video for video in side if keys[video]} for side in (fold.train, fold.test)]
+            for key in sorted(sides[0].keys() & sides[1].keys()):
+                train, test = (labelled.names[side[key]] for side in sides)
+                named = f"group {key}" if what == "group" else what
+                leaks.append(Leak(fold.name, f"{named}: {train} in training, {test} in the test part"))
+    return leaks
+
+
+def refuse_leaks(config: SplitConfig, folds: Sequence[Fold], labelled: LabelledVideos) -> list[Leak]:
+    """`find_leaks`, which are an error unless --leaks says report.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    leaks = find_leaks(folds, labelled)
+    if leaks and config.leaks == "error":
+        raise ConfigError(
+            f"the split leaks in {len(leaks)} places. The first, {leaks[0].fold}: {leaks[0].what}. Mend the list, or "
+            "pass --split.leaks report to go on and have them noted in the result."
+        )
+    for leak in leaks:
+        log.warning("leak, %s: %s", leak.fold, leak.what)
+    if labelled.groups is None:
+        log.info("no column of groups: only copies of one video on both sides would have been noticed")
+    return leaks
+
+
+def _copies(labelled: LabelledVideos) -> list[str]:
+    """For each video a name that its copies share, "" where it has none.
+
+    Contents are compared only where copies could be: reading all files of a large set would take hours.
+    """
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for video in labelled.usable().tolist():
+        alike[labelled.likeness(video)].append(video)
+    keys = [""] * len(labelled)
+    for videos in alike.values():
+        if len(videos) > 1:
+            for video in videos:
+                keys[video] = labelled.content(video)
+    return keys
+
+
+def low_shot_subset(train: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A class-balanced part of the training videos; for one seed, each share's part is within those of larger shares.
+
+    Args:
+        train: (n,) videos of the training part.
+        labels: (N,) of all videos.
+        share: of each class, in (0, 1]. The number is rounded, and at least one a class (the paper's 1 % of UCF101).
+
+    Returns:
+        Ascending videos.
+    """
+    chosen = []
+    for label in np.unique(labels[train]).tolist():
+        members = train[labels[train] == label]
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        chosen.append(members[order[: max(1, round(share * len(members)))]])
+    return np.sort(np.concatenate(chosen))
