@@ -1,8 +1,8 @@
 """Motion agreement: how much of a Grad-CAM lies where things move, as the stored edge maps show it.
 
-The moving region of a clip is found from its flow edges. Edges outline what moves, so each map is first averaged over
-a square of an eighth of its side, about the fineness of a Grad-CAM, which fills the outlines; a pixel moves where this
-average exceeds Otsu's threshold of the clip, the one that parts its values best into two kinds. The share of the
+The moving region of a clip is found from its flow edges. Edges outline what moves, so the maps are first averaged over
+a square of an eighth of their side and over three frames, about the fineness of a Grad-CAM, which fills the outlines; a
+pixel moves where this average exceeds Otsu's threshold of the clip, the one that parts its values best into two kinds. The share of the
 CAM's mass in this region is compared with two things that know nothing of the clip: the region's share of the area,
 which an even map would get, and the share of the same CAM in the regions of other clips, which is what a habit of
 looking at the middle would get.
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMOOTHING = 1 / 8  # of the map's side
+_NEIGHBOURS = 3  # frames that are averaged
 _RESAMPLES = 10_000
 
 
@@ -49,7 +50,9 @@ def moving_region(edges: Tensor) -> Tensor:
         (T, H, W) bool. All False where the maps are constant.
     """
     side = max(1, round(SMOOTHING * edges.shape[-1])) // 2 * 2 + 1
-    smooth = F.avg_pool2d(edges[:, None], side, stride=1, padding=side // 2, count_include_pad=False)[:, 0]
+    window = (_NEIGHBOURS, side, side)
+    padding = tuple(size // 2 for size in window)
+    smooth = F.avg_pool3d(edges[None], window, stride=1, padding=padding, count_include_pad=False)[0]
     levels = (smooth * (255 / max(float(smooth.max()), 1e-12))).round().to(torch.uint8)
     if levels.min() == levels.max():
         return torch.zeros_like(levels, dtype=torch.bool)
