@@ -31,14 +31,15 @@ _FREE = (
 
 def plain_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON-ready values."""
-    return _plain(dataclasses.asdict(config))
+    return plain(dataclasses.asdict(config))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested options as JSON-ready values: paths as text, tuples as lists."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,25 @@ def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None
     os.replace(half, path)
     half.write_text(json.dumps({"format": FORMAT, "version": VERSION, **card}, indent=2) + "\n", encoding="utf-8")
     os.replace(half, path.with_suffix(".json"))
+
+
+def visual_card(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a run's backbone says of the network and the clips that it expects.
+
+    Args:
+        config: of the run, as `checkpoint.plain_config` writes it.
+    """
+    model, clips = config["model"], config["clips"]
+    return {
+        "arch": model["arch"],
+        "width": model["visual_width"],
+        "crop_size": clips["crop_size"],
+        "num_frames": clips["visual"]["num_frames"],
+        "stride": clips["visual"]["stride"],
+        "mean": clips["augmentation"]["mean"],
+        "std": clips["augmentation"]["std"],
+        "preset": config["preset"],
+    }
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:

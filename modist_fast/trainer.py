@@ -16,7 +16,7 @@ from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
 from modist_fast.environment import environment, git_revision
 from modist_fast.errors import ConfigError
-from modist_fast.export import export_backbone
+from modist_fast.export import export_backbone, visual_card
 from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
 from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
@@ -198,14 +198,7 @@ class Trainer:
             return
         config, out = self.config, self.config.out
         card = {
-            "arch": config.model.arch,
-            "width": config.model.visual_width,
-            "crop_size": config.clips.crop_size,
-            "num_frames": config.clips.visual.num_frames,
-            "stride": config.clips.visual.stride,
-            "mean": config.clips.augmentation.mean,
-            "std": config.clips.augmentation.std,
-            "preset": config.preset,
+            **visual_card(checkpoint.plain_config(config)),
             "steps": self.steps_done,
             "source": self.source.card(),
             "git_revision": git_revision(),

@@ -112,7 +112,7 @@ def refuse_leaks(config: SplitConfig, folds: Sequence[Fold], labelled: LabelledV
     if leaks and config.leaks == "error":
         raise ConfigError(
             f"the split leaks in {len(leaks)} places. The first, {leaks[0].fold}: {leaks[0].what}. Mend the list, or "
-            "pass --split.leaks report to go on and have them noted in the result."
+            "pass --leaks report to go on and have them noted in the result."
         )
     for leak in leaks:
         log.warning("leak, %s: %s", leak.fold, leak.what)

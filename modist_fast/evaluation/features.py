@@ -1,0 +1,247 @@
+"""Frozen features: every view of every video once, in shards on disk, by any number of processes.
+
+    FOLDER/key.json              what the features depend on
+    FOLDER/NNNNN.safetensors     "features" (videos, views, D) float32 of one shard, and which videos were damaged
+
+A shard is the unit of work: its videos pass the network together in batches that do not depend on how many processes
+there are, so neither do the features. A shard appears whole or not at all; a run that was killed goes on with the rest.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modist_fast.distributed import World
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.backbones import Backbone
+from modist_fast.evaluation.clips import ClipReader, Request
+from modist_fast.evaluation.labelled import LabelledVideos, report_odd
+from modist_fast.evaluation.views import ViewSpec
+from modist_fast.precision import PrecisionOption, resolve_precision
+from modist_pipelines.plan import ClipPlan
+
+log = logging.getLogger("modist")
+_SHARD = 16  # videos
+_SAID = 20  # shards from one line in the log to the next
+CALIBRATION_CLIPS = 256
+_CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """How features are computed and where they are kept."""
+
+    folder: Path | None = None
+    """Where features are kept, by default OUT/features. Evaluations that share it compute them once."""
+    batch_size: int = 16
+    """Clips that pass through the network together."""
+    precision: PrecisionOption = "auto"
+    num_threads: int = 0
+    """Reading and decoding threads of each process; 0 takes its share of the cores."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What to compute features of, and with what."""
+
+    backbone: Backbone
+    labelled: LabelledVideos
+    spec: ViewSpec
+    plan: Callable[[int], Sequence[ClipPlan]]
+    """Video, as its place in `labelled`, to its clips; the same number for all."""
+    plan_name: str
+    """Tells this plan from others of the same spec."""
+    videos: np.ndarray
+    """(n,) int64 videos to compute features of, none of them odd."""
+
+
+def extract(extraction: Extraction, config: FeaturesConfig, folder: Path, world: World) -> np.ndarray:
+    """Features of videos, computed where they are not on disk. Every rank calls it, and gets them all.
+
+    Videos whose frames turn out damaged become odd.
+
+    Args:
+        folder: seen by all ranks; the features go to a folder in it that is named by their key.
+
+    Returns:
+        (N, V, D) float32 with a place for all N labelled videos; NaN where there is nothing.
+    """
+    key = _key(extraction, config, world)
+    folder = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "key.json", lambda path: path.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8"))
+    dist.barrier()
+    videos = extraction.videos
+    shards = [videos[first : first + _SHARD] for first in range(0, len(videos), _SHARD)]
+    missing = [number for number in range(len(shards)) if not _shard_path(folder, number).is_file()]
+    if world.is_main:
+        done = len(shards) - len(missing)
+        log.info("features: %d of %d shards are in %s%s", done, len(shards), folder, "" if missing else ": all")
+    dist.barrier()  # before any rank adds to what another counts
+    if mine := missing[world.rank :: world.size]:
+        _compute(extraction, config, world, folder, [(number, shards[number]) for number in mine])
+    dist.barrier()
+    return _gather(extraction.labelled, folder, shards, world)
+
+
+def _key(extraction: Extraction, config: FeaturesConfig, world: World) -> dict[str, Any]:
+    dtype, _ = resolve_precision(config.precision, world.device)
+    return {
+        "backbone": extraction.backbone.digest(),
+        "videos": extraction.labelled.fingerprint(),
+        "views": dataclasses.asdict(extraction.spec),
+        "plan": extraction.plan_name,
+        "places": hashlib.sha256(extraction.videos.astype(np.int64).tobytes()).hexdigest(),
+        "precision": str(dtype),
+        "device": world.device.type,
+        "shard": _SHARD,
+    }
+
+
+def _compute(
+    extraction: Extraction,
+    config: FeaturesConfig,
+    world: World,
+    folder: Path,
+    shards: Sequence[tuple[int, np.ndarray]],
+) -> None:
+    dtype, reason = resolve_precision(config.precision, world.device)
+    if world.is_main:
+        log.info("features: %s", reason)
+    labelled = extraction.labelled
+    net = _placed(extraction.backbone.net, world.device)
+
+    def requests() -> Iterator[Request]:
+        for _, videos in shards:
+            for video in videos.tolist():
+                yield Request(video, int(labelled.rows[video]), extraction.plan(video))
+
+    with ClipReader(labelled.source, extraction.spec, world.device, config.num_threads) as reader:
+        answers = reader.read(requests())
+        for done, (number, videos) in enumerate(shards, start=1):
+            damaged: dict[str, str] = {}
+            clips = _clips_of(answers, len(videos), damaged)
+            features = [_forward(net, batch, dtype) for batch in _batches(clips, config.batch_size)]
+            _write_shard(folder, number, len(videos), features, damaged)
+            if world.is_main and (done in (1, len(shards)) or done % _SAID == 0):
+                log.info("features: %d of %d shards of this process", done, len(shards))
+
+
+def _clips_of(answers: Iterator[tuple[int, Tensor | str]], num: int, damaged: dict[str, str]) -> Iterator[Tensor]:
+    for _ in range(num):
+        video, clips = next(answers)
+        if isinstance(clips, str):
+            damaged[str(video)] = clips
+        else:
+            yield clips
+
+
+def _batches(clips: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Clips of consecutive videos, `size` at a time."""
+    held: list[Tensor] = []
+    for tensor in clips:
+        held.append(tensor)
+        while sum(map(len, held)) >= size:
+            together = torch.cat(held)
+            yield together[:size]
+            held = [together[size:]] if len(together) > size else []
+    if held:
+        yield torch.cat(held)
+
+
+def _placed(net: nn.Module, device: torch.device) -> nn.Module:
+    return net.eval().to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+@torch.inference_mode()
+def _forward(net: nn.Module, clips: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(clips.device.type, dtype, enabled=dtype != torch.float32):
+        return net(clips.contiguous(memory_format=torch.channels_last_3d)).float().cpu()
+
+
+def calibrate(
+    backbone: Backbone,
+    labelled: LabelledVideos,
+    requests: Sequence[Request],
+    spec: ViewSpec,
+    world: World,
+    config: FeaturesConfig,
+) -> None:
+    """Give a random network the batch-norm statistics of clips: without them its eval mode means nothing.
+
+    Args:
+        requests: of the clips; as many as there are, up to 256.
+    """
+    norms = [module for module in backbone.net.modules() if isinstance(module, nn.BatchNorm3d)]
+    momenta = [norm.momentum for norm in norms]
+    if world.is_main:
+        net = _placed(backbone.net, world.device).train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # averages all batches equally
+        with ClipReader(labelled.source, spec, world.device, config.num_threads) as reader, torch.no_grad():
+            clips = (found for _, found in reader.read(requests) if isinstance(found, Tensor))
+            for batch in _batches(clips, _CALIBRATION_BATCH):
+                if len(batch) > 1:
+                    net(batch.contiguous(memory_format=torch.channels_last_3d))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        log.info("random network: batch norm has the statistics of %d clips", min(len(requests), CALIBRATION_CLIPS))
+    net = _placed(backbone.net, world.device)
+    for buffer in net.buffers():
+        dist.broadcast(buffer, 0)
+
+
+def _write_shard(folder: Path, number: int, num: int, features: list[Tensor], damaged: dict[str, str]) -> None:
+    whole = torch.cat(features).unflatten(0, (num - len(damaged), -1)) if features else torch.empty(0, 0, 0)
+    tensors = {"features": whole}
+    _write(_shard_path(folder, number), lambda path: save_file(tensors, path, {"damaged": json.dumps(damaged)}))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """The file appears whole, or not at all."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.half")
+    write(half)
+    os.replace(half, path)
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.safetensors"
+
+
+def _gather(labelled: LabelledVideos, folder: Path, shards: Sequence[np.ndarray], world: World) -> np.ndarray:
+    table: np.ndarray | None = None
+    found: dict[int, str] = {}
+    for number, videos in enumerate(shards):
+        path = _shard_path(folder, number)
+        if not path.is_file():
+            raise ConfigError(f"{path} was not written: all processes must see the same folder of features.")
+        with safe_open(path, "np") as file:
+            features = file.get_tensor("features")
+            damaged = {int(video): reason for video, reason in json.loads(file.metadata()["damaged"]).items()}
+        found |= damaged
+        whole = [video for video in videos.tolist() if video not in damaged]
+        if whole:
+            if table is None:
+                table = np.full((len(labelled), *features.shape[1:]), np.nan, np.float32)
+            table[whole] = features
+    if table is None:
+        raise ConfigError("no video could be read; the log has the reason of each.")
+    labelled.odd |= found
+    if world.is_main:
+        report_odd(labelled, found)
+    return table

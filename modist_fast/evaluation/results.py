@@ -1,0 +1,184 @@
+"""From predictions to a result: accuracies with intervals, classes, confusions, every video; JSON, table, picture."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from modist_fast.evaluation.labelled import LabelledVideos
+from modist_fast.evaluation.splits import Fold
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_DRAWS = 10_000
+_CONFIDENCE = 95  # %
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of a mean.
+
+    Args:
+        values: (n,) of the test videos.
+        groups: (n,) draw whole groups, since videos of one group are no independent evidence; None draws videos.
+    """
+    names = range(len(values)) if groups is None else groups
+    _, places = np.unique(np.asarray(list(names)), return_inverse=True)
+    sums, counts = np.bincount(places, values), np.bincount(places)
+    random = np.random.default_rng(seed)
+    means = np.empty(_DRAWS)
+    for first in range(0, _DRAWS, 500):  # so that a large test set needs no large table
+        drawn = random.integers(len(sums), size=(min(500, _DRAWS - first), len(sums)))
+        means[first : first + len(drawn)] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(m,) int64: how many classes are put before the true one; equal ones in the order of the classes.
+
+    Args:
+        probabilities: (m, K); rows of NaN, where there is no prediction, have rank K.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranks = (order == labels[:, None]).argmax(axis=1)
+    return np.where(np.isnan(probabilities).any(axis=1), probabilities.shape[1], ranks)
+
+
+def classification(
+    labelled: LabelledVideos, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int = 0
+) -> dict[str, Any]:
+    """All figures of a classification, JSON-ready.
+
+    Args:
+        probabilities: of each fold's test videos, (m, K); NaN where a video is odd, which counts as wrong.
+    """
+    videos = np.concatenate([fold.test for fold in folds])
+    shares = np.concatenate(list(probabilities))
+    truth, num_classes = labelled.labels[videos], len(labelled.classes)
+    ranks = ranks_of_truth(shares, truth)
+    predicted = np.where(ranks == num_classes, -1, np.nan_to_num(shares, nan=-1.0).argmax(axis=1))
+    names = [fold.name for fold in folds for _ in fold.test]
+    result = accuracies(labelled, videos, ranks, seed)
+    result["folds"] = [
+        {"name": fold.name, "train": len(fold.train), "test": len(fold.test), "top1": float((part == 0).mean())}
+        for fold, part in zip(folds, np.split(ranks, np.cumsum([len(fold.test) for fold in folds])[:-1]), strict=True)
+    ]
+    result["classes"] = _per_class(labelled.classes, truth, ranks)
+    result["confusion"] = _confusion(truth, predicted, num_classes).tolist()
+    result["videos"] = [
+        {
+            "video": labelled.names[video],
+            "label": labelled.classes[label],
+            "predicted": labelled.classes[guess] if guess >= 0 else None,
+            "rank": int(rank),
+            "probability": None if guess < 0 else round(float(row[label]), 6),
+            "fold": fold,
+        }
+        for video, label, guess, rank, row, fold in zip(videos, truth, predicted, ranks, shares, names, strict=True)
+    ]
+    return result
+
+
+def accuracies(labelled: LabelledVideos, videos: np.ndarray, ranks: np.ndarray, seed: int) -> dict[str, Any]:
+    """Top-1, top-5 where there are more than five classes, and the intervals of top-1."""
+    right = (ranks == 0).astype(np.float64)
+    result: dict[str, Any] = {
+        "num_test": len(videos),
+        "num_odd": int(np.isin(videos, list(labelled.odd)).sum()),
+        "top1": float(right.mean()),
+        "interval": bootstrap_interval(right, seed),
+        "chance": float(np.bincount(labelled.labels[videos]).max() / len(videos)),
+    }
+    if len(labelled.classes) > 5:
+        result["top5"] = float((ranks < 5).mean())
+    if labelled.groups is not None:
+        groups = [labelled.groups[video] for video in videos.tolist()]
+        if len(set(groups)) > 1:
+            result["interval_over_groups"] = bootstrap_interval(right, seed, groups)
+    return result
+
+
+def _per_class(classes: Sequence[str], truth: np.ndarray, ranks: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"class": name, "videos": int((truth == label).sum()), "top1": float((ranks[truth == label] == 0).mean())}
+        for label, name in enumerate(classes)
+        if (truth == label).any()
+    ]
+
+
+def _confusion(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """(K, K + 1) counts: row is the true class, column the predicted one, the last column no prediction."""
+    table = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+    np.add.at(table, (truth, np.where(predicted < 0, num_classes, predicted)), 1)
+    return table
+
+
+def odd_rows(labelled: LabelledVideos) -> list[dict[str, str]]:
+    """The odd videos with their reasons, JSON-ready."""
+    return [
+        {"video": labelled.names[video], "label": labelled.classes[labelled.labels[video]], "reason": reason}
+        for video, reason in sorted(labelled.odd.items())
+    ]
+
+
+def write_result(out: Path, result: dict[str, Any]) -> None:
+    """OUT/result.json, and OUT/confusion.png where there is a confusion matrix."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if "confusion" in result:
+        save_confusion(
+            out / "confusion.png", np.array(result["confusion"]), [row["class"] for row in result["classes"]]
+        )
+
+
+def save_confusion(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw the matrix as PNG: each row's shares, with numbers where there is room for them."""
+    if not counts[:, -1].any():
+        counts = counts[:, :-1]
+    counts = counts[counts.sum(axis=1) > 0]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    side = min(24.0, 3 + 0.35 * max(counts.shape))
+    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    if counts.shape[1] <= len(classes) + 1:
+        columns = [*classes, "none"][: counts.shape[1]]
+        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    if max(counts.shape) <= 30:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The figures as a table on standard output."""
+    console = Console(highlight=False, width=None)
+    console.print(f"\n{result['task']}: {result['backbone']['origin']}")
+    if result["odd"]:
+        console.print(f"{len(result['odd'])} odd videos, as {result['odd_videos']} where tested: see result.json")
+    for row in result.get("rows", [result]):
+        line = f"{row['name']}: " if "name" in row else ""
+        for name, value in row.items():
+            if name.startswith(("top", "R@")):
+                line += f"{name} {100 * value:.1f} %  "
+        low, high = row["interval"]
+        line += f"[{100 * low:.1f}, {100 * high:.1f}]  of {row['num_test']} videos"
+        console.print(line, soft_wrap=True)
+    if "chance" in result:
+        console.print(f"largest class: {100 * result['chance']:.1f} %")
+    if "shape_probe" in result:
+        console.print(f"from the shape of the frame alone: {100 * result['shape_probe']['top1']:.1f} %")
+    if "classes" in result:
+        table = Table("class", "videos", "top-1, %", box=None)
+        for row in result["classes"]:
+            table.add_row(row["class"], str(row["videos"]), f"{100 * row['top1']:.1f}")
+        console.print(table)
