@@ -22,8 +22,9 @@ class _Moments:
         zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)
         self.count, self.mean, self.squares = zeros[:1].clone(), zeros, zeros.clone()
 
-    def add(self, x: Tensor) -> None:
-        channels = x.detach().transpose(0, 1).flatten(1)
+    def see(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        """Take in a batch, (B, C, …), on its way into the norm."""
+        channels = inputs[0].detach().transpose(0, 1).flatten(1)
         variance, mean = torch.var_mean(channels.float(), dim=1, correction=0)
         count = torch.full_like(self.count, channels.shape[1])
         self.merge(count, mean.double(), count * variance.double())
@@ -79,7 +80,7 @@ def set_precise_statistics(
     try:
         for entry in moments:
             entry.norm.momentum = 0.0  # the running statistics rest meanwhile
-            hooks.append(entry.norm.register_forward_pre_hook(lambda _, inputs, entry=entry: entry.add(inputs[0])))
+            hooks.append(entry.norm.register_forward_pre_hook(entry.see))
         for batch in batches:
             forward(batch)
             num_clips += len(batch)

@@ -2,10 +2,10 @@
 
 The moving region of a clip is found from its flow edges. Edges outline what moves, so the maps are first averaged over
 a square of an eighth of their side and over three frames, about the fineness of a Grad-CAM, which fills the outlines; a
-pixel moves where this average exceeds Otsu's threshold of the clip, the one that parts its values best into two kinds. The share of the
-CAM's mass in this region is compared with two things that know nothing of the clip: the region's share of the area,
-which an even map would get, and the share of the same CAM in the regions of other clips, which is what a habit of
-looking at the middle would get.
+pixel moves where this average exceeds Otsu's threshold of the clip, the one that parts its values best into two kinds.
+The share of the CAM's mass in this region is compared with two things that know nothing of the clip: the region's share
+of the area, which an even map would get, and the share of the same CAM in the regions of other clips, which is what a
+habit of looking at the middle would get.
 """
 
 from typing import NamedTuple
