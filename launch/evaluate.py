@@ -12,7 +12,8 @@ from modist_fast.distributed import join_world
 from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.finetune import run_finetune
 from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, with_recipe
-from modist_fast.evaluation.frozen import (
+from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.evaluation.tasks import (
     KnnEvaluationConfig,
     LinearConfig,
     LowShotConfig,
@@ -22,7 +23,6 @@ from modist_fast.evaluation.frozen import (
     run_lowshot,
     run_retrieval,
 )
-from modist_fast.evaluation.results import print_result, write_result
 
 log = logging.getLogger("modist")
 _RUNS: dict[type, Any] = {
