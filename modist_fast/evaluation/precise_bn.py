@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from modist_fast.errors import ConfigError
+
 
 class _Moments:
     """Count, mean and sum of squared deviations of each channel, over batches, in float64 (Chan et al., 1979)."""
@@ -39,8 +41,8 @@ class _Moments:
 
     def merge_ranks(self) -> None:
         """Every rank's moments, in the order of the ranks, so that all get the same."""
-        mine = torch.cat([self.count, self.mean, self.squares])
-        rows = mine.new_empty(dist.get_world_size(), len(mine))
+        mine = torch.cat([self.count, self.mean, self.squares])[None]
+        rows = mine.new_empty(dist.get_world_size(), mine.shape[1])
         dist.all_gather_single(rows, mine)
         self.count, self.mean, self.squares = (torch.zeros_like(t) for t in (self.count, self.mean, self.squares))
         for row in rows:
@@ -71,6 +73,9 @@ def set_precise_statistics(
 
     Returns:
         The clips that this rank saw.
+
+    Raises:
+        ConfigError: no rank had any.
     """
     forward = forward or net
     moments = [_Moments(m) for m in net.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -91,5 +96,8 @@ def set_precise_statistics(
             entry.norm.momentum = momentum
     for entry in moments:
         entry.merge_ranks()
+        if entry.count < 2:
+            raise ConfigError("--precise-bn-clips: no clip could be read. Look at the log, or pass 0 to go without.")
+    for entry in moments:
         entry.write()
     return num_clips
