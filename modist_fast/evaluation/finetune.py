@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch import nn
 
 from modist_fast.affinity import bind_near_gpu
 from modist_fast.allocator import keep_freed_memory
@@ -29,6 +30,7 @@ from modist_fast.evaluation.training_clips import SampleOrder, TrainingClips
 from modist_fast.evaluation.view_scores import view_probabilities
 from modist_fast.evaluation.views import ViewSpec, resolve_views
 from modist_fast.export import export_backbone
+from modist_fast.models.resnet import Block
 
 log = logging.getLogger("modist")
 
@@ -57,7 +59,7 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     else:
         bind_near_gpu(world.device)
         keep_freed_memory(world.device)
-    backbone = open_backbone(config.network, config.seed)
+    backbone = _first_weights(config)
     spec = resolve_views(config.views, backbone.card)
     labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
@@ -87,6 +89,18 @@ def task_of(config: FinetuneConfig) -> str:
     return "supervised" if isinstance(config, SupervisedConfig) else "finetune"
 
 
+def _first_weights(config: FinetuneConfig) -> Backbone:
+    backbone = open_backbone(config.network, config.seed)
+    if backbone.is_random:
+        # As a baseline of features, random residual branches are whole. Training begins with branches that are nothing.
+        for module in backbone.net.modules():
+            if isinstance(module, Block):
+                last = module.residual[-1]
+                assert isinstance(last, nn.BatchNorm3d)
+                nn.init.zeros_(last.weight)
+    return backbone
+
+
 def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
     config, world, labelled = opened.config, opened.world, opened.labelled
     train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
@@ -108,8 +122,7 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     )
     torch.manual_seed(config.seed)
     # Each fold begins with the same weights: its own copy.
-    backbone = open_backbone(config.network, config.seed)
-    model = Classifier(backbone.net, len(labelled.classes), config.dropout, config.frozen)
+    model = Classifier(_first_weights(config).net, len(labelled.classes), config.dropout, config.frozen)
     training = ClassifierTraining(config, world, model, order, clips, out, _fingerprint(opened, train))
     trained = training.run()
     if trained is None:
