@@ -17,16 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMOOTHING = 1 / 8  # of the map's side
+RULE = (
+    "agreement: share of the Grad-CAM's mass inside the moving region. Moving region: pixels where the edge maps, "
+    "averaged over a square of 1/8 of their side and 3 frames, exceed Otsu's threshold of the clip. chance: the "
+    "region's share of the area. of_other_clips: share of the same Grad-CAM inside the regions of the other test clips."
+)
 _NEIGHBOURS = 3  # frames that are averaged
-_RESAMPLES = 10_000
-
-
-class Interval(NamedTuple):
-    """A mean over clips and its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Agreement(NamedTuple):
@@ -79,13 +75,3 @@ def motion_agreement(cams: Tensor, regions: Tensor) -> Agreement:
         return Agreement(own, area, np.full_like(own, np.nan))
     elsewhere = (shares[:, ~still].sum(axis=1) - own) / num_others
     return Agreement(own, area, elsewhere)
-
-
-def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of (N,) values and its 95 % percentile interval over clips drawn with replacement; NaN are left out."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    draws = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))

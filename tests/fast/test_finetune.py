@@ -142,13 +142,16 @@ def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
     exact = build_visual("r18", width=4).double().train()
     exact.load_state_dict(net.state_dict())
     inputs: dict[str, list[np.ndarray]] = {}
+
+    def keep(name: str):
+        def hook(_: nn.Module, x: tuple[torch.Tensor]) -> None:
+            inputs.setdefault(name, []).append(x[0].detach().transpose(0, 1).flatten(1).numpy())
+
+        return hook
+
     for name, module in exact.named_modules():
         if isinstance(module, nn.BatchNorm3d):
-            module.register_forward_pre_hook(
-                lambda _, x, name=name: inputs.setdefault(name, []).append(
-                    x[0].detach().transpose(0, 1).flatten(1).numpy()
-                )
-            )
+            module.register_forward_pre_hook(keep(name))
     for batch in batches:
         exact(batch.double())
     momentum = net.stem_norm.momentum

@@ -1,17 +1,25 @@
 """Grad-CAM against finite differences and the closed form of a linear head; motion agreement against planted maps."""
 
 import itertools
+import json
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.demo_videos import FPS, HEIGHT, WIDTH, Scene
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.views import ViewsConfig, resolve_views
 from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
-from modist_fast.gradcam.agreement import bootstrap, motion_agreement, moving_region
+from modist_fast.gradcam.agreement import motion_agreement, moving_region
+from modist_fast.gradcam.clips import PairedClips
 from modist_fast.models import ResNet, build_visual
+from modist_pipelines.store import Store
+from tests.fast.launching import run_script
 
 
 class PlainFeatures(nn.Module):
@@ -148,9 +156,102 @@ def test_elsewhere_is_the_mean_over_the_other_clips() -> None:
     assert np.isnan(result.inside[3])
 
 
-def test_the_bootstrap_interval_is_that_of_the_normal_distribution() -> None:
-    values = np.random.default_rng(0).normal(0.4, 0.1, 400)
-    mean, low, high = bootstrap(np.concatenate([values, [np.nan]]))
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    assert mean == pytest.approx(values.mean())
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
+# On videos
+
+
+@pytest.fixture(scope="module")
+def demo_clips(demo_store: Path):
+    """The store, and the middle clip of each of its videos with the store's row."""
+    store = Store.open(demo_store)
+    spec = resolve_views(ViewsConfig(spatial=1, num_frames=8, stride=8, crop_size=64, short_side=64), {})
+    reader = PairedClips(store, spec)
+    plans = [reader.middle(row) for row in range(store.num_videos)]
+    clips = [reader.read(row, plan) for row, plan in enumerate(plans)]
+    reader.close()
+    return store, plans, clips
+
+
+def test_edges_and_frames_show_the_same_pixels(demo_clips) -> None:
+    """The objects of the demo videos are where the moving region is."""
+    store, plans, clips = demo_clips
+    hits, areas = [], []
+    for row, (plan, clip) in enumerate(zip(plans, clips, strict=True)):
+        scene = Scene(0, int(Path(store.videos[row]).stem))
+        region = moving_region(clip.edges)
+        areas.append(float(region.float().mean()))
+        top, left, side, _ = plan.crop
+        scale = store.height[row] / HEIGHT
+        for t, frame in enumerate(plan.frames.tolist()):
+            poses = [thing.pose(frame * store.grid / FPS) for thing in scene.objects]
+            centres = [((HEIGHT / 2 + pose.dy) * scale - top, (WIDTH / 2 + pose.dx) * scale - left) for pose in poses]
+            for y, x in centres:
+                place = [int(64 * value / side) for value in (y, x)]
+                if all(0 <= value < 64 for value in place):
+                    hits.append(bool(region[t, place[0], place[1]]))
+    assert np.mean(hits) > 2 * np.mean(areas)
+    assert np.mean(hits) > 0.5
+
+
+class Motion(nn.Module):
+    """Channel 0 is where pixels change from frame to frame, channel 1 a corner: a net that sees just these."""
+
+    def feature_map(self, clips: Tensor) -> Tensor:
+        change = F.pad((clips[:, :, 1:] - clips[:, :, :-1]).abs().mean(dim=1, keepdim=True), (0, 0, 0, 0, 1, 0))
+        corner = torch.zeros_like(change)
+        corner[..., -16:, -16:] = 1.0
+        return F.avg_pool3d(torch.cat([(change - change.mean()).relu(), corner], dim=1), (2, 8, 8))
+
+
+def test_a_head_that_looks_at_motion_agrees_and_one_that_looks_at_a_corner_does_not(demo_clips) -> None:
+    _, _, clips = demo_clips
+    head = nn.Linear(2, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+    visual, regions = torch.stack([clip.visual for clip in clips]), torch.stack([moving_region(c.edges) for c in clips])
+    found = {}
+    for name, index in (("motion", 0), ("corner", 1)):
+        classes = torch.full((len(clips),), index)
+        cam = resize_cam(grad_cam(Motion(), head, visual, classes), (8, 64, 64))  # pyright: ignore[reportArgumentType]
+        found[name] = motion_agreement(cam, regions)
+    inside, area, elsewhere = found["motion"]
+    assert np.nanmean(inside) > 1.5 * np.nanmean(area)
+    assert np.nanmean(inside) > np.nanmean(elsewhere) + 0.1
+    assert np.nanmean(found["corner"].inside) < np.nanmean(area)
+    assert 48 <= np.argmax(cam.mean(dim=(0, 1, 3))) and 48 <= np.argmax(cam.mean(dim=(0, 1, 2)))
+
+
+def test_covering_clips_hold_every_frame_once_or_more(demo_store: Path) -> None:
+    store = Store.open(demo_store)
+    reader = PairedClips(
+        store, resolve_views(ViewsConfig(spatial=1, num_frames=4, stride=12, crop_size=32, short_side=32), {})
+    )
+    plans = reader.covering(0)
+    reader.close()
+    assert {frame for plan in plans for frame in plan.frames.tolist()} == set(range(int(store.num_frames[0])))
+    assert all((np.diff(plan.frames) == 3).all() for plan in plans)
+
+
+def test_the_command_draws_two_backbones_and_says_how_far_they_agree(demo_store: Path, tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for index, video in enumerate(Store.open(demo_store).videos):
+        lines.append(f"{video},{Path(video).parent.name},{'test' if index % 4 == 0 else 'train'}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    views = ["--views.num-frames", 4, "--views.stride", 8, "--views.crop-size", 48, "--views.temporal", 1]
+    done = run_script(
+        "gradcam.py",
+        *("--backbone", "random", "--versus", "random", "--arch", "r18", "--width", 8, *views),
+        *("--store", demo_store, "--labels", tmp_path / "list.csv", "--out", tmp_path / "out"),
+        *("--output-stride", 8, "--num-filmed", 2, "--features.precision", "fp32", "--name", "A", "--versus-name", "B"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "gradcam.json").read_text())
+    assert len(result["videos"]) == 8
+    for place, part in enumerate(result["backbones"]):
+        values = [row["AB"[place]] for row in result["videos"] if row["AB"[place]] is not None]
+        assert part["agreement"]["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+        assert part["agreement"]["clips"] == len(values)
+    # One net twice: the figures must not tell them apart.
+    assert result["difference"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert (tmp_path / "out" / "gradcam.png").read_bytes().startswith(b"\x89PNG")
+    with av.open(str(tmp_path / "out" / "gradcam.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 2 * int(Store.open(demo_store).num_frames[0])
