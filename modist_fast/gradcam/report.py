@@ -15,7 +15,6 @@ from modist_fast.checkpoint import plain
 from modist_fast.distributed import World
 from modist_fast.environment import git_revision
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.frozen import Frozen, FrozenConfig, open_frozen
 from modist_fast.evaluation.linear import LbfgsConfig, Linear, fit_lbfgs
 from modist_fast.evaluation.results import bootstrap_interval
@@ -132,7 +131,7 @@ def _open(config: GradCamConfig, world: World) -> list[tuple[str, Frozen]]:
         raise ConfigError("--num-shown and --num-filmed: at least 1.")
     opened = [(config.name, open_frozen(config, world))]
     if config.versus is not None:
-        other = replace(config, network=BackboneConfig(backbone=config.versus))
+        other = replace(config, network=replace(config.network, backbone=config.versus))
         opened.append((config.versus_name, open_frozen(other, world)))
         if opened[0][1].spec != opened[1][1].spec:
             raise ConfigError(
