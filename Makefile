@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint gpu-check clean
 
 install: .venv/.installed
 
@@ -23,5 +23,9 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest
 
+# Everything that only a GPU can show, about an hour; a folder to attach to an issue. GPU_CHECK=--dry-run on a CPU.
+gpu-check: install
+	$(BIN)/python profiling/gpu_check.py --out gpu-check $(GPU_CHECK)
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo build gpu-check* *.egg-info

@@ -9,13 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from modist_fast.bank import KeyBank
 from modist_fast.models import ProjectionHead, build_motion, build_visual
 from modist_fast.objective import ObjectiveConfig
-
-STATISTICS_MOMENTUM = 0.1  # of batch norm's running statistics, a step
 
 
 @dataclass(frozen=True)
@@ -83,21 +80,3 @@ class MoDist(nn.Module):
         momentum: list[Tensor] = list(self.momentum.parameters())
         online: list[Tensor] = list(self.online.parameters())
         torch._foreach_lerp_(momentum, online, 1.0 - key_momentum)
-
-    def running_statistics(self) -> list[Tensor]:
-        """The batch-norm running means and variances of both nets: the only state that differs between ranks."""
-        nets = (self.online, self.momentum)
-        return [b for net in nets for name, b in net.named_buffers() if name.endswith(("_mean", "_var"))]
-
-
-def share_statistics(net: nn.Module, group: int, num_groups: int) -> None:
-    """Before the forward of group `group` of a step: have the batch norms weigh the step's groups equally.
-
-    Running statistics r move by a share M a step. Updated as usual, they would move by M a group: further where a
-    process runs more groups, and the last group would weigh most. With the share set here, a step makes of r
-    (1 - M) r + M · mean over its groups; so the mean over processes is that of one process with all the groups.
-    """
-    share = STATISTICS_MOMENTUM / num_groups
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = share / (1 - STATISTICS_MOMENTUM + (group + 1) * share)

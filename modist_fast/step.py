@@ -1,6 +1,7 @@
 """The training step of MoDist (paper section 3.1): what happens to one batch of clips."""
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -14,8 +15,9 @@ from modist_fast.distributed import World, gather_keys, leave_out
 from modist_fast.health import bank_health, retrieval, spread, uniformity
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
-from modist_fast.pathways import MoDist, share_statistics
+from modist_fast.pathways import MoDist
 from modist_fast.precision import resolve_precision
+from modist_fast.running_statistics import StepStatistics
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.spans import Spans, clock_of
 
@@ -42,6 +44,9 @@ class TrainingStep:
         torch.manual_seed(config.seed)
         self.model = MoDist(config.model, config.objective)
         self.model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+        num_groups = config.batch_size // (config.group_size * world.size)
+        self._query_statistics = StepStatistics(self.model.online, num_groups)
+        self._key_statistics = StepStatistics(self.model.momentum, num_groups)
         if config.compile:
             self.model.online.compile()
             self.model.momentum.compile()
@@ -52,7 +57,7 @@ class TrainingStep:
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             # DDP learns a static graph from its first backward, which must not be one without synchronization.
-            static_graph=config.batch_size == config.group_size * world.size,
+            static_graph=num_groups == 1,
         )
         self.online.register_comm_hook(self.spans, _average_gradients)
 
@@ -75,7 +80,8 @@ class TrainingStep:
             local_keys = self._embed_keys(batch)
         with spans("gather"):
             keys = gather_keys(local_keys, deal)
-        figures = self._accumulate_gradients(batch, keys, video_ids)
+        with self._query_statistics.step() as after_group:
+            figures = self._accumulate_gradients(batch, keys, video_ids, after_group)
         with spans("optimizer"):
             self._update_weights(learning_rate)
         with spans("log"):
@@ -91,12 +97,11 @@ class TrainingStep:
     @torch.no_grad()
     def _embed_keys(self, batch: ClipBatch) -> Tensor:
         """(M, b, C) keys of the clips that this rank was dealt, normalized group by group."""
-        with self._autocast():
+        with self._autocast(), self._key_statistics.step() as after_group:
             keys = []
-            groups = self._groups(batch.visual_key, batch.motion_key)
-            for index, (visual, motion) in enumerate(groups):
-                share_statistics(self.model.momentum, index, len(groups))
+            for visual, motion in self._groups(batch.visual_key, batch.motion_key):
                 keys.append(self.model.momentum(visual, motion))
+                after_group()
             return torch.cat(keys, dim=1)
 
     def _groups(self, visual: Tensor, motion: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
@@ -104,7 +109,9 @@ class TrainingStep:
         motions = motion.split(self.config.group_size) if motion is not None else [None] * len(visuals)
         return list(zip(visuals, motions, strict=True))
 
-    def _accumulate_gradients(self, batch: ClipBatch, keys: Tensor, video_ids: Tensor) -> dict[str, Tensor]:
+    def _accumulate_gradients(
+        self, batch: ClipBatch, keys: Tensor, video_ids: Tensor, after_group: Callable[[], None]
+    ) -> dict[str, Tensor]:
         """Queries, loss and backward of each group in turn; the banks stay as they are until the step is over."""
         groups = self._groups(batch.visual_query, batch.motion_query)
         size = self.config.group_size
@@ -114,8 +121,8 @@ class TrainingStep:
             # Gradients travel once a step, with the last group.
             with nullcontext() if index == len(groups) - 1 else self.online.no_sync():
                 with self.spans("queries"), self._autocast():
-                    share_statistics(self.model.online, index, len(groups))
                     queries = self.online(visual, motion)
+                    after_group()
                 mine = slice(first + index * size, first + (index + 1) * size)
                 with self.spans("loss"):
                     terms = motion_distillation_loss(

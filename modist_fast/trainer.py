@@ -20,6 +20,7 @@ from modist_fast.export import export_backbone, visual_card
 from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
 from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
+from modist_fast.running_statistics import running_statistics
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipLoader
 from modist_pipelines.source import ClipSource
@@ -148,7 +149,7 @@ class Trainer:
         step = self.training_step
         with step.spans("checkpoint"):
             # Means of moving averages are moving averages of means: every number of ranks writes the same.
-            mean_over_ranks(step.model.running_statistics())
+            mean_over_ranks(running_statistics(step.model))
             if self.world.is_main:
                 state = {
                     "model": step.model.state_dict(),

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def slow_r50() -> nn.Module:
     """PyTorchVideo's, without its classifier."""
     from pytorchvideo.models.hub.resnet import slow_r50 as build  # pyright: ignore[reportMissingImports]
 
-    net = build()
+    net: Any = build()
     net.blocks[-1] = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
     return net
 

@@ -41,6 +41,8 @@ class Options:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     part: Literal["all", "step", "backbones"] = "all"
+    preset: str = "modist-r18-128"
+    """Recipe of the step: nets and clips; modist-r50 with --crop 224 is the paper's."""
     batch: int = 8
     """Samples of a step."""
     crop: int = 128
@@ -51,6 +53,8 @@ class Options:
     """CPU threads."""
     rounds: int = 11
     """Turns of each row."""
+    choices: bool = True
+    """Rows for the choices between the plain step and the project's; False leaves these two."""
     compile: bool = False
     """Add a row with torch.compile (minutes at first on a CPU)."""
     json: Path | None = None
@@ -70,6 +74,8 @@ class Row:
     """Why it was not run."""
     times: list[float] = field(default_factory=list)
     """Milliseconds of each turn."""
+    operations: int = 0
+    """Of a run, see `count_operations`; 0 where unknown."""
     host_mb: float = 0.0
     device_mb: float = 0.0
 
@@ -79,12 +85,14 @@ class Row:
 
 
 def step_rows(options: Options) -> list[Row]:
-    common = {name: getattr(options, name) for name in ("batch", "crop", "bank", "threads", "device")}
+    common = {name: getattr(options, name) for name in ("preset", "batch", "crop", "bank", "threads", "device")}
     common |= {"part": "step", "compile": False, "row": "plain"}
-    flops = step_flops(step_config(common))
-    table = f"training step: R3D-18, batch {options.batch}, {options.crop}², bank {options.bank}"
+    config = step_config(common)
+    flops = step_flops(config)
+    net = f"R3D-{config.model.arch.removeprefix('r')}"
+    table = f"training step: {net}, batch {options.batch}, {options.crop}², bank {options.bank}"
     rows = [Row(table, "plain", {**common, "choices": []}, flops)]
-    for count, choice in enumerate(CHOICES, 1):
+    for count, choice in enumerate(CHOICES if options.choices else (), 1):
         rows.append(Row(table, f"+ {CHOICES[choice]}", {**common, "choices": list(CHOICES)[:count]}, flops))
     rows.append(Row(table, "modist step", {**common, "row": "modist"}, flops))
     if options.compile:
@@ -115,7 +123,7 @@ class Worker:
         self.row = row
         command = [sys.executable, str(WORKER), json.dumps(row.spec)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._answer()
+        row.operations = json.loads(self._answer())["operations"]
 
     def turn(self) -> None:
         assert self._process.stdin is not None
@@ -169,7 +177,8 @@ def print_rows(rows: Sequence[Row]) -> None:
     """A table for each part; speed-ups against its first row."""
     for table in dict.fromkeys(row.table for row in rows):
         print(f"\n{table}")
-        print(f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}{'peak MB':>9}{'speed-up':>10}")
+        header = f"{'':44}{'median ms':>10}{'p20':>9}{'p80':>9}{'GFLOP':>8}{'TFLOP/s':>9}"
+        print(f"{header}{'calls':>7}{'peak MB':>9}{'speed-up':>10}")
         chosen = [row for row in rows if row.table == table]
         baseline = next((row.median for row in chosen if row.times), 0.0)
         for row in chosen:
@@ -178,6 +187,7 @@ def print_rows(rows: Sequence[Row]) -> None:
                 continue
             low, high = percentile(row.times, 0.2), percentile(row.times, 0.8)
             cells = f"{row.median:10.1f}{low:9.1f}{high:9.1f}{row.flops / 1e9:8.0f}{row.flops / row.median / 1e9:9.3f}"
+            cells += f"{row.operations or '':>7}"
             print(f"{row.name:44}{cells}{row.device_mb or row.host_mb:9.0f}{baseline / row.median:9.2f}×")
 
 

@@ -2,7 +2,8 @@
 
     python profiling/step_worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
 
-Answers each line with milliseconds of the run and the process's peak memory.
+Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run and the
+process's peak memory.
 """
 
 import json
@@ -21,16 +22,17 @@ from backbone_peers import BACKBONES, prepared
 from modist_fast.allocator import keep_freed_memory
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, join_world
-from modist_fast.presets import modist_r18_128
+from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.memory import peak_memory
+from modist_profiling.operations import count_operations
 from plain_step import PlainStep, same_weights
 
 
 def step_config(spec: dict[str, Any]) -> TrainConfig:
     """One process, one group: batch norm sees the whole batch on both sides, however keys are shuffled."""
-    recipe = modist_r18_128(Path(), Path())
+    recipe = find_preset(spec.get("preset", "modist-r18-128"))(Path(), Path())
     return replace(
         recipe,
         batch_size=spec["batch"],
@@ -40,10 +42,10 @@ def step_config(spec: dict[str, Any]) -> TrainConfig:
     )
 
 
-def made_up_batch(config: TrainConfig, device: torch.device) -> ClipBatch:
-    """Clips of noise in the loader's layout, each video twice in the bank's range of ids."""
+def made_up_batch(config: TrainConfig, device: torch.device, num_processes: int = 1) -> ClipBatch:
+    """A process's clips of noise in the loader's layout, each video twice in the bank's range of ids."""
     generator = torch.Generator().manual_seed(0)
-    num, size = config.batch_size, config.clips.crop_size
+    num, size = config.batch_size // num_processes, config.clips.crop_size
 
     def clips(channels: int, frames: int) -> Tensor:
         clip = torch.rand(num, channels, frames, size, size, generator=generator)
@@ -53,13 +55,13 @@ def made_up_batch(config: TrainConfig, device: torch.device) -> ClipBatch:
     return ClipBatch(
         step=0,
         epoch=0,
-        video_ids=np.arange(num, dtype=np.int32),
-        deal=np.arange(num),
+        video_ids=np.arange(config.batch_size, dtype=np.int32),
+        deal=np.arange(config.batch_size),
         visual_query=clips(3, visual),
         visual_key=clips(3, visual),
         motion_query=clips(1, motion),
         motion_key=clips(1, motion),
-        damaged=np.zeros(num, bool),
+        damaged=np.zeros(config.batch_size, bool),
         counters={},
     )
 
@@ -113,9 +115,11 @@ def main() -> None:
     torch.set_num_threads(spec["threads"])
     with join_world(spec["device"]) as world:
         run = build(spec, world)
-        for _ in range(3):  # what is slow at first
+        for _ in range(4):  # what is slow at first; DDP rearranges its buckets in the second and third
             run()
-        print("ready", flush=True)
+        # Compiled code hands its device other calls than these.
+        operations = 0 if spec.get("compile") else count_operations(run).total()
+        print(json.dumps({"operations": operations}), flush=True)
         for _ in sys.stdin:
             begun = time.perf_counter()
             run()

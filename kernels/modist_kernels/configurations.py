@@ -1,10 +1,9 @@
 """Launch configurations of the kernels by architecture and shape class. Looked up, never searched at start-up.
 
-Provenance: chosen on a machine without a GPU from code that Triton 3.8 compiled ahead of time for each chip: of a
+Provenance: `TIMED` names the entries that were timed on a GPU, by `python profiling/tune_kernels.py --write`. All
+others were chosen on a machine without a GPU from code that Triton 3.8 compiled ahead of time for each chip: of a
 list of tiles from wide to narrow, the first without spills and within the shared memory
 (`python profiling/tune_kernels.py --ahead-of-time` repeats it; tests/kernels/test_budgets.py holds the result).
-No entry has been timed on a GPU yet: `python profiling/tune_kernels.py` times the candidates on the GPU at hand and
-prints entries to paste here.
 """
 
 import logging
@@ -73,6 +72,9 @@ PARTIAL: dict[tuple[int, int], list[PartialConfiguration]] = {
 EDGES_PROGRAMS = {80: 1728, 89: 2048, 90: 2112, 100: 2368, 120: 2720}
 EDGES_ROWS = (8, 56)  # least and most rows of a strip; 56 rows read 2 % more than they need, 8 rows 25 %
 
+# (architecture, "C 128" or the like, or "edges") to the GPU and the versions that its entries were timed on.
+TIMED: dict[tuple[int, str], str] = {}
+
 
 def partial_configuration(arch: int, rows: int, dim: int) -> PartialConfiguration:
     """The smallest tile that holds `rows` query rows, or the largest there is."""
@@ -80,10 +82,12 @@ def partial_configuration(arch: int, rows: int, dim: int) -> PartialConfiguratio
     return next((entry for entry in table if entry.block_rows >= rows), table[-1])
 
 
-def edges_configuration(arch: int, frames: int, height: int, width: int) -> EdgesConfiguration:
-    """Strips as high as the number of frames allows, and of equal height."""
+def edges_configuration(
+    arch: int, frames: int, height: int, width: int, programs: int | None = None
+) -> EdgesConfiguration:
+    """Strips as high as the number of frames allows, and of equal height; `programs` in place of the table's."""
     least, most = EDGES_ROWS
-    wanted = -(-EDGES_PROGRAMS[arch] // max(1, frames))
+    wanted = -(-(programs or EDGES_PROGRAMS[arch]) // max(1, frames))
     strips = min(max(wanted, -(-height // most)), -(-height // least))
     return EdgesConfiguration(rows_per_strip=-(-height // strips), num_warps=edges_warps(width))
 

@@ -157,7 +157,8 @@ class Store:
         self._offsets = {kind: ListColumn(table[f"{kind}_offsets"]) for kind in kinds}
         self._crc32 = {kind: ListColumn(table[f"{kind}_crc32"]) for kind in kinds}
         self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
-        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(self.path, shard)))
+        folder = self.path  # `self` in there would be a cycle: files of a dropped store would stay open for a while
+        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(folder, shard)))
         self._check_shard_sizes()
 
     @property

@@ -119,11 +119,15 @@ class Spans:
         self._times = StepTimes(clock)
         self._rest: tuple[str, Any] | None = None
         self._depth = 0
+        self.phase = ""
+        """The span that is open now; "" between spans."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count the enclosed block as phase `name`. Spans stand side by side; one within another is not counted."""
         with annotate(name):
+            if self._depth == 0:
+                self.phase = name
             self._depth += 1
             begun, start = time.perf_counter(), self._clock.mark()
             try:
@@ -131,6 +135,7 @@ class Spans:
             finally:
                 self._depth -= 1
                 if self._depth == 0:
+                    self.phase = ""
                     self._add(name, start, self._clock.mark())
                     self._times.host_seconds += time.perf_counter() - begun
 

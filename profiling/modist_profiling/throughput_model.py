@@ -115,6 +115,67 @@ def bottleneck(rates: dict[str, float]) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
+class Link:
+    """How a process reaches the others."""
+
+    bytes_per_s: float
+    """That a process sends, while it receives as many."""
+    latency: float = 0.0
+    """Seconds of a message, however small."""
+
+    def seconds(self, num_bytes: float, messages: int = 1) -> float:
+        """Of messages sent one after another, `num_bytes` together."""
+        return messages * self.latency + num_bytes / self.bytes_per_s
+
+
+@dataclass(frozen=True)
+class ParallelStep:
+    """A step of data-parallel training, its parts one after another; all in seconds."""
+
+    compute: float
+    gather: float
+    reduce: float
+
+    @property
+    def seconds(self) -> float:
+        return self.compute + self.gather + self.reduce
+
+
+def ring_bytes(num_bytes: float, num_processes: int) -> float:
+    """What a process sends, and receives, in a ring all_reduce of `num_bytes`."""
+    return 2 * num_bytes * (num_processes - 1) / num_processes
+
+
+def parallel_step(
+    compute: float,
+    num_processes: int,
+    *,
+    key_bytes: float,
+    gradient_bytes: float,
+    gather: Link,
+    reduce: Link,
+    small_messages: int = 0,
+    buckets: int = 1,
+) -> ParallelStep:
+    """Compute, an all_gather of keys and an all_reduce of gradients, none hidden behind another.
+
+    Args:
+        compute: seconds that a process computes by itself.
+        key_bytes: that a process computes, and sends to each other one.
+        gradient_bytes: of the nets that learn.
+        small_messages: besides keys and gradients (video ids, figures): a latency each, their bytes are nothing.
+        buckets: messages that carry the gradients.
+    """
+    if num_processes == 1:
+        return ParallelStep(compute, 0.0, 0.0)
+    return ParallelStep(
+        compute,
+        gather.seconds(key_bytes * (num_processes - 1), 1 + small_messages),
+        reduce.seconds(ring_bytes(gradient_bytes, num_processes), buckets),
+    )
+
+
+@dataclass(frozen=True)
 class Scale:
     """Many GPUs at a given rate of each."""
 
@@ -152,22 +213,20 @@ def scale(
         num_parameters: of the nets that learn; their float32 gradients travel.
         dim: numbers of a key; two keys (visual, motion) of float32 a sample travel.
     """
-    others = num_gpus - 1
-    key_bytes = 4.0 * 2 * dim * local_batch * others
-    gradient_bytes = 2 * 4.0 * num_parameters * others / num_gpus
-    link = device.nvlink_gbs if num_gpus <= assumed.gpus_per_node else min(device.nvlink_gbs, assumed.network_gbs)
-    gather, reduce = key_bytes / (link * 1e9), gradient_bytes / (link * 1e9)
+    keys, gradients = 4.0 * 2 * dim * local_batch, 4.0 * num_parameters
+    link_gbs = device.nvlink_gbs if num_gpus <= assumed.gpus_per_node else min(device.nvlink_gbs, assumed.network_gbs)
+    link = Link(link_gbs * 1e9)
     alone = local_batch / rate
-    step = alone + gather + reduce
-    total = num_gpus * local_batch / step
+    step = parallel_step(alone, num_gpus, key_bytes=keys, gradient_bytes=gradients, gather=link, reduce=link)
+    total = num_gpus * local_batch / step.seconds
     return Scale(
         num_gpus,
         total,
         total * work.frames * work.frame_bytes / 1e9,
-        key_bytes,
-        gradient_bytes,
-        1e3 * gather,
-        1e3 * reduce,
-        1e3 * step,
-        alone / step,
+        keys * (num_gpus - 1),
+        ring_bytes(gradients, num_gpus),
+        1e3 * step.gather,
+        1e3 * step.reduce,
+        1e3 * step.seconds,
+        alone / step.seconds,
     )

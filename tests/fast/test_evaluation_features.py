@@ -137,6 +137,8 @@ def test_a_random_network_is_random_throughout_and_calibrated(
             net(clip)
     hook.remove()
     together = torch.cat(seen).transpose(0, 1).flatten(1).double()
+    assert net.stem_norm.running_mean is not None
+    assert net.stem_norm.running_var is not None
     torch.testing.assert_close(net.stem_norm.running_mean.double(), together.mean(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(net.stem_norm.running_var.double(), together.var(dim=1), rtol=1e-3, atol=1e-6)
     other = open_backbone(RANDOM, seed=1)

@@ -60,7 +60,7 @@ def test_plain_step_computes_the_same(choices: list[str]) -> None:
 
 
 def row(name: str, *times: float, table: str = "step") -> Row:
-    return Row(table, name, {}, flops=2e9, times=list(times), host_mb=100)
+    return Row(table, name, {}, flops=2e9, times=list(times), operations=70, host_mb=100)
 
 
 def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,8 +68,8 @@ def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert ratios_of(rows) == {"step_speedup_vs_plain": 4}
     print_rows(rows)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    # Median, p20, p80, GFLOP, TFLOP/s, memory, speed-up
-    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "2", "0.400", "100", "4.00×"]
+    # Median, p20, p80, GFLOP, TFLOP/s, calls, memory, speed-up
+    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "2", "0.400", "70", "100", "4.00×"]
     assert lines[-1].split(maxsplit=1) == ["absent", "not installed (pip)"]
 
 
@@ -80,3 +80,4 @@ def test_rows_run_in_processes_of_their_own() -> None:
     assert [one.spec["choices"] for one in rows[1:-1]] == [list(CHOICES)[: n + 1] for n in range(len(CHOICES))]
     run_rows(ends, rounds=2)
     assert all(len(one.times) == 2 and min(one.times) > 0 and one.host_mb > 100 for one in ends)
+    assert 0 < 1.5 * ends[1].operations < ends[0].operations

@@ -41,6 +41,8 @@ class Chart:
     """Of the axis, where they do not depend on the values."""
     guide: Callable[[dict[str, Any]], Guide | None] = lambda config: None
     """A level to compare with, given RUN/config.json."""
+    why_absent: str = ""
+    """Why a run may not have recorded any of the lines."""
 
 
 def _by_term(prefix: str) -> tuple[Line, ...]:
@@ -80,7 +82,7 @@ THROUGHPUT = (
     ),
     Chart("Batches ready when a step asked", "", (Line("queue_depth", "batches ready", "aqua"),)),
     Chart(
-        "Behind the steps: seconds of other threads",
+        "Behind the steps: time of other threads",
         "ms per step",
         (
             Line("loader_spans.plan", "plan", "yellow"),
@@ -100,12 +102,17 @@ DATA = (
     Chart(
         "Bytes read for one needed", "", (Line("bytes_ratio", "bytes read / needed", "blue"),), weight="bytes_needed"
     ),
-    Chart("Reading", "MB/s, all ranks", (Line("bytes_per_s", "MB/s", "aqua"),), scale=1e-6, weight="seconds"),
+    Chart("Reading", "MB/s, rank 0", (Line("bytes_per_s", "MB/s", "aqua"),), scale=1e-6, weight="seconds"),
     Chart("Damaged videos left out", "per step", (Line("videos_damaged", "damaged videos", "red"),)),
 )
 MEMORY = (
     Chart("Host memory of rank 0", "MB, most so far", (Line("host_mb", "host", "blue"),)),
-    Chart("Device memory of rank 0", "MB, most so far", (Line("device_mb", "device", "violet"),)),
+    Chart(
+        "Device memory of rank 0",
+        "MB, most so far",
+        (Line("device_mb", "device", "violet"),),
+        why_absent="a run on a CPU has no other memory",
+    ),
 )
 HEALTH = (
     Chart("Spread of the keys", "1: even, 0: collapsed", _by_modality("spread_"), ends=(0.0, 1.1)),
@@ -169,20 +176,26 @@ def steps_axis(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def absent(chart: Chart) -> str:
+    return f'<p class="missing">This run did not record {escape(_why(chart))}.</p>'
+
+
+def _why(chart: Chart) -> str:
     names = ", ".join(line.column for line in chart.lines)
-    return f'<p class="missing">This run did not record {escape(names)}.</p>'
+    return f"{names}: {chart.why_absent}" if chart.why_absent else names
 
 
-def card(title: str, unit: str, legend: Sequence[tuple[str, str]], body: str, run: str = "", kind: str = "") -> str:
+def card(title: str, unit: str, legend: Sequence[tuple[str, str]], body: str, run: str = "") -> str:
     """A figure with its heading; `legend` is of (label, colour)."""
-    keys = "".join(f'<span class="key" style="--key:var(--{colour})">{escape(text)}</span>' for text, colour in legend)
+    keys = "".join(
+        f'<span><span class="key" style="--key:var(--{colour})"></span>{escape(text)}</span>' for text, colour in legend
+    )
     return (
-        f'<figure class="card {kind}"><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
+        f'<figure class="card"><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
         f'<span class="run">{escape(run)}</span></figcaption>'
         f'<div class="legend">{keys}</div>{body}</figure>'
     )
 
 
-def missing(runs: Sequence[Run], charts: Sequence[Chart]) -> list[str]:
-    """Columns that no run has recorded."""
-    return [chart.title for chart in charts if not any(figures(run, chart) for run in runs)]
+def missing(runs: Sequence[Run], charts: Sequence[Chart]) -> dict[str, str]:
+    """Titles of the charts of which no run has recorded a line, each with why."""
+    return {chart.title: _why(chart) for chart in charts if not any(figures(run, chart) for run in runs)}

@@ -1,6 +1,7 @@
 """What a run directory says about its run; only RUN/metrics.jsonl must be there."""
 
 import json
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from modist_profiling.budget import PHASES, WARM_UP_STEPS
 
@@ -47,6 +49,16 @@ class Run:
         """Mean seconds a step of each phase, its share, and seconds by rank; {} without any step past the warm-up."""
         return self.budget.get("phases") or mean_phases(self.windows)
 
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean past the warm-up; NaN without any such step."""
+        return float(self.budget.get("seconds_per_step") or mean_seconds(self.windows))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step, over all ranks."""
+        return round(float(np.median(self.columns["samples_per_s"] * self.columns["seconds"])))
+
 
 def read_run(folder: Path) -> Run:
     """Read a run directory.
@@ -60,20 +72,24 @@ def read_run(folder: Path) -> Run:
             f"{path} does not exist, so there is nothing to report. Give the --out of a launch/pretrain.py that took "
             "at least one step."
         )
-    columns = _columns(_lines(path))
+    columns = _columns(_lines(path, ("seconds", "samples_per_s")))
     if not columns:
         raise ReportError(f"{path} holds no whole line yet. Wait for the run's second step, then make the report.")
+    if not columns.get("device_mb", np.zeros(1)).any():
+        columns.pop("device_mb", None)  # a run on a CPU writes zeros
     budget_lines = folder / "budget.jsonl"
-    windows = list(_lines(budget_lines)) if budget_lines.is_file() else _windows_of_rows(columns)
-    clips = folder / "clips.png"
+    if budget_lines.is_file():
+        windows = _without_warm_up(list(_lines(budget_lines, ("num_steps", "seconds", "phases"))))
+    else:
+        windows = _windows_of_rows(columns)[WARM_UP_STEPS:]
     return Run(
         name=folder.resolve().name,
         columns=columns | _derived(columns),
-        windows=_without_warm_up(windows) if budget_lines.is_file() else windows[WARM_UP_STEPS:],
+        windows=windows,
         budget=_document(folder / "budget.json"),
         environment=_document(folder / "environment.json"),
         config=_document(folder / "config.json"),
-        clips=clips.read_bytes() if clips.is_file() else None,
+        clips=_picture(folder / "clips.png"),
         missing={name: why for name, why in _OPTIONAL.items() if not (folder / name).is_file()},
     )
 
@@ -90,7 +106,18 @@ def _document(path: Path) -> dict[str, Any]:
     return found
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _picture(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError) as error:
+        raise ReportError(f"{path} is damaged: {error}. Remove it to have the report without it.") from error
+    return path.read_bytes()
+
+
+def _lines(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The whole lines; a last one without its newline is being written, or was cut short by a kill."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -100,6 +127,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                     raise ValueError("no JSON object with a step")
+                absent = [name for name in needed if name not in row]
+                if absent:
+                    raise ValueError(f"no {absent[0]}")
             except ValueError as error:
                 raise ReportError(
                     f"{path} is damaged in line {number}: {error}. Remove that line to report on the others, or "
@@ -178,10 +208,17 @@ def mean_phases(windows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     num_ranks = len(windows[-1]["seconds"])
     same = [window for window in windows if len(window["seconds"]) == num_ranks]
     num_steps = sum(window["num_steps"] for window in same)
-    per_step = float(np.sum([window["seconds"] for window in same])) / num_ranks / num_steps
+    per_step = mean_seconds(same)
     phases = {}
     for name in same[-1]["phases"]:
         by_rank = np.sum([window["phases"][name] for window in same], axis=0) / num_steps
         mean = float(by_rank.mean())
         phases[name] = {"seconds": mean, "share": mean / per_step, "by_rank": by_rank.tolist()}
     return phases
+
+
+def mean_seconds(windows: list[dict[str, Any]]) -> float:
+    """Seconds a step, over the ranks; NaN for no windows."""
+    if not windows:
+        return math.nan
+    return sum(float(np.mean(window["seconds"])) for window in windows) / sum(w["num_steps"] for w in windows)

@@ -12,8 +12,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 600, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 34
+WIDTH, HEIGHT = 600, 236
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 40
 _ROW = 26
 _RANK_LEFT = 70
 
@@ -72,7 +72,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{min(decimals, 6)}f}"
+    text = f"{value:,.{min(decimals, 6)}f}".replace("-", "−")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -105,16 +105,18 @@ def line_plot(
     for curve in curves:
         if curve.band is not None:
             parts.append(_band(curve, across, up))
+    above = []
     for guide in guides:
         level = up(min(max(guide.y, y[0]), y[1]))
         parts.append(f'<path class="guide" d="M{across.start} {level:.1f}H{across.end}"/>')
-        parts.append(f'<text class="tick" x="{across.end - 4}" y="{level - 4:.1f}" text-anchor="end">')
-        parts.append(f"{escape(guide.label)}</text>")
+        label = f'<text class="guide-label" x="{across.end - 4}" y="{level - 4:.1f}" text-anchor="end">'
+        above.append(f"{label}{escape(guide.label)}</text>")
     for curve in curves:
         parts.append(f'<path class="line" style="stroke:var(--{curve.colour})" d="{_line(curve, across, up)}"/>')
         if len(curve.x) == 1:
             parts.append(f'<circle cx="{across(curve.x[0]):.1f}" cy="{up(curve.y[0]):.1f}" r="3" ')
             parts.append(f'style="fill:var(--{curve.colour})"/>')
+    parts += above
     steps = sorted({float(step) for curve in curves for step in curve.x})
     rows = []
     for curve in curves:
@@ -199,7 +201,7 @@ def _axes(across: Span, up: Span) -> str:
         if tick == int(tick):
             parts.append(f'<text class="tick" x="{across(tick):.1f}" y="{up.start + 16}" text-anchor="middle">')
             parts.append(f"{number(tick)}</text>")
-    parts.append(f'<text class="tick" x="{across.end}" y="{up.start + 31}" text-anchor="end">step</text>')
+    parts.append(f'<text class="tick" x="{across.end}" y="{up.start + 36}" text-anchor="end">step</text>')
     return "".join(parts)
 
 

@@ -1,0 +1,196 @@
+"""What gpu_check.py reads from the files of its stages: figures, tables, and what is wrong with them."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from modist_profiling.budget import table as budget_table
+
+NEEDED_ON_A_GPU = ("DALI", "kernels", "CUDA devices", "Triton", "NCCL", "NVML")
+
+
+@dataclass
+class Findings:
+    """Of one stage."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready."""
+    text: str = ""
+    """Markdown for the page: a table of the figures that have more than a name."""
+    problems: list[str] = field(default_factory=list)
+    """Each of them makes the stage a failure."""
+
+
+def nothing(folder: Path) -> Findings:
+    return Findings()
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; an empty string without rows."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines) if rows else ""
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ---- Doctor, tests, parity
+
+
+def doctor(folder: Path) -> Findings:
+    """Parts that are not as they should be; none of them a problem on a CPU, for the doctor's exit code says so."""
+    checks = _load(folder / "doctor.json")["checks"]
+    ill = [check["name"] for check in checks if check["state"] != "ok"]
+    return Findings({"parts": len(checks), "not_ok": ill})
+
+
+def gpu_doctor(folder: Path) -> Findings:
+    """The same; what a GPU needs must be ok."""
+    found = doctor(folder)
+    checks = _load(folder / "doctor.json")["checks"]
+    for check in checks:
+        if check["name"] in NEEDED_ON_A_GPU and check["state"] != "ok":
+            found.problems.append(f"{check['name']}: {check['found']}; {check['cure']}")
+    return found
+
+
+def gpu_tests(folder: Path) -> Findings:
+    """Counts of pytest's report. Tests that were skipped have shown nothing, so they are named."""
+    cases = list(ElementTree.parse(folder / "gpu-tests.xml").iter("testcase"))
+
+    def names(*kinds: str) -> list[str]:
+        chosen = [case for case in cases if any(case.find(kind) is not None for kind in kinds)]
+        return [f"{case.get('classname')}::{case.get('name')}" for case in chosen]
+
+    failed, skipped = names("failure", "error"), names("skipped")
+    passed = len(cases) - len(failed) - len(skipped)
+    found = Findings({"passed": passed, "failed": failed, "skipped": skipped})
+    if failed:
+        found.problems.append(f"{len(failed)} of {len(cases)} tests failed: {', '.join(failed[:5])}")
+    if not passed:
+        found.problems.append("no test ran")
+    return found
+
+
+def collected_tests(folder: Path) -> Findings:
+    """Number of tests that `pytest --collect-only` found."""
+    text = (folder / "gpu-tests.txt").read_text(encoding="utf-8")
+    match = re.search(r"(\d+)(?:/\d+)? tests? collected", text)
+    number = int(match.group(1)) if match else 0
+    return Findings({"collected": number}, problems=[] if number else ["no test marked gpu was collected"])
+
+
+def parity(folder: Path) -> Findings:
+    """The figure nearest to its bound for each result of each kernel and graph."""
+    rows = _load(folder / "parity.json")["figures"]
+    beyond = [f"{row['what']} ({row['case']}): {row['error']:.2e}" for row in rows if not row["holds"]]
+    worst: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["what"], row["against"]
+        share = row["error"] / row["bound"]
+        if key not in worst or not share <= worst[key]["error"] / worst[key]["bound"]:
+            worst[key] = row
+    cells = [
+        (row["what"], row["case"], row["against"], f"{row['error']:.2e}", f"{row['bound']:.2e}", row["unit"])
+        for row in worst.values()
+    ]
+    text = markdown_table(("result", "worst case", "against", "error", "bound", "unit"), cells)
+    return Findings({"figures": len(rows), "beyond_bounds": beyond}, text, beyond)
+
+
+# ---- Benchmarks
+
+
+def kernel_benchmark(name: str) -> Callable[[Path], Findings]:
+    """Reader of what bench_loss.py or bench_edges.py wrote: their ratios, and the rows of the first shape."""
+
+    def read(folder: Path) -> Findings:
+        record = _load(folder / f"{name}.json")
+        first = record["rows"][0]["shape"]
+        cells = [
+            (
+                row["provider"],
+                row["mode"],
+                f"{row['median']:.3f}",
+                f"{row['bandwidth']:.0f}" if row["bandwidth"] else "",
+                f"{row['roofline_share']:.1%}" if row["roofline_share"] else "",
+                f"{row['speedup']:.2f} ×",
+                f"{row['gradient_error']:.1e}" if row["gradient_error"] is not None else "",
+            )
+            for row in record["rows"]
+            if row["shape"] == first
+        ]
+        shape = ", ".join(f"{key} {value}" for key, value in first.items())
+        header = ("provider", "cache", "median ms", "GB/s", "of the roofline", "speed-up", "error")
+        return Findings(record["ratios"], f"{shape}\n\n{markdown_table(header, cells)}")
+
+    return read
+
+
+def step_benchmark(name: str) -> Callable[[Path], Findings]:
+    """Reader of what bench_step.py wrote."""
+
+    def read(folder: Path) -> Findings:
+        record = _load(folder / f"{name}.json")
+        texts = []
+        for title in dict.fromkeys(row["table"] for row in record["rows"]):
+            rows = [row for row in record["rows"] if row["table"] == title]
+            cells = []
+            for row in rows:
+                median = sorted(row["times"])[len(row["times"]) // 2] if row["times"] else 0.0
+                rate = f"{row['flops'] / median / 1e9:.2f}" if median else ""
+                shown = f"{median:.1f}" if median else row["missing"]
+                cells.append((row["name"], shown, rate, f"{row['device_mb'] or row['host_mb']:.0f}"))
+            texts.append(f"{title}\n\n{markdown_table(('row', 'median ms', 'TFLOP/s', 'peak MB'), cells)}")
+        return Findings(record["ratios"], "\n\n".join(texts))
+
+    return read
+
+
+# ---- The kernel table, runs
+
+
+def kernel_table(folder: Path) -> Findings:
+    """The entries that were fastest here, beside the shipped ones."""
+    table = _load(folder / "kernel_table.json")
+    cells = [
+        (
+            one["dim"],
+            ", ".join(f"{key} {value}" for key, value in one["entry"].items()),
+            f"{one['microseconds']:.1f}",
+            f"{one['shipped_microseconds']:.1f}",
+        )
+        for one in table["partial"]
+    ]
+    text = markdown_table(("C", "fastest", "µs", "shipped µs"), cells)
+    gains = [one["shipped_microseconds"] / one["microseconds"] for one in table["partial"]]
+    problems = [] if table["partial"] else ["no configuration fits this chip"]
+    largest = max(gains, default=0.0)
+    figures = {"entries": len(cells), "largest_gain": largest, "edges_programs": table["edges_programs"]}
+    return Findings(figures, text, problems)
+
+
+def compiled_entries(folder: Path) -> Findings:
+    """Entries compiled ahead of time, and those that do not fit."""
+    lines = (folder / "kernel_table.txt").read_text(encoding="utf-8").splitlines()
+    entries = [line for line in lines if line.startswith("sm_")]
+    unfit = [line for line in entries if ": fits;" not in line]
+    return Findings({"compiled": len(entries)}, problems=unfit if entries else ["nothing was compiled"])
+
+
+def budget(run: str) -> Callable[[Path], Findings]:
+    """Reader of a run's step budget."""
+
+    def read(folder: Path) -> Findings:
+        summary = _load(folder / run / "budget.json")
+        if not summary:
+            return Findings(problems=["too few steps for a step budget"])
+        text = f"```\n{budget_table(summary)}\n{summary['verdict']}\n```"
+        return Findings({key: summary[key] for key in ("bottleneck", "verdict")}, text)
+
+    return read

@@ -1,0 +1,156 @@
+"""The folder that gpu_check.py leaves: README.md, results.json, and all of it as a zip."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_check_findings import markdown_table
+from gpu_check_runner import Result, log_of, readable
+from modist_fast.environment import environment
+
+ATTACHMENT_LIMIT_MB = 25
+DRY_RUN = "dry run on a CPU: no figure here is a GPU's"
+
+
+def machine() -> dict[str, Any]:
+    """Software, hardware and driver. No host names, no paths."""
+    devices = []
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        chip = f"sm_{found.major}{found.minor}"
+        devices.append({"name": found.name, "memory_gb": round(found.total_memory / 1e9, 1), "chip": chip})
+    return environment() | {"devices": devices, "driver": _driver() if devices else None}
+
+
+def _driver() -> str | None:
+    """NVML's word; None where it cannot be asked, which the doctor's stage explains."""
+    try:
+        pynvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    return version
+
+
+def next_steps(results: Sequence[Result], folder: Path, dry_run: bool) -> list[str]:
+    """What to do now."""
+    bad = [result for result in results if not result.is_good]
+    steps = []
+    if bad:
+        names = " ".join(result.stage.name for result in bad if result.state != "skipped")
+        steps.append(
+            f"Not ok: {', '.join(result.stage.name for result in bad)}. The reason is in the table, all of it in "
+            "`logs/`; the command of each stage can be run by itself."
+        )
+        again = f"python profiling/gpu_check.py --only {names} --out {folder.name}-again"
+        steps.append(f"After a cure, run these alone: `{again}{' --dry-run' if dry_run else ''}`.")
+    if dry_run:
+        steps.append("On a machine with a GPU: `make gpu-check`.")
+        return steps
+    steps.append(
+        f"Attach `{folder.name}.zip` to an issue, whatever the verdicts: nothing is known yet of most GPUs. Logs name "
+        "paths of your machine; read them first if that matters to you."
+    )
+    if any(result.stage.name == "kernel-table" and result.state == "ok" for result in results):
+        command = f"python profiling/tune_kernels.py --entries {folder.name}/kernel_table.json --write"
+        steps.append(f"Use the launch configurations that were fastest here: `{command}`.")
+    return steps
+
+
+def write_results(folder: Path, results: Sequence[Result], facts: dict[str, Any], dry_run: bool) -> None:
+    """README.md and results.json."""
+    steps = next_steps(results, folder, dry_run)
+    stages = [
+        {
+            "name": result.stage.name,
+            "what": result.stage.what,
+            "command": readable(result.stage.command),
+            "state": result.state,
+            "seconds": round(result.seconds, 2),
+            "exit_code": result.exit_code,
+            "message": result.message,
+            "figures": result.findings.figures,
+            "files": [name for name in result.stage.makes if (folder / name).is_file()],
+            "log": log_of(result.stage) if (folder / log_of(result.stage)).is_file() else None,
+        }
+        for result in results
+    ]
+    good = all(result.is_good for result in results)
+    record = {"ok": good, "dry_run": dry_run, "machine": facts, "stages": stages, "next": steps}
+    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_page(folder, results, facts, steps, dry_run), encoding="utf-8")
+
+
+def _page(folder: Path, results: Sequence[Result], facts: dict[str, Any], steps: list[str], dry_run: bool) -> str:
+    bad = [result.stage.name for result in results if not result.is_good]
+    blocks = ["# GPU check of modist-fast"]
+    if dry_run:
+        blocks.append(f"**{DRY_RUN[0].upper()}{DRY_RUN[1:]}.**")
+    blocks.append(
+        f"**{len(bad)} of {len(results)} stages are not ok: {', '.join(bad)}**" if bad else "**All is well.**"
+    )
+    blocks.append(_machine_table(facts))
+    rows = [
+        (
+            result.stage.name,
+            result.state if result.is_good else f"**{result.state}**",
+            f"{result.seconds:.0f}",
+            _brief(result),
+            f"[log]({log_of(result.stage)})" if (folder / log_of(result.stage)).is_file() else "",
+        )
+        for result in results
+    ]
+    blocks += ["## Stages", markdown_table(("stage", "verdict", "seconds", "figures", ""), rows)]
+    blocks += ["## What to do next", "\n".join(f"- {step}" for step in steps)]
+    for result in results:
+        blocks += _section(folder, result)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _machine_table(facts: dict[str, Any]) -> str:
+    devices = [f"{one['name']}, {one['memory_gb']} GB, {one['chip']}" for one in facts["devices"]]
+    rows = [
+        ("device", "; ".join(f"{devices.count(one)} × {one}" for one in dict.fromkeys(devices)) or "none: a CPU"),
+        ("driver", facts["driver"] or "none"),
+        ("CPU", f"{facts['cpu']}, {facts['cpu_cores']} cores"),
+        ("Python, CUDA of torch", f"{facts['python']}, {facts['cuda']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
+        ("revision", facts["git_revision"] or "not a checkout"),
+    ]
+    return markdown_table(("machine", ""), rows)
+
+
+def _brief(result: Result) -> str:
+    """The message, then the figures, in one cell."""
+    words = [result.message] if result.message else []
+    for name, value in result.findings.figures.items():
+        if isinstance(value, list):
+            value = ", ".join(map(str, value[:6])) + (" …" if len(value) > 6 else "") or "none"
+        words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    return "<br>".join(words).replace("|", "\\|").replace("\n", " ")
+
+
+def _section(folder: Path, result: Result) -> list[str]:
+    """Table, files and pictures of a stage, where it has any."""
+    files = [name for name in result.stage.makes if (folder / name).is_file()]
+    if not (result.findings.text or files):
+        return []
+    pictures = [f"![{name}]({name})" for name in files if name.endswith(".png")]
+    links = ", ".join(f"[{name}]({name})" for name in files)
+    shown = [f"## {result.stage.name}: {result.stage.what}", f"`{readable(result.stage.command)}`"]
+    return [*shown, *filter(None, [result.findings.text, links, "\n".join(pictures)])]
+
+
+def write_zip(folder: Path) -> Path:
+    """FOLDER.zip beside the folder."""
+    return Path(shutil.make_archive(str(folder), "zip", root_dir=folder.parent, base_dir=folder.name))
