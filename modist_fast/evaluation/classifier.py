@@ -45,9 +45,11 @@ class Classifier(nn.Module):
         """(B, 3, T, H, W) to (B, K) float32."""
         return self.linear(self.dropout(self.backbone(clips))).float()
 
-    def running_statistics(self) -> list[Tensor]:
-        """The batch-norm running means and variances, which differ between ranks while training."""
-        return [buffer for name, buffer in self.named_buffers() if name.endswith(("_mean", "_var"))]
+    def training_parts(self) -> nn.ModuleList:
+        """What is not frozen."""
+        backbone = self.backbone
+        parts = [backbone.stem, backbone.stem_norm, *backbone.stages.children(), self.linear]
+        return nn.ModuleList([part for part in parts if part not in self._frozen])
 
 
 def _parts(backbone: ResNet, last: FrozenPart) -> list[nn.Module]:

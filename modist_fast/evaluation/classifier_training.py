@@ -26,8 +26,8 @@ from modist_fast.evaluation.schedule import supervised_learning_rate
 from modist_fast.evaluation.training_clips import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.metrics import RunLog
 from modist_fast.optim import build_optimizer
-from modist_fast.pathways import share_statistics
 from modist_fast.precision import resolve_precision
+from modist_fast.running_statistics import StepStatistics, running_statistics
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
@@ -47,6 +47,8 @@ class ClassifierStep:
             log.info("precision %s", reason)
         self.model = model
         self.model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+        num_groups = config.batch_size // (config.group_size * world.size)
+        self._statistics = StepStatistics(self.model.training_parts(), num_groups)
         if config.compile:
             self.model.compile()
         self.optimizer = build_optimizer(self.model, config.optim.as_sgd())
@@ -55,7 +57,7 @@ class ClassifierStep:
             self.model,
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
-            static_graph=config.batch_size == config.group_size * world.size,
+            static_graph=num_groups == 1,
         )
 
     def forward(self, clips: Tensor, parallel: bool = False) -> Tensor:
@@ -75,17 +77,18 @@ class ClassifierStep:
         groups = list(zip(batch.clips.split(size), labels.split(size), strict=True))
         figures = torch.zeros(3, device=device)
         self.model.train()
-        for index, (clips, wanted) in enumerate(groups):
-            with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
-                share_statistics(self.model, index, len(groups))
-                seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
-                logits = self.forward(clips, parallel=True)
-                loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
-                # Over all samples of the batch, damaged ones too: then no rank need know of another's.
-                self.scaler.scale(loss / len(labels)).backward()
-            with torch.no_grad():
-                right = (logits.argmax(dim=1) == wanted).sum()
-                figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
+        with self._statistics.step() as after_group:
+            for index, (clips, wanted) in enumerate(groups):
+                with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
+                    seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
+                    logits = self.forward(clips, parallel=True)
+                    after_group()
+                    loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
+                    # Over all samples of the batch, damaged ones too: then no rank need know of another's.
+                    self.scaler.scale(loss / len(labels)).backward()
+                with torch.no_grad():
+                    right = (logits.argmax(dim=1) == wanted).sum()
+                    figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)
@@ -224,7 +227,7 @@ class ClassifierTraining:
         config, first = self.config, self.order.num_steps
         num_steps = math.ceil(config.precise_bn_clips / config.batch_size)
         if not num_steps:
-            mean_over_ranks(self.step.model.running_statistics())
+            mean_over_ranks(running_statistics(self.step.model.training_parts()))
             return
         self.step.model.train()
         batches = (
@@ -244,7 +247,7 @@ class ClassifierTraining:
 
     def _save(self) -> None:
         # Means of moving averages are moving averages of means: every number of ranks writes the same.
-        mean_over_ranks(self.step.model.running_statistics())
+        mean_over_ranks(running_statistics(self.step.model.training_parts()))
         if self.world.is_main:
             state = {
                 "model": self.step.model.state_dict(),
