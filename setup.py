@@ -18,7 +18,13 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=[*PACKAGE_DIRS, "modist_fast.evaluation", "modist_fast.models", "modist_profiling.report"],
+    packages=[
+        *PACKAGE_DIRS,
+        "modist_fast.evaluation",
+        "modist_fast.gradcam",
+        "modist_fast.models",
+        "modist_profiling.report",
+    ],
     package_dir=PACKAGE_DIRS,
     package_data={"modist_profiling.report": ["page.css", "page.js"]},
     install_requires=[

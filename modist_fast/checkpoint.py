@@ -3,11 +3,11 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from modist_fast.config import CheckpointConfig, TrainConfig
+from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 
 FORMAT = 1
@@ -26,12 +26,24 @@ _FREE = (
     "loader",
     "checkpoint",
     "profile",
+    # Of fine-tuning, whose fingerprint says what these come to.
+    "network",
+    "data",
+    "split",
+    "num_threads",
 )
 
 
-def plain_config(config: TrainConfig) -> dict[str, Any]:
+class RunConfig(Protocol):
+    """The configuration of a run that keeps checkpoints: a dataclass."""
+
+    @property
+    def checkpoint(self) -> CheckpointConfig: ...
+
+
+def plain_config(config: RunConfig) -> dict[str, Any]:
     """The configuration as JSON-ready values."""
-    return plain(dataclasses.asdict(config))
+    return plain(dataclasses.asdict(config))  # pyright: ignore[reportArgumentType]
 
 
 def plain(value: Any) -> Any:
@@ -48,7 +60,7 @@ def folder_of(out: Path) -> Path:
     return out / "checkpoints"
 
 
-def save(out: Path, step: int, state: dict[str, Any], config: TrainConfig) -> Path:
+def save(out: Path, step: int, state: dict[str, Any], config: RunConfig) -> Path:
     """Write the state after `step` steps; `latest` moves only once the file is safe on disk.
 
     Args:
@@ -96,7 +108,7 @@ def latest(out: Path) -> Path | None:
     return link.resolve() if link.exists() else None
 
 
-def load(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint that goes on with `config`.
 
     Raises:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -209,12 +210,12 @@ class Scene:
         return frame.clip(0, 255).round().astype(np.uint8)
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
-    """Encode (T, H, W, 3) uint8 RGB as H.264 in MP4; the file appears whole or not at all."""
+def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> None:
+    """Encode (T, H, W, 3) uint8 RGB, of even sides, as H.264 in MP4; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
     with av.open(str(half), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1  # the same bytes on any number of cores
         for frame in frames:

@@ -41,7 +41,7 @@ class StepStatistics:
         Yields:
             A call to be made after the forward of each group.
         """
-        if self._num_groups == 1:
+        if self._num_groups == 1 or not self._buffers:
             yield lambda: None
             return
         result = torch._foreach_mul(self._buffers, 1 - MOMENTUM)

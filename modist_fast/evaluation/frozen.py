@@ -94,18 +94,25 @@ class Frozen:
 
     def result(self, task: str) -> dict[str, Any]:
         """What every result says of where it comes from."""
-        return {
-            "task": task,
-            "backbone": {"origin": self.backbone.origin, "digest": self.backbone.digest(), "card": self.backbone.card},
-            "options": plain(dataclasses.asdict(self.config)),
-            "views": dataclasses.asdict(self.spec),
-            "videos_of": str(self.labelled.source.path),
-            "fingerprint": self.labelled.fingerprint(),
-            "odd_videos": self.labelled.when_tested,
-            "odd": odd_rows(self.labelled),
-            "leaks": [leak._asdict() for leak in self.leaks],
-            "git_revision": git_revision(),
-        }
+        return describe(task, self.config, self.backbone, self.spec, self.labelled, self.leaks)
+
+
+def describe(
+    task: str, config: Any, backbone: Backbone, spec: ViewSpec, labelled: LabelledVideos, leaks: Sequence[Leak]
+) -> dict[str, Any]:
+    """What every result says of where it comes from, JSON-ready."""
+    return {
+        "task": task,
+        "backbone": {"origin": backbone.origin, "digest": backbone.digest(), "card": backbone.card},
+        "options": plain(dataclasses.asdict(config)),
+        "views": dataclasses.asdict(spec),
+        "videos_of": str(labelled.source.path),
+        "fingerprint": labelled.fingerprint(),
+        "odd_videos": labelled.when_tested,
+        "odd": odd_rows(labelled),
+        "leaks": [leak._asdict() for leak in leaks],
+        "git_revision": git_revision(),
+    }
 
 
 def open_frozen(config: FrozenConfig, world: World) -> Frozen:

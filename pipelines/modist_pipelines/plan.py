@@ -242,7 +242,7 @@ def plan_clips(
             # spans more than a motion clip may have to start earlier.
             start = min(motion_starts[int(not key)], num_starts - 1)
     stream = _VISUAL_KEY if key else _VISUAL_QUERY
-    return _visual_clip(config, _random(seed, stream, epoch, video), info, start + visual), motion_clip
+    return augmented_clip(config, _random(seed, stream, epoch, video), info, start + visual), motion_clip
 
 
 def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray:
@@ -260,7 +260,8 @@ def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray
     return starts
 
 
-def _visual_clip(config: PlanConfig, random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
+def augmented_clip(config: PlanConfig, random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
+    """An RGB clip of the given grid frames, with a crop, a flip and colours drawn from `config.augmentation`."""
     options = config.augmentation
     # Every number has its place, used or not.
     crop_draws = random.random(2 * _CROP_TRIES + 2).tolist()

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 
 from modist_fast import load_backbone
 from modist_fast.metrics import read_metrics
-from tests.fast.launching import REPOSITORY, run_script, script_command
+from tests.fast.launching import run_script, script_command, start_and_signal
 
 # Small nets: the trainer is under test, not what it learns.
 SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]
@@ -40,26 +38,6 @@ def two_processes(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     done = run_script("pretrain.py", *options(demo_store, run), processes=2)
     assert done.returncode == 0, done.stderr
     return run
-
-
-def start_and_signal(command: list[str], run: Path, after_steps: int, send: Callable[[subprocess.Popen], None]) -> int:
-    """Start a run, wait until it has written some steps, signal it, and return its exit code."""
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count("\n") < after_steps:
-        assert process.poll() is None, "the run ended before it could be disturbed"
-        assert time.monotonic() < deadline, "the run does not get on"
-        time.sleep(0.02)
-    send(process)
-    return process.wait(timeout=120)
 
 
 def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:

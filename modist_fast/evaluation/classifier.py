@@ -1,0 +1,73 @@
+"""The classifier that is trained as a whole: backbone, dropout, one linear layer."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modist_fast.errors import ConfigError
+from modist_fast.models import ResNet
+
+FrozenPart = Literal["none", "stem", "res2", "res3", "res4", "res5"]
+_FIRST_SCALE = 0.01  # deviation of the linear layer's first weights (PySlowFast's FC_INIT_STD)
+
+
+class Classifier(nn.Module):
+    """Clips in, logits out.
+
+    Args:
+        backbone: trained further, in place.
+        num_classes: logits.
+        dropout: probability, on the pooled features.
+        frozen: this stage and all before it stay as they are, batch-norm statistics included.
+    """
+
+    def __init__(self, backbone: ResNet, num_classes: int, dropout: float = 0.5, frozen: FrozenPart = "none") -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"--dropout {dropout}: a probability from 0 to below 1.")
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(backbone.num_features, num_classes)
+        nn.init.normal_(self.linear.weight, std=_FIRST_SCALE)
+        nn.init.zeros_(self.linear.bias)
+        self._frozen = _parts(backbone, frozen)
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B, K) float32."""
+        return self.linear(self.dropout(self.backbone(clips))).float()
+
+    def training_parts(self) -> nn.ModuleList:
+        """What is not frozen."""
+        backbone = self.backbone
+        parts = [backbone.stem, backbone.stem_norm, *backbone.stages.children(), self.linear]
+        return nn.ModuleList([part for part in parts if part not in self._frozen])
+
+
+def _parts(backbone: ResNet, last: FrozenPart) -> list[nn.Module]:
+    if last == "none":
+        return []
+    parts: list[nn.Module] = [backbone.stem, backbone.stem_norm]
+    if last == "stem":
+        return parts
+    for name, stage in backbone.stages.named_children():
+        parts.append(stage)
+        if name == last:
+            return parts
+    raise AssertionError(last)
+
+
+def seed_dropout(seed: int, step: int, group: int) -> None:
+    """Make the next forward draw the dropout of one group of samples, whichever process it runs on.
+
+    The nets draw nothing else, so no random state has to be saved, and any number of processes drops the same.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + group)

@@ -1,0 +1,170 @@
+"""Fine-tuning and the supervised baseline: a classifier for each fold, trained as a whole and tested on all views."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+
+from modist_fast.affinity import bind_near_gpu
+from modist_fast.allocator import keep_freed_memory
+from modist_fast.distributed import World
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.backbones import Backbone, open_backbone
+from modist_fast.evaluation.classifier import Classifier
+from modist_fast.evaluation.classifier_training import ClassifierTraining, Trained
+from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, check
+from modist_fast.evaluation.frozen import describe
+from modist_fast.evaluation.labelled import LabelledVideos, open_labelled
+from modist_fast.evaluation.results import classification
+from modist_fast.evaluation.splits import Fold, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.training_clips import SampleOrder, TrainingClips
+from modist_fast.evaluation.view_scores import view_probabilities
+from modist_fast.evaluation.views import ViewSpec, resolve_views
+from modist_fast.export import export_backbone
+from modist_fast.models.resnet import Block
+
+log = logging.getLogger("modist")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    config: FinetuneConfig
+    world: World
+    backbone: Backbone
+    spec: ViewSpec
+    labelled: LabelledVideos
+
+
+def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
+    """Train and test a classifier for each fold.
+
+    Returns:
+        The result, JSON-ready; None where SIGTERM ended the training first.
+
+    Raises:
+        ConfigError, DataError: what the user can mend.
+    """
+    check(config, world.size)
+    if world.is_main:
+        log.info("CPU: %s; memory: %s", bind_near_gpu(world.device), keep_freed_memory(world.device))
+    else:
+        bind_near_gpu(world.device)
+        keep_freed_memory(world.device)
+    backbone = _first_weights(config)
+    spec = resolve_views(config.views, backbone.card)
+    labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
+    spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
+    folds = make_folds(config.split, labelled)
+    leaks = refuse_leaks(config.split, folds, labelled)
+    opened = _Opened(config, world, backbone, spec, labelled)
+    probabilities, rows = [], []
+    for number, fold in enumerate(folds):
+        out = config.out if len(folds) == 1 else config.out / "folds" / f"{number:03d}"
+        done = _run_fold(opened, fold, out)
+        if done is None:
+            return None
+        table, row = done
+        probabilities.append(table)
+        rows.append(row)
+    header = describe(task_of(config), config, backbone, spec, labelled, leaks)
+    tested = make_folds(config.split, labelled)  # a video may have turned out damaged, and then not count
+    kept = [
+        table[np.isin(before.test, after.test)]
+        for before, after, table in zip(folds, tested, probabilities, strict=True)
+    ]
+    return header | {"training": rows} | classification(labelled, tested, kept, config.seed)
+
+
+def task_of(config: FinetuneConfig) -> str:
+    """The command that a configuration belongs to."""
+    return "supervised" if isinstance(config, SupervisedConfig) else "finetune"
+
+
+def _first_weights(config: FinetuneConfig) -> Backbone:
+    backbone = open_backbone(config.network, config.seed)
+    if backbone.is_random:
+        # As a baseline of features, random residual branches are whole. Training begins with branches that are nothing.
+        for module in backbone.net.modules():
+            if isinstance(module, Block):
+                last = module.residual[-1]
+                assert isinstance(last, nn.BatchNorm3d)
+                nn.init.zeros_(last.weight)
+    return backbone
+
+
+def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
+    config, world, labelled = opened.config, opened.world, opened.labelled
+    train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
+    if len(np.unique(labelled.labels[train])) < 2:
+        raise ConfigError(f"the training part of {fold.name} has videos of one class only: nothing to tell apart.")
+    order = SampleOrder(train, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed)
+    if world.is_main:
+        log.info("%s: %d videos train, %d test; %d steps", fold.name, len(train), len(fold.test), order.num_steps)
+    clips = TrainingClips(
+        labelled,
+        opened.spec,
+        config.augmentation,
+        order,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        num_threads=config.num_threads,
+    )
+    torch.manual_seed(config.seed)
+    # Each fold begins with the same weights: its own copy.
+    model = Classifier(_first_weights(config).net, len(labelled.classes), config.dropout, config.frozen)
+    training = ClassifierTraining(config, world, model, order, clips, out, _fingerprint(opened, train))
+    trained = training.run()
+    if trained is None:
+        return None
+    if world.is_main:
+        _export(opened, trained, model, out)
+    model.eval()
+    table = view_probabilities(trained.step.forward, labelled, opened.spec, fold.test, world, config.num_threads)
+    damaged = _gather(trained.damaged, world)
+    row = {"fold": fold.name, "videos": len(train), "steps": trained.steps}
+    row["damaged"] = [{"video": labelled.names[video], "reason": reason} for video, reason in sorted(damaged.items())]
+    return table, row
+
+
+def _gather(mine: Mapping[int, str], world: World) -> dict[int, str]:
+    everyone: list[Mapping[int, str]] = [{}] * world.size
+    dist.all_gather_object(everyone, mine)
+    return {video: reason for part in everyone for video, reason in part.items()}
+
+
+def _fingerprint(opened: _Opened, train: np.ndarray) -> str:
+    """What training depends on beside its options: videos, labels, the part that trains, the first weights."""
+    labelled = opened.labelled
+    digest = hashlib.sha256(f"{labelled.fingerprint()} {opened.backbone.digest()} {labelled.classes}".encode())
+    digest.update(labelled.labels.tobytes() + train.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> None:
+    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors: "weight" (K, D), "bias" (K,), the classes."""
+    spec, labelled = opened.spec, opened.labelled
+    card = {
+        **opened.backbone.card,
+        "crop_size": spec.crop_size,
+        "num_frames": spec.num_frames,
+        "stride": spec.stride,
+        "mean": spec.mean,
+        "std": spec.std,
+        "trained_on": f"{task_of(opened.config)} on {len(labelled.classes)} classes, from {opened.backbone.origin}",
+        "finetune_steps": trained.steps,
+    }
+    card = {name: value for name, value in card.items() if name not in ("format", "version")}
+    export_backbone(model.backbone, out / "backbone.safetensors", card)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.linear.state_dict().items()}
+    save_file(tensors, out / "linear.safetensors", {"classes": json.dumps(labelled.classes)})

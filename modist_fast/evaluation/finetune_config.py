@@ -1,0 +1,186 @@
+"""The options of training a whole classifier, and its recipes as functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+from modist_fast.config import CheckpointConfig
+from modist_fast.distributed import DeviceOption
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.backbones import BackboneConfig
+from modist_fast.evaluation.classifier import FrozenPart
+from modist_fast.evaluation.labelled import LabelledConfig
+from modist_fast.evaluation.schedule import SupervisedOptimConfig, check_schedule
+from modist_fast.evaluation.splits import SplitConfig
+from modist_fast.evaluation.training_clips import TrainingAugmentation
+from modist_fast.evaluation.views import ViewsConfig
+from modist_fast.precision import PrecisionOption
+
+Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Train backbone and classifier together, from a pre-trained backbone (paper section 4.2, "full")."""
+
+    out: Path
+    """The run directory: metrics, checkpoints, result.json, the trained backbone and its linear layer."""
+    network: Annotated[BackboneConfig, Plain]
+    data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
+    split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
+    preset: str = ""
+    """Where the defaults come from: ucf101-full, hmdb51-full, ssv2-full, small."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Of the test; clip length, stride, crop and sampling are those of training too."""
+    augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
+    optim: SupervisedOptimConfig = field(default_factory=SupervisedOptimConfig)
+    epochs: float = 200.0
+    """Passes over the training videos."""
+    batch_size: int = 64
+    """Clips a step, over all processes."""
+    group_size: int = 8
+    """Clips that go through the net, and its batch norm, together; the number of processes does not change it."""
+    dropout: float = 0.5
+    frozen: FrozenPart = "none"
+    """Keep this stage of the backbone and all before it as they are."""
+    fraction: float = 1.0
+    """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
+    precise_bn_clips: int = 12_800
+    """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
+    keeps the moving averages."""
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = "auto"
+    compile: bool = False
+    """torch.compile the net."""
+    num_threads: int = 0
+    """Reading and decoding threads of each process; 0 takes its share of the cores."""
+    max_steps: int | None = None
+    """Stop training after this many steps; the schedule stays that of --epochs."""
+    resume: Literal["no", "auto"] = "no"
+    """auto: go on from OUT/checkpoints/latest where there is one."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    """Of the classifier, a random backbone, the order, the clips, the subset and the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(FinetuneConfig):
+    """The supervised baseline: the same training, from random weights."""
+
+    network: Annotated[BackboneConfig, Plain] = field(default_factory=lambda: BackboneConfig(backbone="random"))
+
+
+Config = TypeVar("Config", bound=FinetuneConfig)
+
+
+def ucf101_full(base: Config) -> Config:
+    """UCF101, all layers: 32 × 8 clips, 200 epochs (the authors' released configuration), 10 × 3 views at test."""
+    return replace(
+        base,
+        preset="ucf101-full",
+        views=ViewsConfig(temporal=10, spatial=3, num_frames=32, stride=8),
+        augmentation=TrainingAugmentation(),
+        optim=SupervisedOptimConfig(),
+        epochs=200.0,
+        batch_size=64,
+        group_size=8,
+        dropout=0.5,
+    )
+
+
+def hmdb51_full(base: Config) -> Config:
+    """HMDB51, all layers: as UCF101."""
+    return replace(ucf101_full(base), preset="hmdb51-full")
+
+
+def ssv2_full(base: Config) -> Config:
+    """Something-Something v2, all layers: a frame of each of 16 segments, 22 epochs, one view (PySlowFast's recipe).
+
+    Its batch norm spans 4 of 8 GPUs of 2 clips each: groups of 8.
+    """
+    return replace(
+        base,
+        preset="ssv2-full",
+        views=ViewsConfig(temporal=1, spatial=1, sampling="segments", num_frames=16, stride=8),
+        augmentation=TrainingAugmentation(crop="scaled", flip=0.0),
+        optim=SupervisedOptimConfig(
+            lr=0.03,
+            lr_batch_size=16,
+            weight_decay=1e-6,
+            warmup_epochs=0.19,
+            warmup_start_lr=1e-4,
+            policy="steps",
+            step_epochs=(14.0, 18.0),
+        ),
+        epochs=22.0,
+        batch_size=16,
+        group_size=8,
+        dropout=0.5,
+        precise_bn_clips=3200,  # 200 batches of 16
+    )
+
+
+def small(base: Config) -> Config:
+    """Minutes on two CPU cores, on a few hundred small videos; clip length and crop as the backbone's card says."""
+    return replace(
+        base,
+        preset="small",
+        views=ViewsConfig(temporal=3, spatial=1),
+        augmentation=TrainingAugmentation(
+            crop_area=(0.5, 1.0), crop_aspect=(3 / 4, 4 / 3), color_strength=0.2, gray=0.1
+        ),
+        optim=SupervisedOptimConfig(lr=0.04, warmup_epochs=3.0),
+        epochs=30.0,
+        batch_size=32,
+        group_size=16,
+        precise_bn_clips=512,
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
+RECIPES: dict[str, Callable] = {
+    "ucf101-full": ucf101_full,
+    "hmdb51-full": hmdb51_full,
+    "ssv2-full": ssv2_full,
+    "small": small,
+}
+
+
+def with_recipe(base: Config, name: str) -> Config:
+    """`base` with a recipe's values.
+
+    Raises:
+        ConfigError: there is none of this name; the message lists those there are.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(RECIPES)}.")
+    return RECIPES[name](base)
+
+
+def check(config: FinetuneConfig, world_size: int) -> None:
+    """Refuse what cannot work before anything expensive starts.
+
+    Raises:
+        ConfigError: naming the options and the way out.
+    """
+    batch, group = config.batch_size, config.group_size
+    if group < 2:
+        raise ConfigError(f"--group-size {group}: batch norm needs at least 2 clips to normalize over.")
+    if batch < 1 or batch % (group * world_size):
+        raise ConfigError(
+            f"--batch-size {batch} does not split into groups of --group-size {group} over {world_size} "
+            f"process(es): it must be a multiple of {group * world_size}. Change one of the three."
+        )
+    if not 0 < config.fraction <= 1:
+        raise ConfigError(f"--fraction {config.fraction:g}: a share above 0 and at most 1.")
+    if config.epochs <= 0 or config.checkpoint.every < 1 or config.precise_bn_clips < 0:
+        raise ConfigError("--epochs and --checkpoint.every must be above 0, --precise-bn-clips not below.")
+    check_schedule(config.optim, config.epochs)
+    if isinstance(config, SupervisedConfig) and config.network.backbone.partition(":")[0] != "random":
+        raise ConfigError(
+            f"supervised begins with random weights; --backbone {config.network.backbone} has others. Use finetune, or "
+            "random:RUN for a network shaped as that run's."
+        )

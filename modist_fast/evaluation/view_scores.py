@@ -1,0 +1,68 @@
+"""A trained classifier at test: the softmax of every view of a video, averaged."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from modist_fast.distributed import World
+from modist_fast.evaluation.clips import ClipReader, Request
+from modist_fast.evaluation.labelled import LabelledVideos, report_odd
+from modist_fast.evaluation.views import ViewSpec, plan_views
+
+log = logging.getLogger("modist")
+_VIEWS_AT_A_TIME = 8
+_SAID = 200  # videos from one line in the log to the next
+
+
+@torch.inference_mode()
+def view_probabilities(
+    forward: Callable[[Tensor], Tensor],
+    labelled: LabelledVideos,
+    spec: ViewSpec,
+    videos: np.ndarray,
+    world: World,
+    num_threads: int = 0,
+) -> np.ndarray:
+    """Class probabilities of videos, over all views of each. Every rank calls it, does its share, and gets them all.
+
+    Videos whose frames turn out damaged become odd.
+
+    Args:
+        forward: (B, 3, T, H, W) to (B, K) logits, in eval mode.
+        videos: (m,) places in `labelled`.
+
+    Returns:
+        (m, K) float64; NaN for odd videos.
+    """
+    usable = [video for video in videos.tolist() if video not in labelled.odd]
+    grid = labelled.source.grid
+    requests = (
+        Request(video, int(labelled.rows[video]), plan_views(spec, labelled.info(video), grid))
+        for video in usable[world.rank :: world.size]
+    )
+    found: dict[int, np.ndarray] = {}
+    damaged: dict[int, str] = {}
+    with ClipReader(labelled.source, spec, world.device, num_threads) as reader:
+        for video, clips in reader.read(requests):
+            if isinstance(clips, str):
+                damaged[video] = clips
+                continue
+            shares = [forward(part).double().softmax(dim=1) for part in clips.split(_VIEWS_AT_A_TIME)]
+            found[video] = torch.cat(shares).mean(dim=0).numpy(force=True)
+            if world.is_main and len(found) % _SAID == 0:
+                log.info("test: %d videos of this process", len(found))
+    everyone: list[tuple[dict[int, np.ndarray], dict[int, str]]] = [({}, {})] * world.size
+    dist.all_gather_object(everyone, (found, damaged))
+    table = np.full((len(videos), len(labelled.classes)), np.nan)
+    places = {video: place for place, video in enumerate(videos.tolist())}
+    for part, broken in everyone:
+        for video, row in part.items():
+            table[places[video]] = row
+        labelled.odd |= broken
+        if world.is_main:
+            report_odd(labelled, broken)
+    return table

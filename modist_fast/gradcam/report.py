@@ -1,0 +1,299 @@
+"""Grad-CAM of one or two frozen backbones on the test videos of a labelled store: pictures, a film, and the figure."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modist_fast.checkpoint import plain
+from modist_fast.distributed import World
+from modist_fast.environment import git_revision
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.frozen import Frozen, FrozenConfig, open_frozen
+from modist_fast.evaluation.linear import LbfgsConfig, Linear, fit_lbfgs
+from modist_fast.evaluation.results import bootstrap_interval
+from modist_fast.evaluation.views import ViewsConfig
+from modist_fast.gradcam.agreement import RULE, Agreement, motion_agreement, moving_region
+from modist_fast.gradcam.cam import grad_cam, resize_cam, with_output_stride
+from modist_fast.gradcam.clips import PairedClip, PairedClips
+from modist_fast.gradcam.pictures import ShownClip, save_grid, save_video
+from modist_fast.models import ResNet
+from modist_pipelines.store import Store
+
+log = logging.getLogger("modist")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCamConfig(FrozenConfig):
+    """Show where linear classifiers on frozen backbones find their class, and how much of that moves."""
+
+    versus: str | None = None
+    """A second backbone, shown beside --backbone."""
+    name: str = "MoDist"
+    """What --backbone is called in the pictures."""
+    versus_name: str = "RGB-only"
+    views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=5, spatial=1))
+    """Of the features that the classifier is fitted on. Grad-CAM looks at the middle clip, cut in the same way."""
+    lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
+    explain: Literal["label", "predicted"] = "label"
+    """Whose logit: the true class's, or that of the class which the classifier takes it for."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Pixels from one place of the map to the next. Below 32, the last stages are dilated: for small crops."""
+    motion_input: str = "edges"
+    """The stored motion maps that say what moves."""
+    num_shown: int = 8
+    """Test clips in gradcam.png, drawn by the seed, from as many classes as there are."""
+    num_filmed: int = 3
+    """Of these, whole videos in gradcam.mp4."""
+
+
+@dataclass
+class _Seen:
+    """What one backbone makes of the test clips; entry by entry as `clips`."""
+
+    name: str
+    frozen: Frozen
+    net: ResNet
+    """The backbone, at the output stride."""
+    heads: dict[int, Linear]
+    """Fold to classifier."""
+    cams: Tensor
+    """(n, T, S, S)."""
+    predicted: list[int]
+
+
+class _Head(nn.Module):
+    """A fitted classifier as a module: (B, D) to (B, K') logits."""
+
+    def __init__(self, linear: Linear, device: torch.device) -> None:
+        super().__init__()
+        self._unit = linear.unit
+        self._weight, self._bias, self._shift, self._scale = (
+            tensor.float().to(device) for tensor in (linear.weight, linear.bias, linear.shift, linear.scale)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self._unit:
+            features = nn.functional.normalize(features, dim=1)
+        return ((features - self._shift) * self._scale) @ self._weight + self._bias
+
+
+def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
+    """Write OUT/gradcam.png, OUT/gradcam.mp4 and OUT/gradcam.json.
+
+    Returns:
+        What the JSON holds.
+
+    Raises:
+        ConfigError, DataError: what the user can mend.
+    """
+    opened = _open(config, world)
+    frozen = opened[0][1]
+    store = frozen.labelled.source
+    assert isinstance(store, Store)
+    tested = [(fold, video) for fold, part in enumerate(frozen.folds) for video in frozen.usable(part.test).tolist()]
+    reader = PairedClips(store, frozen.spec, config.motion_input)
+    try:
+        rows = [int(frozen.labelled.rows[video]) for _, video in tested]
+        clips = [reader.read(row, reader.middle(row)) for row in rows]
+        regions = torch.stack([moving_region(clip.edges) for clip in clips])
+        seen = [_look(config, name, part, tested, clips) for name, part in opened]
+        agreements = [motion_agreement(part.cams, regions) for part in seen]
+        result = _result(config, seen, agreements, tested)
+        shown = _choose(config, frozen, tested)
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "gradcam.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        title = (
+            f"Where a linear classifier on the frozen backbone sees the {_explained(config)} class (Grad-CAM on res5)"
+        )
+        save_grid(config.out / "gradcam.png", [_shown(seen, tested, clips, regions, place) for place in shown], title)
+        films = [_film(config, seen, tested, reader, place) for place in shown[: config.num_filmed]]
+        save_video(config.out / "gradcam.mp4", films, store.meta.fps / store.grid)
+    finally:
+        reader.close()
+    return result
+
+
+def _open(config: GradCamConfig, world: World) -> list[tuple[str, Frozen]]:
+    if world.size > 1:
+        raise ConfigError("Grad-CAM runs in one process: start it without torchrun.")
+    if config.data.store is None:
+        raise ConfigError("--store is missing: the moving region is found from the edges that a store holds.")
+    if config.views.sampling == "segments":
+        raise ConfigError("--views.sampling segments: Grad-CAM is drawn on clips; use dense.")
+    if min(config.num_shown, config.num_filmed) < 1:
+        raise ConfigError("--num-shown and --num-filmed: at least 1.")
+    opened = [(config.name, open_frozen(config, world))]
+    if config.versus is not None:
+        other = replace(config, network=replace(config.network, backbone=config.versus))
+        opened.append((config.versus_name, open_frozen(other, world)))
+        if opened[0][1].spec != opened[1][1].spec:
+            raise ConfigError(
+                "the two backbones were trained on clips of different shape, so they cannot look at the same ones by "
+                "default: give --views.num-frames, --views.stride and --views.crop-size."
+            )
+        odd = opened[0][1].labelled.odd | opened[1][1].labelled.odd
+        for _, frozen in opened:
+            frozen.labelled.odd |= odd
+    return opened
+
+
+def _explained(config: GradCamConfig) -> str:
+    return "true" if config.explain == "label" else "predicted"
+
+
+def _look(
+    config: GradCamConfig,
+    name: str,
+    frozen: Frozen,
+    tested: Sequence[tuple[int, int]],
+    clips: Sequence[PairedClip],
+) -> _Seen:
+    labels, means, device = frozen.labelled.labels, frozen.means(), frozen.world.device
+    heads = {
+        number: fit_lbfgs(means[fold.train], labels[fold.train], config.lbfgs, device)
+        for number, fold in enumerate(frozen.folds)
+    }
+    num_classes = len(frozen.labelled.classes)
+    predicted = [int(heads[fold].probabilities(means[video][None], num_classes).argmax()) for fold, video in tested]
+    net = with_output_stride(frozen.backbone.net, config.output_stride).to(device).eval()
+    seen = _Seen(name, frozen, net, heads, torch.empty(0), predicted)
+    seen.cams = torch.stack([_cam(config, seen, place, tested[place], clip.visual) for place, clip in enumerate(clips)])
+    log.info("%s: Grad-CAM of %d clips", name, len(clips))
+    return seen
+
+
+def _cam(config: GradCamConfig, seen: _Seen, place: int, tested: tuple[int, int], visual: Tensor) -> Tensor:
+    """(T, S, S) on the host, for a clip (3, T, S, S) of a tested video."""
+    frozen, (fold, video) = seen.frozen, tested
+    head, device = seen.heads[fold], frozen.world.device
+    label = int(frozen.labelled.labels[video]) if config.explain == "label" else seen.predicted[place]
+    columns = np.flatnonzero(head.classes == label)
+    if not len(columns):
+        raise ConfigError(
+            f"{frozen.labelled.names[video]} is of class {frozen.labelled.classes[label]}, which no training video is: "
+            "there is nothing to explain. Use --explain predicted, or mend the split."
+        )
+    classes = torch.tensor([int(columns[0])], device=device)
+    cam = grad_cam(seen.net, _Head(head, device), visual[None].to(device), classes)
+    length, height, width = visual.shape[1:]
+    return resize_cam(cam, (length, height, width))[0].cpu()
+
+
+def _result(
+    config: GradCamConfig, seen: Sequence[_Seen], agreements: Sequence[Agreement], tested: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    labelled, videos = seen[0].frozen.labelled, [video for _, video in tested]
+    groups = None if labelled.groups is None else [labelled.groups[video] for video in videos]
+
+    def mean(values: np.ndarray) -> dict[str, Any]:
+        kept = ~np.isnan(values)
+        if not kept.any():
+            return {"mean": None, "interval": None, "clips": 0}
+        of = None if groups is None else [group for group, keep in zip(groups, kept, strict=True) if keep]
+        interval = bootstrap_interval(values[kept], config.seed, of)
+        return {"mean": float(values[kept].mean()), "interval": interval, "clips": int(kept.sum())}
+
+    backbones = [
+        {
+            "name": part.name,
+            "origin": part.frozen.backbone.origin,
+            "digest": part.frozen.backbone.digest(),
+            "top1": float(np.mean([labelled.labels[v] == p for v, p in zip(videos, part.predicted, strict=True)])),
+            "agreement": mean(found.inside),
+            "of_other_clips": mean(found.elsewhere),
+            "above_area": mean(found.inside - found.area),
+            "above_other_clips": mean(found.inside - found.elsewhere),
+        }
+        for part, found in zip(seen, agreements, strict=True)
+    ]
+    result = {
+        "task": "gradcam",
+        "rule": RULE,
+        "chance": mean(agreements[0].area),
+        "backbones": backbones,
+        "options": plain(dataclasses.asdict(config)),
+        "git_revision": git_revision(),
+        "videos": [
+            {
+                "video": labelled.names[video],
+                "label": labelled.classes[labelled.labels[video]],
+                "area": _number(agreements[0].area[place]),
+                **{part.name: _number(found.inside[place]) for part, found in zip(seen, agreements, strict=True)},
+            }
+            for place, video in enumerate(videos)
+        ],
+    }
+    if len(seen) == 2:
+        result["difference"] = mean(agreements[0].inside - agreements[1].inside)
+    return result
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
+
+
+def _choose(config: GradCamConfig, frozen: Frozen, tested: Sequence[tuple[int, int]]) -> list[int]:
+    """Places of the clips that are shown: a class after the other, drawn by the seed, whatever the outcome."""
+    order = np.random.default_rng(config.seed).permutation(len(tested)).tolist()
+    labels = [int(frozen.labelled.labels[tested[place][1]]) for place in order]
+    turns = [labels[:index].count(label) for index, label in enumerate(labels)]
+    ranked = sorted(zip(turns, labels, order, strict=True))
+    return [place for _, _, place in ranked[: config.num_shown]]
+
+
+def _title(seen: Sequence[_Seen], tested: tuple[int, int], place: int) -> str:
+    labelled = seen[0].frozen.labelled
+    says = ", ".join(f"{part.name} says {labelled.classes[part.predicted[place]]}" for part in seen)
+    return f"{labelled.classes[labelled.labels[tested[1]]]}   ({says})"
+
+
+def _pixels(visual: Tensor, frozen: Frozen) -> np.ndarray:
+    """(T, S, S, 3) uint8 of a normalized clip."""
+    shares = (visual * frozen.spec.std + frozen.spec.mean).clamp(0, 1)
+    return (255 * shares).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+def _shown(
+    seen: Sequence[_Seen], tested: Sequence[tuple[int, int]], clips: Sequence[PairedClip], regions: Tensor, place: int
+) -> ShownClip:
+    return ShownClip(
+        _title(seen, tested[place], place),
+        _pixels(clips[place].visual, seen[0].frozen),
+        regions[place].numpy(),
+        [(part.name, part.cams[place].numpy()) for part in seen],
+    )
+
+
+def _film(
+    config: GradCamConfig, seen: Sequence[_Seen], tested: Sequence[tuple[int, int]], reader: PairedClips, place: int
+) -> ShownClip:
+    """A whole video: every frame as part of one of the clips that cover it."""
+    labelled = seen[0].frozen.labelled
+    row = int(labelled.rows[tested[place][1]])
+    frames: dict[int, np.ndarray] = {}
+    edges: dict[int, Tensor] = {}
+    cams: list[dict[int, Tensor]] = [{} for _ in seen]
+    for plan in reader.covering(row):
+        clip = reader.read(row, plan)
+        numbers = plan.frames.tolist()
+        frames |= dict(zip(numbers, _pixels(clip.visual, seen[0].frozen), strict=True))
+        edges |= dict(zip(numbers, clip.edges, strict=True))
+        for part, found in zip(seen, cams, strict=True):
+            found |= dict(zip(numbers, _cam(config, part, place, tested[place], clip.visual), strict=True))
+    order = sorted(frames)
+    return ShownClip(
+        labelled.classes[labelled.labels[tested[place][1]]],
+        np.stack([frames[number] for number in order]),
+        moving_region(torch.stack([edges[number] for number in order])).numpy(),
+        [
+            (part.name, torch.stack([found[number] for number in order]).numpy())
+            for part, found in zip(seen, cams, strict=True)
+        ],
+    )

@@ -1,0 +1,403 @@
+"""Fine-tuning and the supervised baseline: schedules, sampling, precise batch norm, and runs on a small store."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_store import video_info
+from safetensors.torch import load_file
+from torch import nn
+
+from modist_fast.distributed import World, join_world
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.backbones import BackboneConfig
+from modist_fast.evaluation.classifier import Classifier, FrozenPart
+from modist_fast.evaluation.finetune import run_finetune
+from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, check, with_recipe
+from modist_fast.evaluation.labelled import LabelledConfig
+from modist_fast.evaluation.precise_bn import set_precise_statistics
+from modist_fast.evaluation.schedule import SupervisedOptimConfig, supervised_learning_rate
+from modist_fast.evaluation.splits import SplitConfig
+from modist_fast.evaluation.training_clips import SampleOrder, TrainingAugmentation, TrainingClips
+from modist_fast.evaluation.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
+from modist_fast.metrics import read_metrics
+from modist_fast.models import build_visual
+from modist_pipelines.store import Store, shard_path
+from tests.fast.launching import run_script, script_command, start_and_signal
+from tests.fast.striped_store import make_striped_store
+
+# float32: a net as small as this, on pictures as small as these, is no matter for a CPU's bf16.
+VIEWS = ViewsConfig(temporal=2, spatial=1, num_frames=4, stride=4, crop_size=32)
+COMMAND: list[object] = [
+    *("supervised", "--arch", "r18", "--width", 8, "--views.num-frames", 4, "--views.stride", 4),
+    *("--views.crop-size", 32, "--views.temporal", 2, "--views.spatial", 1, "--batch-size", 16, "--group-size", 4),
+    *("--epochs", 4, "--optim.warmup-epochs", 1, "--optim.lr", 0.05, "--precise-bn-clips", 32),
+    *("--precision", "fp32", "--num-threads", 1, "--checkpoint.every", 2),
+]
+NUM_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def striped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_striped_store(tmp_path_factory.mktemp("striped") / "store")
+
+
+def small_config(store: Path, out: Path) -> SupervisedConfig:
+    return SupervisedConfig(
+        out=out,
+        network=BackboneConfig(backbone="random", arch="r18", width=8),
+        data=LabelledConfig(store=store, labels=store / "list.csv"),
+        views=VIEWS,
+        augmentation=TrainingAugmentation(crop="scaled"),
+        optim=SupervisedOptimConfig(lr=0.2, warmup_epochs=2.0),
+        epochs=8.0,
+        batch_size=16,
+        group_size=8,
+        dropout=0.2,
+        precise_bn_clips=32,
+        precision="fp32",
+        device="cpu",
+        num_threads=1,
+    )
+
+
+def run(config: FinetuneConfig) -> dict:
+    with join_world("cpu") as world:
+        result = run_finetune(config, world)
+    assert result is not None
+    return result
+
+
+def losses(out: Path) -> list[float]:
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+# What it computes
+
+
+def test_cosine_with_warm_up_by_hand() -> None:
+    config = SupervisedOptimConfig(lr=0.01, warmup_epochs=34, warmup_start_lr=0.001)
+    at_34 = 0.005 * (1 + math.cos(0.17 * math.pi))
+    expected = {0: 0.001, 17: (0.001 + at_34) / 2, 34: at_34, 100: 0.005, 150: 0.005 * (1 - math.sqrt(0.5)), 200: 0.0}
+    for epoch, rate in expected.items():
+        assert supervised_learning_rate(config, epoch, 200, 64) == pytest.approx(rate, abs=1e-12)
+        assert supervised_learning_rate(config, epoch, 200, 16) == pytest.approx(rate / 4, abs=1e-12)
+
+
+def test_the_ssv2_recipe_falls_by_ten_at_14_and_18() -> None:
+    config = with_recipe(SupervisedConfig(out=Path("out")), "ssv2-full")
+    rates = {0: 1e-4, 0.095: (1e-4 + 0.03) / 2, 0.19: 0.03, 13.99: 0.03, 14: 0.003, 17.99: 0.003, 18: 3e-4, 21.9: 3e-4}
+    for epoch, rate in rates.items():
+        assert supervised_learning_rate(config.optim, epoch, config.epochs, 16) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("num_frames", [3, 16, 17, 75, 220])
+def test_segments_are_those_of_a_loop(num_frames: int) -> None:
+    views = ViewsConfig(sampling="segments", num_frames=16, stride=4, crop_size=32)
+    spec, info = resolve_views(views, {}), video_info(num_frames)
+    bounds = []
+    for segment in range(16):
+        first = round((num_frames - 1) / 16 * segment)
+        last = round((num_frames - 1) / 16 * (segment + 1))
+        bounds.append((first, last))
+    (middle,) = {tuple(clip.frames.tolist()) for clip in plan_views(spec, info, 4)}
+    assert middle == tuple((first + last) // 2 for first, last in bounds)
+    seen: list[set[int]] = [set() for _ in bounds]
+    for epoch in range(200):
+        clip = plan_training_clip(spec, info, 4, seed=1, epoch=epoch, video=0, flip=0.0)
+        assert not clip.flip
+        for segment, frame in enumerate(clip.frames.tolist()):
+            seen[segment].add(frame)
+    assert seen == [set(range(first, last + 1)) for first, last in bounds], "every frame of a segment, and no other"
+
+
+def test_steps_take_one_pass_over_the_videos_after_another() -> None:
+    videos = np.array([3, 5, 8, 13, 21])
+    order = SampleOrder(videos, batch_size=4, epochs=4, seed=7)
+    assert order.num_steps == 5
+    members = [order.members(step) for step in range(order.num_steps)]
+    epochs, stream = (np.concatenate(parts) for parts in zip(*members, strict=True))
+    for epoch in range(4):
+        assert sorted(stream[5 * epoch : 5 * epoch + 5]) == videos.tolist()
+        assert set(epochs[5 * epoch : 5 * epoch + 5]) == {epoch}
+    assert len({tuple(stream[5 * epoch : 5 * epoch + 5]) for epoch in range(4)}) > 1
+    assert order.epoch_at(5) == 4.0
+
+
+def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
+    torch.manual_seed(0)
+    net = build_visual("r18", width=4).train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # or residual branches are nothing
+    batches = list((3 + 2 * torch.randn(11, 3, 4, 32, 32)).split([4, 5, 2]))
+    exact = build_visual("r18", width=4).double().train()
+    exact.load_state_dict(net.state_dict())
+    inputs: dict[str, list[np.ndarray]] = {}
+
+    def keep(name: str):
+        def hook(_: nn.Module, x: tuple[torch.Tensor]) -> None:
+            inputs.setdefault(name, []).append(x[0].detach().transpose(0, 1).flatten(1).numpy())
+
+        return hook
+
+    for name, module in exact.named_modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.register_forward_pre_hook(keep(name))
+    for batch in batches:
+        exact(batch.double())
+    momentum = net.stem_norm.momentum
+    with join_world("cpu"):
+        assert set_precise_statistics(net, batches) == 11
+    for name, parts in inputs.items():
+        norm, together = net.get_submodule(name), np.concatenate(parts, axis=1)
+        np.testing.assert_allclose(norm.running_mean.numpy(), together.mean(axis=1), rtol=1e-4, atol=1e-4)  # type: ignore[union-attr]
+        np.testing.assert_allclose(norm.running_var.numpy(), together.var(axis=1, ddof=1), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
+    assert net.stem_norm.momentum == momentum
+
+
+def test_no_clips_leave_the_statistics_alone() -> None:
+    net = build_visual("r18", width=4).train()
+    net.stem_norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
+    with join_world("cpu"), pytest.raises(ConfigError, match="--precise-bn-clips"):
+        set_precise_statistics(net, [])
+    assert (net.stem_norm.running_mean == 3.0).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("frozen", ["none", "res3", "res5"])
+def test_frozen_parts_stay_and_all_others_change(striped: Path, tmp_path: Path, frozen: FrozenPart) -> None:
+    optim = SupervisedOptimConfig(lr=0.2, warmup_epochs=0.0)
+    config = replace(small_config(striped, tmp_path / "run"), frozen=frozen, epochs=4.0, optim=optim)
+    torch.manual_seed(0)
+    start = build_visual("r18", 8).state_dict()
+    run(config)
+    trained = load_file(tmp_path / "run" / "backbone.safetensors")
+    order = ["stem", "res2", "res3", "res4", "res5"]
+    last = order.index(frozen) if frozen != "none" else -1
+    for name, tensor in trained.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        part = name.split(".")[1] if name.startswith("stages") else "stem"
+        same = torch.equal(tensor, start[name])
+        assert same == (order.index(part) <= last), name
+
+
+@pytest.mark.parametrize(("shuffled", "low", "high"), [(False, 1.0, 1.0), (True, 0.25, 0.75)])
+def test_an_easy_task_is_learned_and_its_shuffled_labels_are_not(
+    tmp_path: Path, shuffled: bool, low: float, high: float
+) -> None:
+    store = make_striped_store(tmp_path / "store", shuffled=shuffled)
+    result = run(small_config(store, tmp_path / "run"))
+    assert low <= result["top1"] <= high
+    assert result["task"] == "supervised"
+    assert result["num_test"] == 32
+
+
+def test_one_video_a_class_is_the_smallest_share(striped: Path, tmp_path: Path) -> None:
+    result = run(replace(small_config(striped, tmp_path / "run"), fraction=0.01, epochs=16.0))
+    assert result["training"][0]["videos"] == 2
+    assert result["training"][0]["steps"] == 2
+
+
+# Odd and damaged videos
+
+
+def test_odd_videos_count_as_wrong_or_not_at_all(striped: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "list.csv"
+    labels.write_text((striped / "list.csv").read_text() + "down/gone.mp4,down,test\ndown/lost.mp4,down,train\n")
+    base = replace(small_config(striped, tmp_path / "wrong"), data=LabelledConfig(store=striped, labels=labels))
+    wrong = run(base)
+    assert (wrong["num_test"], wrong["num_odd"], wrong["top1"]) == (33, 1, 32 / 33)
+    assert {row["video"] for row in wrong["odd"]} == {"down/gone.mp4", "down/lost.mp4"}
+    assert wrong["training"][0]["videos"] == 48
+    data = replace(base.data, odd_videos="exclude")
+    excluded = run(replace(base, data=data, resume="auto"))
+    assert (excluded["num_test"], excluded["num_odd"], excluded["top1"]) == (32, 0, 1.0)
+
+
+def test_damaged_frames_cost_their_video_alone(tmp_path: Path) -> None:
+    store = make_striped_store(tmp_path / "store")
+    opened = Store.open(store)
+    rows = {name: row for row, name in enumerate(opened.videos)}
+    for name in ("across/02.mp4", "down/61.mp4"):  # one that trains, one that tests
+        row = rows[name]
+        begin, end = opened._offsets["rgb"][row][[0, -1]].tolist()
+        with shard_path(store, 0).open("r+b") as file:
+            file.seek(begin)
+            file.write(os.urandom(end - begin))
+    result = run(replace(small_config(store, tmp_path / "run"), epochs=4.0))
+    (training,) = result["training"]
+    assert [row["video"] for row in training["damaged"]] == ["across/02.mp4"]
+    rows_of_steps = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum(row["damaged"] for row in rows_of_steps) == 4, "once in each of four passes"
+    assert all(math.isfinite(row["loss"]) for row in rows_of_steps)
+    assert (result["num_odd"], result["num_test"]) == (1, 32)
+    (odd,) = [row for row in result["videos"] if row["predicted"] is None]
+    assert odd["video"] == "down/61.mp4"
+
+
+def test_a_damaged_sample_adds_nothing_to_the_gradient(striped: Path) -> None:
+    from modist_fast.evaluation.classifier_training import ClassifierStep
+    from modist_fast.evaluation.training_clips import TrainingBatch
+
+    config = replace(small_config(striped, Path("none")), dropout=0.0, batch_size=4, group_size=4)
+    clips, labels = torch.randn(4, 3, 4, 32, 32), torch.tensor([0, -1, 1, 0])
+    with join_world("cpu") as world:
+        torch.manual_seed(0)
+        model = Classifier(build_visual("r18", 4), 2, dropout=0.0)
+        before = model.linear.weight.detach().clone()
+        step = ClassifierStep(config, world, model)
+        with torch.no_grad():
+            probabilities = model.train()(clips).softmax(dim=1)
+            pooled = model.backbone(clips)
+        counted = labels >= 0
+        wanted = nn.functional.one_hot(labels[counted], 2)
+        gradient = (probabilities[counted] - wanted).T @ pooled[counted] / 4 + 1e-4 * before
+        loss, _, count = step(TrainingBatch(0, clips, labels, {}), 0.1).tolist()
+    # The first step of Nesterov's momentum is 1 + 0.9 of the gradient.
+    torch.testing.assert_close(model.linear.weight.detach(), before - 0.1 * 1.9 * gradient, rtol=1e-4, atol=1e-6)
+    assert count == 3
+    assert loss == pytest.approx(-float(probabilities[counted].gather(1, labels[counted, None]).log().sum()), rel=1e-5)
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def one_process(striped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    done = run_script("evaluate.py", *options(striped, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def options(store: Path, out: Path, *more: object) -> list[object]:
+    return [*COMMAND, "--store", store, "--labels", store / "list.csv", "--out", out, *more]
+
+
+def test_two_processes_compute_what_one_does(striped: Path, one_process: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_script("evaluate.py", *options(striped, out), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(one_process)) == NUM_STEPS
+    np.testing.assert_allclose(losses(out), losses(one_process), rtol=2e-3)
+    one, two = (load_file(path / "backbone.safetensors") for path in (one_process, out))
+    for name, tensor in one.items():
+        if tensor.dtype == torch.float32:
+            torch.testing.assert_close(two[name], tensor, rtol=2e-2, atol=2e-2)
+    results = [json.loads((path / "result.json").read_text()) for path in (one_process, out)]
+    assert [row["video"] for row in results[0]["videos"]] == [row["video"] for row in results[1]["videos"]]
+    chances = [np.array([row["probability"] for row in result["videos"]]) for result in results]
+    np.testing.assert_allclose(chances[0], chances[1], atol=0.05)
+
+
+def test_a_killed_and_resumed_run_repeats_every_bit(striped: Path, one_process: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = options(striped, out, "--resume", "auto")
+    command = script_command("evaluate.py", *arguments)
+    start_and_signal(command, out, 5, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    assert len(losses(out)) < NUM_STEPS, "killed too late to prove anything"
+    resumed = run_script("evaluate.py", *arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after step" in resumed.stderr
+    assert losses(out) == losses(one_process)
+    for name in ("backbone.safetensors", "linear.safetensors"):
+        assert (out / name).read_bytes() == (one_process / name).read_bytes()
+    videos = [json.loads((path / "result.json").read_text())["videos"] for path in (out, one_process)]
+    assert videos[0] == videos[1]
+
+
+def test_another_run_is_not_gone_on_with(striped: Path, tmp_path: Path) -> None:
+    base = replace(small_config(striped, tmp_path / "run"), epochs=1.0, optim=SupervisedOptimConfig(warmup_epochs=0.0))
+    run(base)
+    again = replace(base, resume="auto")
+    swapped = SplitConfig(train_where=("split=test",), test_where=("split=train",))
+    for other, words in (
+        (base, "--resume auto"),
+        (replace(again, optim=SupervisedOptimConfig(lr=0.1, warmup_epochs=0.0)), r"--optim.lr 0.1 \(saved: 0.01\)"),
+        (replace(again, fraction=0.5), "--fraction 0.5"),
+        (replace(again, split=swapped), "other videos"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(other)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 18}, "multiple of 8"),
+        ({"group_size": 1}, "--group-size 1"),
+        ({"fraction": 0.0}, "--fraction 0"),
+        ({"optim": SupervisedOptimConfig(warmup_epochs=34.0)}, "--optim.warmup-epochs 34"),
+        ({"optim": SupervisedOptimConfig(warmup_epochs=0, policy="steps")}, "--optim.step-epochs"),
+        ({"network": BackboneConfig(backbone="RUN")}, "random:RUN"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(replace(small_config(Path("store"), Path("out")), **changes), world_size=1)
+
+
+def test_the_recipes_are_the_papers() -> None:
+    base = FinetuneConfig(out=Path("out"), network=BackboneConfig(backbone="run"))
+    for name in ("ucf101-full", "hmdb51-full"):
+        recipe = with_recipe(base, name)
+        assert (recipe.views.num_frames, recipe.views.stride) == (32, 8)
+        assert (recipe.views.temporal, recipe.views.spatial) == (10, 3)
+        assert (recipe.batch_size, recipe.group_size, recipe.epochs, recipe.dropout) == (64, 8, 200, 0.5)
+        assert (recipe.optim.lr, recipe.optim.warmup_epochs, recipe.optim.warmup_start_lr) == (0.01, 34, 0.001)
+        assert (recipe.optim.weight_decay, recipe.optim.policy) == (1e-4, "cosine")
+    ssv2 = with_recipe(base, "ssv2-full")
+    assert (ssv2.views.num_frames, ssv2.views.sampling, ssv2.augmentation.flip) == (16, "segments", 0.0)
+    assert (ssv2.views.temporal, ssv2.views.spatial) == (1, 1)
+    assert (ssv2.batch_size, ssv2.epochs, ssv2.optim.weight_decay, ssv2.dropout) == (16, 22, 1e-6, 0.5)
+    for name in ("ucf101-full", "hmdb51-full", "ssv2-full"):
+        check(with_recipe(base, name), world_size=2)
+    with pytest.raises(ConfigError, match="no such preset"):
+        with_recipe(base, "ucf101")
+
+
+def test_training_clips_follow_the_augmentation(striped: Path) -> None:
+    from modist_fast.evaluation.labelled import open_labelled
+
+    labelled = open_labelled(LabelledConfig(store=striped, labels=striped / "list.csv"), 4, torch.device("cpu"))
+    spec = resolve_views(VIEWS, {})
+    order = SampleOrder(np.arange(8), batch_size=4, epochs=1, seed=0)
+    world = World(0, 1, 0, torch.device("cpu"))
+
+    def plans(augmentation: TrainingAugmentation) -> list:
+        clips = TrainingClips(
+            labelled, spec, augmentation, order, seed=0, rank=0, world_size=world.size, device=world.device
+        )
+        return [clips.plan(epoch, video) for epoch in range(50) for video in range(4)]
+
+    resized = plans(TrainingAugmentation(gray=0.5, color=0.6, flip=0.5))
+    shares = [clip.crop[2] * clip.crop[3] / (40 * 48) for clip in resized]
+    assert 0.28 <= min(shares) < 0.4
+    assert 0.85 < max(shares) <= 1.0
+    assert not any(clip.blur_sigma for clip in resized)
+    for rate, expected in (
+        (np.mean([clip.gray for clip in resized]), 0.5),
+        (np.mean([clip.brightness != 1 for clip in resized]), 0.6),
+        (np.mean([clip.flip for clip in resized]), 0.5),
+    ):
+        assert abs(rate - expected) < 0.12
+    scaled = plans(TrainingAugmentation(crop="scaled", flip=0.0))
+    sides = [clip.crop[2] / 40 for clip in scaled]
+    assert {clip.crop[2] == clip.crop[3] for clip in scaled} == {True}
+    assert 0.69 <= min(sides) <= max(sides) <= 0.89  # 224 of 320 … 256 pixels
+    assert not any(clip.flip or clip.gray or clip.brightness != 1 for clip in scaled)
+    # What is seen, not how it is coloured, is the same draw: the frames.
+    assert [clip.frames.tolist() for clip in resized] == [clip.frames.tolist() for clip in scaled]
