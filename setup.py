@@ -18,7 +18,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=[*PACKAGE_DIRS, "modist_fast.evaluation", "modist_fast.models"],
+    packages=[*PACKAGE_DIRS, "modist_fast.ablation", "modist_fast.evaluation", "modist_fast.models"],
     package_dir=PACKAGE_DIRS,
     install_requires=[
         "torch>=2.14",
