@@ -7,7 +7,8 @@ import tyro
 
 from modist_fast.cli import run_cli
 from modist_fast.distributed import join_world
-from modist_fast.evaluation.frozen import (
+from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.evaluation.tasks import (
     KnnEvaluationConfig,
     LinearConfig,
     LowShotConfig,
@@ -17,7 +18,6 @@ from modist_fast.evaluation.frozen import (
     run_lowshot,
     run_retrieval,
 )
-from modist_fast.evaluation.results import print_result, write_result
 
 log = logging.getLogger("modist")
 Command = (

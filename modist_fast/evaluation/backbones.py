@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modist_fast import checkpoint
 from modist_fast.errors import ConfigError
 from modist_fast.export import load_backbone, read_card, visual_card
 from modist_fast.models import ResNet, build_visual
-from modist_fast.models.resnet import Arch
+from modist_fast.models.resnet import Arch, Block
 
 _EXPORT = "backbone.safetensors"
 _VISUAL = "online.visual."  # the visual pathway's place in a checkpoint
@@ -95,6 +95,13 @@ def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
     if run:
         card = _card_of_run(Path(run))
     net = _build(card["arch"], card["width"], seed)
+    for module in net.modules():
+        if isinstance(module, Block):
+            # Training begins with residual branches that are nothing. The baseline is a random network, not the first
+            # convolution and random shortcuts alone, which are weaker.
+            last = module.residual[-1]
+            assert isinstance(last, nn.BatchNorm3d)
+            nn.init.ones_(last.weight)
     return Backbone(net, card, f"random {card['arch']} of width {card['width']}, seed {seed}", is_random=True)
 
 

@@ -1,11 +1,11 @@
-"""Evaluations on frozen features: what they share, and the four of them."""
+"""What every evaluation of a frozen backbone shares: its options, everything opened, and the features."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
@@ -19,12 +19,10 @@ from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_back
 from modist_fast.evaluation.clips import Request
 from modist_fast.evaluation.features import CALIBRATION_CLIPS, Extraction, FeaturesConfig, calibrate, extract
 from modist_fast.evaluation.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
-from modist_fast.evaluation.neighbours import KnnConfig, first_hits, knn_probabilities
-from modist_fast.evaluation.results import accuracies, classification, odd_rows
-from modist_fast.evaluation.shape_probe import shape_probabilities
-from modist_fast.evaluation.splits import Fold, Leak, SplitConfig, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.results import odd_rows
+from modist_fast.evaluation.splits import Fold, Leak, SplitConfig, make_folds, refuse_leaks
 from modist_fast.evaluation.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
+from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
@@ -45,45 +43,6 @@ class FrozenConfig:
     device: DeviceOption = "auto"
     seed: int = 0
     """Of a random backbone, the classifier, the subsets and the intervals."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearConfig(FrozenConfig):
-    """Train a linear classifier on frozen features (paper section 4.2, "linear")."""
-
-    recipe: Literal["lbfgs", "sgd"] = "lbfgs"
-    """lbfgs: logistic regression with a fixed penalty; sgd: the paper's."""
-    average: Literal["auto", "features", "softmax"] = "auto"
-    """Over a video's views. features: their mean, in training and at test; softmax: each view trains by itself, and the
-    views' probabilities are averaged. auto: features with lbfgs, softmax with sgd."""
-    augmented_views: int = 0
-    """Train on this many randomly placed, scaled and flipped clips of each video in place of its test views."""
-    lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
-    sgd: SgdConfig = field(default_factory=SgdConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowShotConfig(LinearConfig):
-    """The linear classifier on parts of the training videos (paper, low-shot)."""
-
-    shares: tuple[float, ...] = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """Of each class's training videos; at least one. Every share's videos are among those of the next."""
-    subsets: int = 3
-    """How many draws of each share are scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnEvaluationConfig(FrozenConfig):
-    """Classify by a weighted vote of the nearest training videos (mean feature of the views, cosine)."""
-
-    knn: KnnConfig = field(default_factory=KnnConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(FrozenConfig):
-    """Retrieve training videos for each test video: R@k, is one of the k nearest of its class?"""
-
-    ks: tuple[int, ...] = (1, 5, 10, 20)
 
 
 @dataclass
@@ -188,121 +147,13 @@ def _calibrate(
     train = np.unique(np.concatenate([fold.train for fold in folds]))
     chosen = np.random.default_rng(config.seed).permutation(train)[:CALIBRATION_CLIPS].tolist()
     requests = [
-        Request(video, int(labelled.rows[video]), [_training_clip(labelled, spec, config.seed, 0, video)])
+        Request(video, int(labelled.rows[video]), [training_clip(labelled, spec, config.seed, 0, video)])
         for video in chosen
     ]
     calibrate(backbone, labelled, requests, spec, world, config.features)
 
 
-def _training_clip(labelled: LabelledVideos, spec: ViewSpec, seed: int, epoch: int, video: int):
+def training_clip(labelled: LabelledVideos, spec: ViewSpec, seed: int, epoch: int, video: int) -> ClipPlan:
+    """`plan_training_clip` of a video by its place."""
     info = labelled.info(video)
     return plan_training_clip(spec, info, labelled.source.grid, seed=seed, epoch=epoch, video=video)
-
-
-def run_linear(config: LinearConfig, world: World) -> dict[str, Any]:
-    """The linear classifier of every fold, and beside it what the shape of the frames alone tells."""
-    frozen = open_frozen(config, world)
-    train = _training_features(frozen, config)
-    probabilities = frozen.classify(lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
-    shapes = frozen.classify(lambda fit, test: shape_probabilities(frozen.labelled, fit, test))
-    result = frozen.result("linear") | classification(frozen.labelled, frozen.folds, probabilities, config.seed)
-    shape = classification(frozen.labelled, frozen.folds, shapes, config.seed)
-    return result | {"shape_probe": {name: shape[name] for name in ("top1", "interval")}}
-
-
-def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
-    """The linear classifier on each share of the training videos."""
-    if not config.shares or not all(0 < share <= 1 for share in config.shares):
-        raise ConfigError(f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1.")
-    frozen = open_frozen(config, world)
-    train, labelled = _training_features(frozen, config), frozen.labelled
-    whole, rows = frozen.folds, []
-    for share in sorted(set(config.shares)):
-        for draw in range(config.subsets if share < 1 else 1):
-            seed = config.seed + draw
-            frozen.folds = [
-                fold._replace(train=low_shot_subset(fold.train, labelled.labels, share, seed)) for fold in whole
-            ]
-            found = frozen.classify(lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
-            row = classification(labelled, frozen.folds, found, config.seed)
-            del row["confusion"], row["classes"]
-            name = f"{100 * share:g} %, subset {seed}"
-            rows.append({"name": name, "share": share, "subset": seed, "num_train": row["folds"][0]["train"]} | row)
-    return frozen.result("lowshot") | {"rows": rows}
-
-
-def _training_features(frozen: Frozen, config: LinearConfig) -> np.ndarray:
-    """(N, V, D): those of the test views, or of augmented clips."""
-    if not config.augmented_views:
-        return frozen.features
-    labelled, spec = frozen.labelled, frozen.spec
-    videos = frozen.usable(np.unique(np.concatenate([fold.train for fold in frozen.folds])))
-
-    def plan(video: int):
-        return [
-            _training_clip(labelled, spec, config.seed, epoch, video) for epoch in range(1, config.augmented_views + 1)
-        ]
-
-    name = f"{config.augmented_views} augmented, seed {config.seed}"
-    extraction = Extraction(frozen.backbone, labelled, spec, plan, name, videos)
-    features = extract(extraction, config.features, features_folder(config), frozen.world)
-    frozen.folds = make_folds(config.split, labelled)  # a video may have turned out to be damaged where no view was
-    return features
-
-
-def linear_probabilities(
-    frozen: Frozen, config: LinearConfig, train: np.ndarray, fit: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Train on some videos, and give (m, K) probabilities of others.
-
-    Args:
-        train: (N, V, D) features that training takes.
-    """
-    labels, device = frozen.labelled.labels, frozen.world.device
-    average = config.average
-    if average == "auto":
-        average = "features" if config.recipe == "lbfgs" else "softmax"
-    samples, tested = train[fit], frozen.features[test]
-    if average == "features":
-        samples, tested = samples.mean(axis=1, keepdims=True), tested.mean(axis=1, keepdims=True)
-    if config.recipe == "lbfgs":
-        flat = samples.reshape(-1, samples.shape[-1])
-        classifier = fit_lbfgs(flat, np.repeat(labels[fit], samples.shape[1]), config.lbfgs, device)
-    else:
-        classifier = fit_sgd(samples, labels[fit], config.sgd, device, config.seed)
-    return classifier.probabilities(tested, len(frozen.labelled.classes)).mean(axis=1)
-
-
-def run_knn(config: KnnEvaluationConfig, world: World) -> dict[str, Any]:
-    frozen = open_frozen(config, world)
-    means, labels, num_classes = frozen.means(), frozen.labelled.labels, len(frozen.labelled.classes)
-    probabilities = frozen.classify(
-        lambda fit, test: knn_probabilities(
-            means[test], means[fit], labels[fit], num_classes, config.knn, frozen.world.device
-        )
-    )
-    return frozen.result("knn") | classification(frozen.labelled, frozen.folds, probabilities, config.seed)
-
-
-def run_retrieval(config: RetrievalConfig, world: World) -> dict[str, Any]:
-    frozen = open_frozen(config, world)
-    means, labels = frozen.means(), frozen.labelled.labels
-
-    def hits(fold: Fold) -> np.ndarray:
-        places = np.full(len(fold.test), len(frozen.labelled), dtype=np.int64)  # an odd video finds nothing
-        tested = frozen.usable(fold.test)
-        found = first_hits(means[tested], labels[tested], means[fold.train], labels[fold.train], world.device)
-        places[np.isin(fold.test, tested)] = np.where(found == len(fold.train), len(frozen.labelled), found)
-        return places
-
-    places = frozen.over_folds(hits)
-    videos, all_places = np.concatenate([fold.test for fold in frozen.folds]), np.concatenate(places)
-    result = frozen.result("retrieval")
-    scored = accuracies(frozen.labelled, videos, all_places, config.seed)
-    result |= {name: scored[name] for name in ("num_test", "num_odd", "interval")}
-    result |= {f"R@{k}": float((all_places < k).mean()) for k in sorted(config.ks)}
-    result["videos"] = [
-        {"video": frozen.labelled.names[video], "first_hit": int(place)}
-        for video, place in zip(videos, all_places, strict=True)
-    ]
-    return result
