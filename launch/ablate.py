@@ -5,6 +5,7 @@ import signal
 
 import tyro
 
+from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
 from modist_fast.ablation.report import write_report
 from modist_fast.cli import run_cli
@@ -21,8 +22,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends as Ctrl-C does: the children are told
     failed = ablation.run()
     write_report(ablation)
+    save_curves(config.out / "curves.png", ablation)
     print((config.out / "table.md").read_text(encoding="utf-8"))
-    print(f"table: {config.out / 'table.md'}, table.png beside it; every prediction: {config.out / 'result.json'}")
+    print(f"{config.out}: table.md, table.png, curves.png; result.json has every prediction")
     for name, reason in failed.items():
         log.error("%s: %s", name, reason)
     return 1 if failed else 0

@@ -72,13 +72,13 @@ def small(store: Path | None, out: Path) -> TrainConfig:
         store=store,
         out=out,
         preset="small",
-        batch_size=32,
-        group_size=16,
-        epochs=60,
+        batch_size=64,
+        group_size=32,
+        epochs=135,
         model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
         objective=ObjectiveConfig(bank_size=128, key_momentum=0.99, cross_negatives="other"),
         clips=ClipsConfig(
-            crop_size=48,
+            crop_size=40,
             # Weizmann's clips last 1.4 seconds and more: both pathways see one second.
             visual=ClipSpec(num_frames=8, stride=4),
             motion=ClipSpec(num_frames=16, stride=2),
@@ -86,7 +86,7 @@ def small(store: Path | None, out: Path) -> TrainConfig:
                 crop_area=(0.6, 1.0), crop_aspect=(0.75, 1.33), color_strength=0.2, gray=0.1, blur=0.2
             ),
         ),
-        optim=OptimConfig(lr=0.2, warmup_epochs=4.0),
+        optim=OptimConfig(lr=0.4, warmup_epochs=10.0),
         loader=LoaderConfig(num_threads=1),  # arms run side by side, a core each
         checkpoint=CheckpointConfig(every=100),
     )

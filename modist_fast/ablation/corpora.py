@@ -18,6 +18,8 @@ log = logging.getLogger("modist")
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 REAL_SETS = ("ut_interaction", "weizmann", "ucf101_6")
 _DEMO_TRAIN_SHARE = 0.6
+# It has 384 videos to train on where the real sets have 221: about as many steps.
+_DEMO_LENGTH = ("--epochs", "75", "--optim.warmup-epochs", "5")
 # Five clips a video, and whole frames brought to one square: a crop would cut off who walks through the picture, and
 # the shape of UT-Interaction's frames tells the class.
 _SMALL_VIEWS = ("--views.temporal", "5", "--views.fit", "squash")
@@ -43,6 +45,8 @@ class Corpus:
     evaluations: tuple[Evaluation, ...]
     preparation: tuple[Job, ...] = ()
     """In this order."""
+    options: tuple[str, ...] = ()
+    """Of launch/pretrain.py, for all arms: what the preset has otherwise."""
 
 
 def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
@@ -86,6 +90,7 @@ def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
             _store_job("demo/train-store", out / "train-store", train, videos, table.motion_inputs),
             _store_job("demo/store", out / "store", labels, videos, ()),
         ),
+        options=_DEMO_LENGTH,
     )
 
 

@@ -36,8 +36,7 @@ class AblationConfig:
     """small: minutes an arm on one CPU core, on the made-up videos and on those of --data; k400-mini: the paper's
     experiment, on --store, for a machine with GPUs."""
     data: Path | None = None
-    """small: a folder of UT-Interaction, Weizmann and part of UCF101 with their manifest.csv. Without it, the made-up
-    videos alone."""
+    """small: a folder of UT-Interaction, Weizmann and part of UCF101 with their manifest.csv."""
     store: Path | None = None
     """k400-mini: the store to train on. It must hold the table's motion inputs."""
     evaluate: tuple[str, ...] = ()
@@ -50,6 +49,8 @@ class AblationConfig:
     """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
     options: str = ""
     """More options of launch/pretrain.py, for all arms alike: --options "--epochs 5"."""
+    sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
+    """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
     demo_videos: int = 640
     """small: how many videos to make."""
     dry_run: bool = False
@@ -128,7 +129,7 @@ class Ablation:
         """launch/pretrain.py for a run."""
         folder = self.folder(run)
         words = ["--preset", self.config.preset, "--store", run.corpus.store, "--out", folder, "--seed", run.seed]
-        words += ["--resume", "auto", *shlex.split(self.config.options), *run.arm.options]
+        words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options), *run.arm.options]
         needs = [job.name for job in run.corpus.preparation]
         if run.arm.time_of is not None:
             other = Run(run.corpus, self._arm(run.arm.time_of), run.seed)
@@ -193,8 +194,16 @@ def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
     if config.preset == "small":
         if config.store is not None or config.evaluate:
             raise ConfigError("--store and --evaluate belong to --preset k400-mini; --preset small takes --data.")
-        demo = demo_corpus(config.out / "demo", table, config.demo_videos)
-        return [demo] if config.data is None else [demo, real_corpus(config.data, config.out / "real", table)]
+        corpora = []
+        if "demo" in config.sets:
+            corpora.append(demo_corpus(config.out / "demo", table, config.demo_videos))
+        if "real" in config.sets:
+            if config.data is None:
+                raise ConfigError(
+                    "--sets real needs --data FOLDER. Pass it, or --sets demo for the made-up videos alone."
+                )
+            corpora.append(real_corpus(config.data, config.out / "real", table))
+        return corpora
     if config.data is not None:
         raise ConfigError(f"--data belongs to --preset small; --preset {config.preset} takes --store and --evaluate.")
     if config.store is None or not config.evaluate:

@@ -90,7 +90,8 @@ def _evaluate(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> dic
     found["videos"] = videos
     found["labels"] = [classes.index(row["label"]) for row in first["videos"]]
     found["predicted"] = {
-        arm: {seed: _predicted(result, classes) for seed, result in by_seed.items()} for arm, by_seed in results.items()
+        arm: {seed: _predicted(result, videos, classes) for seed, result in by_seed.items()}
+        for arm, by_seed in results.items()
     }
     return found
 
@@ -111,9 +112,10 @@ def _correct(result: Mapping[str, Any], videos: Sequence[str]) -> np.ndarray:
     return np.array([ranks[video] == 0 for video in videos], dtype=np.float64)
 
 
-def _predicted(result: Mapping[str, Any], classes: Sequence[str]) -> list[int]:
+def _predicted(result: Mapping[str, Any], videos: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Places in `classes`; -1 where there was no prediction."""
-    return [classes.index(row["predicted"]) if row["predicted"] in classes else -1 for row in result["videos"]]
+    named = {row["video"]: row["predicted"] for row in result["videos"]}
+    return [classes.index(named[video]) if named[video] in classes else -1 for video in videos]
 
 
 def markdown(result: Mapping[str, Any]) -> str:

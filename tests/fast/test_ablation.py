@@ -13,11 +13,11 @@ from modist_fast import checkpoint
 from modist_fast.ablation.arms import TABLES, TableName
 from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
 from modist_fast.ablation.jobs import Job, run_jobs
+from modist_fast.ablation.report import write_report
 from modist_fast.ablation.statistics import bootstrap_means, estimate, paired_difference
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.presets import find_preset
-from tests.fast.launching import run_script
 
 # What each arm changes in the paper's recipe (Table 3, and the options of spec and objective). Where it does not stand
 # the preset's own value holds.
@@ -48,7 +48,7 @@ PAPER = {
 def test_arms_change_what_the_papers_table_names_and_nothing_else(
     table: TableName, preset: str, tmp_path: Path
 ) -> None:
-    more = {} if preset == "small" else {"store": tmp_path, "evaluate": ("ucf: --store UCF",)}
+    more = {"sets": ("demo",)} if preset == "small" else {"store": tmp_path, "evaluate": ("ucf: --store UCF",)}
     ablation = Ablation(AblationConfig(table=table, out=tmp_path, preset=preset, **more))  # pyright: ignore[reportArgumentType]
     base = _flat(find_preset(preset)(tmp_path, tmp_path))
     assert {arm.name for arm in TABLES[table].arms} == {"random", *PAPER[table]}
@@ -77,7 +77,7 @@ def _parse(job: Job, preset: str) -> TrainConfig:
 
 
 def test_an_arm_of_equal_time_gets_the_epochs_that_its_steps_seconds_allow(tmp_path: Path) -> None:
-    ablation = Ablation(AblationConfig(table="3a", out=tmp_path, seeds=(0, 1)))
+    ablation = Ablation(AblationConfig(table="3a", out=tmp_path, sets=("demo",), seeds=(0, 1)))
     [demo] = ablation.corpora
     arms = {arm.name: arm for arm in ablation.table.arms}
     job = ablation.training(Run(demo, arms["rgb-only-time"], 1))
@@ -171,6 +171,7 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     for options, words in (
         ({"seeds": (1, 1)}, "each once"),
         ({"demo_videos": 100}, "multiple of 40"),
+        ({}, "--sets real needs --data"),
         ({"data": tmp_path}, "manifest.csv"),
         ({"store": tmp_path}, "k400-mini"),
         ({"preset": "k400-mini"}, "needs --store"),
@@ -178,3 +179,54 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             Ablation(AblationConfig(table="3a", out=tmp_path / "out", **options))
+
+
+def test_report_compares_the_arms_that_were_tested(tmp_path: Path) -> None:
+    ablation = Ablation(AblationConfig(table="3a", out=tmp_path, sets=("demo",), seeds=(0, 1)))
+    [demo] = ablation.corpora
+    # Four videos; an arm's ranks of the true class, 0 where the answer is right.
+    ranks = {
+        "rgb-only": {0: [0, 1, 1, 2], 1: [1, 1, 0, 1]},
+        "edges-other": {0: [0, 0, 1, 0], 1: [1, 0, 0, 0]},
+        "edges-own": {0: [2, 1, 1, 1]},
+    }
+    for arm in ablation.table.arms:
+        for seed, values in ranks.get(arm.name, {}).items():
+            folder = ablation.test_folder(Run(demo, arm, seed), demo.evaluations[0])
+            folder.mkdir(parents=True)
+            # The order of the videos in a result does not matter: pairs go by name.
+            (folder / "result.json").write_text(json.dumps(_result(values, reverse=seed == 1)))
+    ablation.failed["demo/edges-own/seed-1"] = "exit code 1"
+    found = write_report(ablation)["evaluations"]["demo"]
+    assert {arm: row["by_seed"] for arm, row in found["all"]["arms"].items()} == {
+        "rgb-only": {0: 25.0, 1: 25.0},
+        "edges-own": {0: 0.0},
+        "edges-other": {0: 75.0, 1: 75.0},
+    }
+    means = {(row["arm"], row["against"]): row["mean"] for row in found["all"]["differences"]}
+    assert means == {
+        ("edges-other", "rgb-only"): 50.0,
+        ("edges-own", "rgb-only"): -25.0,  # the one seed that both have
+        ("edges-other", "edges-own"): 75.0,
+    }
+    assert found["predicted"]["edges-other"] == {0: [0, 1, 1, 1], 1: [1, 1, 0, 1]}
+    assert found["labels"] == [0, 1, 0, 1]
+    table = (tmp_path / "table.md").read_text()
+    assert "| RGB-only (Eq. 1) | 25.0, 25.0 | 25.0 |" in table
+    assert "demo/edges-own/seed-1: exit code 1" in table
+    assert (tmp_path / "table.png").stat().st_size > 0
+
+
+def _result(ranks: list[int], reverse: bool) -> dict:
+    labels = ["circle", "leap", "circle", "leap"]
+    other = {"circle": "leap", "leap": "circle"}
+    videos = [
+        {"video": f"{place}.mp4", "label": label, "predicted": label if rank == 0 else other[label], "rank": rank}
+        for place, (label, rank) in enumerate(zip(labels, ranks, strict=True))
+    ]
+    return {
+        "videos": videos[::-1] if reverse else videos,
+        "classes": [{"class": "circle"}, {"class": "leap"}],
+        "chance": 0.5,
+        "shape_probe": {"top1": 0.5},
+    }
