@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_job_runs_once_and_a_failed_one_stops_only_those_that_need_it(tmp_path
 
 
 def test_bad_options_are_refused(tmp_path: Path) -> None:
-    for options, words in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"seeds": (1, 1)}, "each once"),
         ({"demo_videos": 100}, "multiple of 40"),
         ({}, "--sets real needs --data"),
@@ -177,7 +178,8 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         ({"store": tmp_path}, "k400-mini"),
         ({"preset": "k400-mini"}, "needs --store"),
         ({"preset": "k400-mini", "store": tmp_path, "evaluate": ("ucf",)}, "NAME: OPTIONS"),
-    ):
+    ]
+    for options, words in cases:
         with pytest.raises(ConfigError, match=words):
             Ablation(AblationConfig(table="3a", out=tmp_path / "out", **options))
 
