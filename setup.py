@@ -51,6 +51,7 @@ setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "hypothesis>=6.120",
+            "scikit-learn>=1.6",  # the peer of the linear classifier
             "scipy>=1.14",
             "ruff>=0.9",
             "pyright>=1.1.390",

@@ -18,7 +18,8 @@ _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by 
 class LbfgsConfig:
     """Multinomial logistic regression: ½ ‖W‖² + C · Σ over the training samples of the cross entropy; the bias is free.
 
-    That is scikit-learn's `LogisticRegression(C=C)`. C is fixed beforehand, never chosen on test videos.
+    That is scikit-learn's `LogisticRegression(C=C)`; with two classes, of which it penalizes one, C=2 C. C is fixed
+    beforehand, never chosen on test videos.
     """
 
     c: float = 0.01

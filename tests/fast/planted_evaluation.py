@@ -1,0 +1,24 @@
+"""Evaluate and die: planted_evaluation.py [evaluate.py's arguments] kills itself as its second shard would appear."""
+
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from modist_fast.evaluation import features
+
+original = os.replace
+
+
+def replace(half: Path, whole: Path) -> None:
+    if Path(whole).name == "00001.safetensors":
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(half, whole)
+
+
+if __name__ == "__main__":
+    features.os.replace = replace  # type: ignore[attr-defined]
+    script = Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
+    sys.argv[0] = str(script)
+    runpy.run_path(str(script), run_name="__main__")
