@@ -74,17 +74,20 @@ def _evaluate(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> dic
         arm: {seed: _correct(result, videos) for seed, result in by_seed.items()} for arm, by_seed in results.items()
     }
     pairs = [pair for pair in ablation.table.comparisons if scores.keys() >= set(pair)]
+    folds = {row["video"]: row["fold"] for row in first["videos"]}
+    # Leave-one-group-out: a fold is a group. Otherwise all test videos are of one fold, which says nothing of groups.
+    groups = [folds[video] for video in videos] if len(set(folds.values())) > 1 else None
     found: dict[str, Any] = {
         "title": evaluation.title,
         "chance": first["chance"],
         "shape_probe": first["shape_probe"],
-        "all": _compare(scores, pairs),
+        "all": _compare(scores, pairs, groups),
     }
     seen = listed_videos(corpus)
     unseen = np.array([video not in seen for video in videos])
     if 0 < unseen.sum() < len(videos):
         kept = {arm: {seed: row[unseen] for seed, row in by_seed.items()} for arm, by_seed in scores.items()}
-        found["unseen"] = {"videos": int(unseen.sum()), **_compare(kept, pairs)}
+        found["unseen"] = {"videos": int(unseen.sum()), **_compare(kept, pairs, None)}
     classes = [row["class"] for row in first["classes"]]
     found["classes"] = classes
     found["videos"] = videos
@@ -96,11 +99,11 @@ def _evaluate(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> dic
     return found
 
 
-def _compare(scores: Scores, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _compare(scores: Scores, pairs: Sequence[tuple[str, str]], groups: Sequence[str] | None) -> dict[str, Any]:
     return {
-        "arms": {arm: asdict(estimate(by_seed)) for arm, by_seed in scores.items()},
+        "arms": {arm: asdict(estimate(by_seed, groups)) for arm, by_seed in scores.items()},
         "differences": [
-            {"arm": arm, "against": against, **asdict(paired_difference(scores[arm], scores[against]))}
+            {"arm": arm, "against": against, **asdict(paired_difference(scores[arm], scores[against], groups))}
             for arm, against in pairs
         ],
     }
@@ -143,7 +146,7 @@ def _arm_table(result: Mapping[str, Any], part: Mapping[str, Any]) -> list[str]:
     for name, found in part["arms"].items():
         rows.append(
             f"| {result['arms'][name]['title']} | {_by_seed(found, '.1f')} | {found['mean']:.1f} | "
-            f"{found['low']:.1f} to {found['high']:.1f} |"
+            f"{_interval(found, '.1f')} |"
         )
     return [*rows, ""]
 
@@ -154,9 +157,17 @@ def _difference_table(result: Mapping[str, Any], part: Mapping[str, Any]) -> lis
         titles = [result["arms"][found[side]]["title"] for side in ("arm", "against")]
         rows.append(
             f"| {titles[0]} − {titles[1]} | {_by_seed(found, '+.1f')} | {found['mean']:+.1f} | "
-            f"{found['low']:+.1f} to {found['high']:+.1f} |"
+            f"{_interval(found, '+.1f')} |"
         )
     return [*rows, ""]
+
+
+def _interval(found: Mapping[str, Any], form: str) -> str:
+    words = f"{format(found['low'], form)} to {format(found['high'], form)}"
+    if found["over_groups"] is not None:
+        low, high = found["over_groups"]
+        words += f" (over groups {format(low, form)} to {format(high, form)})"
+    return words
 
 
 def _by_seed(found: Mapping[str, Any], form: str) -> str:

@@ -118,6 +118,15 @@ def test_interval_is_that_of_all_draws_of_seeds_and_videos() -> None:
     assert np.all(np.abs(drawn_counts / 50_000 - shares) < 4 * np.sqrt(shares * (1 - shares) / 50_000))
 
 
+def test_interval_over_groups_draws_whole_groups() -> None:
+    """One seed, a group of one video and one of two: four draws of groups, written out."""
+    scores = np.array([[1.0, 0.0, 0.0]])
+    drawn = bootstrap_means(scores, ["a", "b", "b"], draws=20_000, seed=0)
+    values, counts = np.unique(np.round(drawn, 9), return_counts=True)
+    assert values.tolist() == [0.0, round(1 / 3, 9), 1.0]  # b b; a b and b a; a a
+    assert counts / 20_000 == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
+
+
 def test_difference_is_paired_by_seed_and_video() -> None:
     arm = {0: np.array([1, 1, 0, 1]), 1: np.array([1, 0, 1, 1]), 7: np.zeros(4)}
     against = {1: np.array([0, 0, 1, 1]), 0: np.array([1, 0, 0, 0])}
@@ -224,7 +233,13 @@ def _result(ranks: list[int], reverse: bool) -> dict:
     labels = ["circle", "leap", "circle", "leap"]
     other = {"circle": "leap", "leap": "circle"}
     videos = [
-        {"video": f"{place}.mp4", "label": label, "predicted": label if rank == 0 else other[label], "rank": rank}
+        {
+            "video": f"{place}.mp4",
+            "label": label,
+            "predicted": label if rank == 0 else other[label],
+            "rank": rank,
+            "fold": "one",
+        }
         for place, (label, rank) in enumerate(zip(labels, ranks, strict=True))
     ]
     return {
