@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,13 +42,15 @@ class AblationConfig:
     evaluate: tuple[str, ...] = ()
     """k400-mini: "NAME: OPTIONS of launch/evaluate.py linear", such as "ucf101: --store UCF --train-list
     trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
+    arms: tuple[str, ...] = ()
+    """Only these arms of the table; by default all. More can be added by a later call."""
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 1
     """Commands side by side."""
     processes: int = 1
     """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
     options: str = ""
-    """More options of launch/pretrain.py, for all arms alike: --options "--epochs 5"."""
+    """More options of launch/pretrain.py, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
     """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
     demo_videos: int = 640
@@ -81,7 +83,7 @@ class Ablation:
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
             raise ConfigError(f"--seeds {' '.join(map(str, config.seeds))}: needs at least one, and each once.")
         self.config = config
-        self.table: Table = TABLES[config.table]
+        self.table = _chosen(TABLES[config.table], config.arms)
         self.corpora = _corpora(config, self.table)
         self.failed: dict[str, str] = {}
 
@@ -182,6 +184,25 @@ class Ablation:
         ratio = statistics.mean(map(seconds_per_step, longer)) / statistics.mean(map(seconds_per_step, shorter))
         log.info("%s: a step of %s takes %.2f times as long", run.name, run.arm.time_of, ratio)
         return str(round(epochs * ratio))
+
+
+def _chosen(table: Table, names: Sequence[str]) -> Table:
+    """The table with these arms alone; all where none is named."""
+    if not names:
+        return table
+    held = {arm.name: arm for arm in table.arms}
+    if unknown := set(names) - held.keys():
+        raise ConfigError(f"--arms {' '.join(sorted(unknown))}: the table has {', '.join(held)}.")
+    arms = tuple(arm for arm in table.arms if arm.name in names)
+    for arm in arms:
+        steps_like = [other for other in arms if other.options == arm.options and other.time_of is None]
+        if arm.time_of is not None and (arm.time_of not in names or not steps_like):
+            raise ConfigError(
+                f"--arms {arm.name} is measured by {arm.time_of} and by its own arm of equal steps: add them."
+            )
+    if not any(arm.trained for arm in arms):
+        raise ConfigError("--arms: needs one that is trained; the random network takes its shape from it.")
+    return replace(table, arms=arms, comparisons=tuple(pair for pair in table.comparisons if set(pair) <= set(names)))
 
 
 def seconds_per_step(run: Path) -> float:
