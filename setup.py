@@ -20,6 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=[
         *PACKAGE_DIRS,
+        "modist_fast.ablation",
         "modist_fast.evaluation",
         "modist_fast.gradcam",
         "modist_fast.models",

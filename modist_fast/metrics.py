@@ -139,7 +139,7 @@ class Recorder:
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
         self._pending: _Pending | None = None
-        self._clock = time.perf_counter()
+        self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         self.stop_agreed = False
 
     def push(
@@ -164,11 +164,14 @@ class Recorder:
             mean_over_ranks([mean])
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
+        cpu_now = time.process_time()
+        cpu_seconds, self._cpu_clock = cpu_now - self._cpu_clock, cpu_now
         row = {
             "step": batch.step + 1,
             "epoch": batch.epoch,
             "lr": learning_rate,
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,  # of this process, all threads: on a machine that others share, its cost
             "samples_per_s": self._batch_size / seconds,
             "loader_spans": batch.spans,
             "queue_depth": batch.queue_depth,

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modist_fast.config import CheckpointConfig, ClipsConfig, TrainConfig
+from modist_fast.config import CheckpointConfig, ClipsConfig, LoaderConfig, TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
-from modist_pipelines.plan import Augmentation
+from modist_pipelines.plan import Augmentation, ClipSpec
 
 
 def modist_r50(store: Path | None, out: Path) -> TrainConfig:
@@ -63,12 +63,42 @@ def demo(store: Path | None, out: Path) -> TrainConfig:
     )
 
 
+def small(store: Path | None, out: Path) -> TrainConfig:
+    """The small-scale proof: minutes an arm on one CPU core. launch/ablate.py prepares its stores.
+
+    docs/evidence.md has the runs that these values come from.
+    """
+    return TrainConfig(
+        store=store,
+        out=out,
+        preset="small",
+        batch_size=64,
+        group_size=32,
+        epochs=135,
+        model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
+        objective=ObjectiveConfig(bank_size=128, key_momentum=0.99, cross_negatives="other"),
+        clips=ClipsConfig(
+            crop_size=40,
+            # Weizmann's clips last 1.4 seconds and more: both pathways see one second.
+            visual=ClipSpec(num_frames=8, stride=4),
+            motion=ClipSpec(num_frames=16, stride=2),
+            augmentation=Augmentation(
+                crop_area=(0.6, 1.0), crop_aspect=(0.75, 1.33), color_strength=0.2, gray=0.1, blur=0.2
+            ),
+        ),
+        optim=OptimConfig(lr=0.4, warmup_epochs=10.0),
+        loader=LoaderConfig(num_threads=1),  # arms run side by side, a core each
+        checkpoint=CheckpointConfig(every=100),
+    )
+
+
 PRESETS: dict[str, Callable[[Path | None, Path], TrainConfig]] = {
     "modist-r50": modist_r50,
     "modist-r18-128": modist_r18_128,
     "rgb-only-r50": rgb_only_r50,
     "k400-mini": k400_mini,
     "demo": demo,
+    "small": small,
 }
 
 

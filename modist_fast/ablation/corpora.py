@@ -1,0 +1,184 @@
+"""What an ablation trains on and is tested on: videos, stores, and the evaluations of each."""
+
+import csv
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modist_fast.ablation.arms import Table
+from modist_fast.ablation.jobs import Job
+from modist_fast.demo_videos import MOTIONS
+from modist_fast.errors import ConfigError
+from modist_pipelines.store import META_NAME
+
+log = logging.getLogger("modist")
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+REAL_SETS = ("ut_interaction", "weizmann", "ucf101_6")
+_DEMO_TRAIN_SHARE = 0.6
+# It has 384 videos to train on where the real sets have 221: about as many steps.
+_DEMO_LENGTH = ("--epochs", "75", "--optim.warmup-epochs", "5")
+# Five clips a video, and whole frames brought to one square: a crop would cut off who walks through the picture, and
+# the shape of UT-Interaction's frames tells the class.
+_SMALL_VIEWS = ("--views.temporal", "5", "--views.fit", "squash")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A linear probe: options of `launch/evaluate.py linear`."""
+
+    name: str
+    """Also the name of its folder."""
+    title: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Videos that nets are pre-trained on, and what they are then tested on."""
+
+    name: str
+    store: Path
+    """What pre-training reads."""
+    evaluations: tuple[Evaluation, ...]
+    preparation: tuple[Job, ...] = ()
+    """In this order."""
+    options: tuple[str, ...] = ()
+    """Of launch/pretrain.py, for all arms: what the preset has otherwise."""
+
+
+def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
+    """The made-up videos, whose classes differ in motion alone: pre-trained and fitted on 3/5 of them, tested on the
+    rest, which no training has seen.
+
+    Args:
+        out: takes videos, lists and stores.
+        num_videos: a multiple of five times the number of classes, so that both parts are balanced.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    multiple = 5 * len(MOTIONS)
+    if num_videos < 1 or num_videos % multiple:
+        raise ConfigError(
+            f"--demo-videos {num_videos}: must be a multiple of {multiple}, for equal classes in both parts."
+        )
+    videos = out / "videos"
+    names = [(f"{list(MOTIONS)[index % len(MOTIONS)]}/{index:04d}.mp4", index) for index in range(num_videos)]
+    num_train = round(_DEMO_TRAIN_SHARE * num_videos)
+    rows = [
+        {"path": name, "label": name.split("/")[0], "split": "train" if index < num_train else "test"}
+        for name, index in names
+    ]
+    labels = write_list(out / "labels.csv", rows)
+    train = write_list(out / "train.csv", (row for row in rows if row["split"] == "train"))
+    make = _script("make_demo_videos.py", videos, "--num-videos", num_videos)
+    return Corpus(
+        name="demo",
+        store=out / "train-store",
+        evaluations=(
+            Evaluation(
+                "demo",
+                "made-up videos, motion class",
+                ("--store", str(out / "store"), "--labels", str(labels), *_SMALL_VIEWS),
+            ),
+        ),
+        preparation=(
+            Job("demo/videos", make, out / "jobs" / "videos", videos / names[-1][0]),
+            _store_job("demo/train-store", out / "train-store", train, videos, table.motion_inputs),
+            _store_job("demo/store", out / "store", labels, videos, ()),
+        ),
+        options=_DEMO_LENGTH,
+    )
+
+
+def real_corpus(data: Path, out: Path, table: Table) -> Corpus:
+    """UT-Interaction, Weizmann and six classes of UCF101, pre-trained on the training part that the manifest names.
+
+    Args:
+        data: a folder with manifest.csv: file, set, class, split and group of every video.
+        out: takes lists and stores.
+
+    Raises:
+        ConfigError: no such manifest, or one of the sets is not in it.
+    """
+    path = data / "manifest.csv"
+    if not path.is_file():
+        raise ConfigError(f"--data {data} has no manifest.csv with the columns file, set, class, split and group.")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [
+            {"path": row["file"], "label": row["class"], **{name: row[name] for name in ("set", "split", "group")}}
+            for row in csv.DictReader(file)
+            if row["set"] in REAL_SETS
+        ]
+    if absent := set(REAL_SETS) - {row["set"] for row in rows}:
+        raise ConfigError(f"{path} has no videos of {', '.join(sorted(absent))}.")
+    labels = write_list(out / "labels.csv", rows)
+    train = write_list(out / "train.csv", (row for row in rows if row["split"] == "train"))
+    common = ("--store", str(out / "store"), "--labels", str(labels), *_SMALL_VIEWS)
+    by_group = ("--protocol", "leave-one-group-out")
+    transfer = ("--train-where", "path=*/set1_*", "--test-where", "path=*/set2_*")
+    return Corpus(
+        name="real",
+        store=out / "train-store",
+        evaluations=(
+            Evaluation("weizmann", "Weizmann, leave one actor out", (*common, "--where", "set=weizmann", *by_group)),
+            Evaluation(
+                "ut-interaction",
+                "UT-Interaction, leave one sequence out",
+                (*common, "--where", "set=ut_interaction", *by_group),
+            ),
+            Evaluation(
+                "ut-transfer",
+                "UT-Interaction, set 1 → set 2",
+                (*common, "--where", "set=ut_interaction", *transfer),
+            ),
+            Evaluation("ucf101-6", "UCF101, six classes", (*common, "--where", "set=ucf101_6")),
+        ),
+        preparation=(
+            _store_job("real/train-store", out / "train-store", train, data, table.motion_inputs),
+            _store_job("real/store", out / "store", labels, data, ()),
+        ),
+    )
+
+
+def given_corpus(store: Path, evaluations: Mapping[str, Sequence[str]]) -> Corpus:
+    """A store that is there, and evaluations in the words of `launch/evaluate.py linear`."""
+    return Corpus(
+        name="given",
+        store=store,
+        evaluations=tuple(Evaluation(name, name, tuple(words)) for name, words in evaluations.items()),
+    )
+
+
+def write_list(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+    """Write a CSV with a header, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def listed_videos(corpus: Corpus) -> set[str]:
+    """Names of the videos in the list that its pre-training store is made from; none where the store was given."""
+    path = corpus.store.parent / "train.csv"
+    if not corpus.preparation:
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["path"] for row in csv.DictReader(file)}
+
+
+def _store_job(name: str, store: Path, listing: Path, root: Path, motion_inputs: Sequence[str]) -> Job:
+    # A grid of 2 frames: Weizmann's clips are too short for the paper's strides, see `presets.small`.
+    words = (listing, "--root", root, "--out", store, "--short-side", 72, "--grid", 2)
+    command = _script("prepare.py", *words, "--motion-inputs", *motion_inputs)
+    return Job(name, command, store.parent / "jobs" / store.name, store / META_NAME)
+
+
+def _script(name: str, *words: object) -> tuple[str, ...]:
+    return (sys.executable, str(LAUNCH / name), *map(str, words))

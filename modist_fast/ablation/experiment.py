@@ -1,0 +1,245 @@
+"""An ablation from end to end: prepare, pre-train every arm from every seed, evaluate, compare."""
+
+import json
+import logging
+import shlex
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from modist_fast.ablation.arms import TABLES, Arm, Table, TableName
+from modist_fast.ablation.corpora import LAUNCH, Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
+from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
+from modist_fast.errors import ConfigError
+from modist_fast.metrics import read_metrics
+
+log = logging.getLogger("modist")
+
+_CARD = "backbone.json"  # a run writes it after its weights: where it is, the run is whole
+_UNKNOWN = "EPOCHS"
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Run an ablation table of the paper: its arms, equally many steps each, several seeds, then linear probes.
+
+    Run it again after an interruption: only what is missing is done.
+    """
+
+    table: TableName
+    out: Path
+    """Takes the runs, the evaluations, and at last table.md, table.png and result.json."""
+    preset: Literal["small", "k400-mini"] = "small"
+    """small: minutes an arm on one CPU core, on the made-up videos and on those of --data; k400-mini: the paper's
+    experiment, on --store, for a machine with GPUs."""
+    data: Path | None = None
+    """small: a folder of UT-Interaction, Weizmann and part of UCF101 with their manifest.csv."""
+    store: Path | None = None
+    """k400-mini: the store to train on. It must hold the table's motion inputs."""
+    evaluate: tuple[str, ...] = ()
+    """k400-mini: "NAME: OPTIONS of launch/evaluate.py linear", such as "ucf101: --store UCF --train-list
+    trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
+    arms: tuple[str, ...] = ()
+    """Only these arms of the table; by default all. More can be added by a later call."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    """Commands side by side."""
+    processes: int = 1
+    """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
+    options: str = ""
+    """More options of launch/pretrain.py, for all arms alike: --options="--epochs 5", with the equals sign."""
+    sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
+    """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
+    demo_videos: int = 640
+    """small: how many videos to make."""
+    dry_run: bool = False
+    """Print the commands and run none."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm trained on a corpus from a seed."""
+
+    corpus: Corpus
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.corpus.name}/{self.arm.name}/seed-{self.seed}"
+
+
+class Ablation:
+    """What is to be run, and where it lies.
+
+    Raises:
+        ConfigError: options that do not fit.
+    """
+
+    def __init__(self, config: AblationConfig) -> None:
+        if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+            raise ConfigError(f"--seeds {' '.join(map(str, config.seeds))}: needs at least one, and each once.")
+        self.config = config
+        self.table = _chosen(TABLES[config.table], config.arms)
+        self.corpora = _corpora(config, self.table)
+        self.failed: dict[str, str] = {}
+
+    def run(self) -> dict[str, str]:
+        """Do what is missing.
+
+        Returns:
+            Names of the jobs that failed or could not be run, to the reason.
+        """
+        trained = [run for run in self.runs() if run.arm.trained]
+        stages = (
+            (1, lambda: [job for corpus in self.corpora for job in corpus.preparation]),
+            (self.config.jobs, lambda: [self.training(run) for run in trained if run.arm.time_of is None]),
+            (self.config.jobs, lambda: [self.training(run) for run in trained if run.arm.time_of is not None]),
+            (self.config.jobs, lambda: [self.evaluation(run, test) for run, test in self.tests()]),
+        )
+        for side_by_side, stage in stages:
+            run_jobs(stage(), side_by_side, self.failed)
+        return self.failed
+
+    def commands(self) -> Iterator[str]:
+        """Every command, for --dry-run. The epochs of an arm of equal time are known once the others have run."""
+        jobs = [job for corpus in self.corpora for job in corpus.preparation]
+        jobs += [self.training(run) for run in self.runs() if run.arm.trained]
+        jobs += [self.evaluation(run, test) for run, test in self.tests()]
+        check_same_commands([job for job in jobs if _UNKNOWN not in job.command])
+        return (shlex.join(job.command) for job in jobs)
+
+    def runs(self) -> list[Run]:
+        """Seed by seed, so that an ablation that is cut short has whole pairs."""
+        return [
+            Run(corpus, arm, seed) for seed in self.config.seeds for corpus in self.corpora for arm in self.table.arms
+        ]
+
+    def tests(self) -> list[tuple[Run, Evaluation]]:
+        return [(run, evaluation) for run in self.runs() for evaluation in run.corpus.evaluations]
+
+    def folder(self, run: Run) -> Path:
+        return self.config.out / "runs" / run.name
+
+    def test_folder(self, run: Run, evaluation: Evaluation) -> Path:
+        return self.config.out / "evaluations" / evaluation.name / run.arm.name / f"seed-{run.seed}"
+
+    def training(self, run: Run) -> Job:
+        """launch/pretrain.py for a run."""
+        folder = self.folder(run)
+        words = ["--preset", self.config.preset, "--store", run.corpus.store, "--out", folder, "--seed", run.seed]
+        words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options), *run.arm.options]
+        needs = [job.name for job in run.corpus.preparation]
+        if run.arm.time_of is not None:
+            other = Run(run.corpus, self._arm(run.arm.time_of), run.seed)
+            needs += [same.name for same in self._same_arm(other)] + [same.name for same in self._equal_steps(run)]
+            words += ["--epochs", self._epochs_of_equal_time(run)]
+        return Job(
+            run.name,
+            self._script("pretrain.py", words),
+            folder.parent / f"{folder.name}-job",
+            folder / _CARD,
+            tuple(needs),
+        )
+
+    def evaluation(self, run: Run, evaluation: Evaluation) -> Job:
+        """launch/evaluate.py for a run."""
+        folder = self.test_folder(run, evaluation)
+        trained = (
+            run if run.arm.trained else Run(run.corpus, next(arm for arm in self.table.arms if arm.trained), run.seed)
+        )
+        backbone = str(self.folder(trained)) if run.arm.trained else f"random:{self.folder(trained)}"
+        words = ["linear", "--backbone", backbone, "--out", folder, "--seed", run.seed]
+        words += ["--features.folder", self.config.out / "features", *evaluation.options]
+        name = f"{run.name}: {evaluation.name}"
+        return Job(name, self._script("evaluate.py", words), folder, folder / "result.json", (trained.name,))
+
+    def _script(self, name: str, words: Sequence[object]) -> tuple[str, ...]:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.config.processes]
+        launcher = torchrun if self.config.processes > 1 else []
+        return (sys.executable, *map(str, [*launcher, LAUNCH / name, *words]))
+
+    def _arm(self, name: str) -> Arm:
+        return next(arm for arm in self.table.arms if arm.name == name)
+
+    def _same_arm(self, run: Run) -> list[Run]:
+        return [Run(run.corpus, run.arm, seed) for seed in self.config.seeds]
+
+    def _equal_steps(self, run: Run) -> list[Run]:
+        """The runs of the arm that differs from `run`'s in its length alone."""
+        arm = next(arm for arm in self.table.arms if arm.options == run.arm.options and arm.time_of is None)
+        return self._same_arm(Run(run.corpus, arm, run.seed))
+
+    def _epochs_of_equal_time(self, run: Run) -> str:
+        """Epochs in which the arm takes as long as the one that it is measured by, from all seeds' runs of the two."""
+        assert run.arm.time_of is not None
+        longer = [self.folder(other) for other in self._same_arm(Run(run.corpus, self._arm(run.arm.time_of), run.seed))]
+        shorter = [self.folder(other) for other in self._equal_steps(run)]
+        if not all((folder / _CARD).exists() for folder in (*longer, *shorter)):
+            return _UNKNOWN
+        epochs = json.loads((shorter[0] / "config.json").read_text(encoding="utf-8"))["epochs"]
+        ratio = statistics.mean(map(seconds_per_step, longer)) / statistics.mean(map(seconds_per_step, shorter))
+        log.info("%s: a step of %s takes %.2f times as long", run.name, run.arm.time_of, ratio)
+        return str(round(epochs * ratio))
+
+
+def _chosen(table: Table, names: Sequence[str]) -> Table:
+    """The table with these arms alone; all where none is named."""
+    if not names:
+        return table
+    held = {arm.name: arm for arm in table.arms}
+    if unknown := set(names) - held.keys():
+        raise ConfigError(f"--arms {' '.join(sorted(unknown))}: the table has {', '.join(held)}.")
+    arms = tuple(arm for arm in table.arms if arm.name in names)
+    for arm in arms:
+        steps_like = [other for other in arms if other.options == arm.options and other.time_of is None]
+        if arm.time_of is not None and (arm.time_of not in names or not steps_like):
+            raise ConfigError(
+                f"--arms {arm.name} is measured by {arm.time_of} and by its own arm of equal steps: add them."
+            )
+    if not any(arm.trained for arm in arms):
+        raise ConfigError("--arms: needs one that is trained; the random network takes its shape from it.")
+    return replace(table, arms=arms, comparisons=tuple(pair for pair in table.comparisons if set(pair) <= set(names)))
+
+
+def seconds_per_step(run: Path) -> float:
+    """Median time of a run's steps: by the clock on GPUs; of the process on CPUs, since others may share those."""
+    gpus = json.loads((run / "environment.json").read_text(encoding="utf-8"))["gpus"]
+    return statistics.median(row["seconds" if gpus else "cpu_seconds"] for row in read_metrics(run / "metrics.jsonl"))
+
+
+def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
+    if config.preset == "small":
+        if config.store is not None or config.evaluate:
+            raise ConfigError("--store and --evaluate belong to --preset k400-mini; --preset small takes --data.")
+        corpora = []
+        if "demo" in config.sets:
+            corpora.append(demo_corpus(config.out / "demo", table, config.demo_videos))
+        if "real" in config.sets:
+            if config.data is None:
+                raise ConfigError(
+                    "--sets real needs --data FOLDER. Pass it, or --sets demo for the made-up videos alone."
+                )
+            corpora.append(real_corpus(config.data, config.out / "real", table))
+        return corpora
+    if config.data is not None:
+        raise ConfigError(f"--data belongs to --preset small; --preset {config.preset} takes --store and --evaluate.")
+    if config.store is None or not config.evaluate:
+        raise ConfigError(f"--preset {config.preset} needs --store STORE to train on, and at least one --evaluate.")
+    return [given_corpus(config.store, _parse_evaluations(config.evaluate))]
+
+
+def _parse_evaluations(lines: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    evaluations: dict[str, list[str]] = {}
+    for line in lines:
+        name, colon, words = line.partition(":")
+        if not colon or not name.strip().replace("-", "").isalnum() or name.strip() in evaluations:
+            raise ConfigError(
+                f'--evaluate "{line}": write "NAME: OPTIONS of launch/evaluate.py linear", each NAME once, of letters, '
+                "digits and dashes."
+            )
+        evaluations[name.strip()] = shlex.split(words)
+    return evaluations
