@@ -97,8 +97,8 @@ def test_a_finished_run_leaves_all_its_parts(two_processes: Path) -> None:
     assert row["bytes_read"] == row["bytes_needed"] > 10_000
     budget = json.loads((two_processes / "budget.json").read_text())
     assert sum(phase["share"] for phase in budget["phases"].values()) == pytest.approx(1, abs=0.01)
-    assert {"data wait", "queries", "backward", "other"} <= budget["phases"].keys()
-    assert (budget["amplification"], budget["bytes_read_vs_needed"]) == (1.0, 1.0)
+    assert {"data_wait", "queries", "backward", "other"} <= budget["phases"].keys()
+    assert (budget["data"]["amplification"], budget["data"]["bytes_read_vs_needed"]) == (1.0, 1.0)
     config = json.loads((two_processes / "config.json").read_text())
     assert config["batch_size"] == 16
     assert config["objective"]["cross_negatives"] == "other"
