@@ -49,15 +49,21 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
         "overhead": sum(share[name] for name in _PER_STEP),
         "straggler": straggler.cost if straggler else 0.0,
     }
-    notable = {name: cost for name, cost in costs.items() if cost >= _NOTABLE * (2.5 if name == "overhead" else 1)}
+    # Figures take the same time whatever a step does: beside idle nets their share says that the step is too small.
+    small = ("overhead",) if _nets_compute(summary) else ("overhead", "log")
+    notable = {name: cost for name, cost in costs.items() if cost >= _NOTABLE * (2.5 if name in small else 1)}
     # A GPU whose host spends the whole step launching waits for the next kernel all the time.
     if summary["device"] == "cuda" and summary["launch_share"] > 0.9 and max(costs.values()) < 0.5:
         notable = {"launch": summary["launch_share"]}
     if not notable:
-        notable = {"compute" if summary["flops"]["peak_share"] > _IDLE_PEAK_SHARE else "small_calls": 0.0}
+        notable = {"compute" if _nets_compute(summary) else "small_calls": 0.0}
     name = max(notable, key=lambda key: notable[key])
     bottleneck, reason, advice = _SENTENCES[name](summary, notable[name], straggler)
     return Verdict(bottleneck, f"{bottleneck}-bound: {reason}; {advice}", straggler)
+
+
+def _nets_compute(summary: Mapping[str, Any]) -> bool:
+    return summary["flops"]["peak_share"] > _IDLE_PEAK_SHARE
 
 
 def find_straggler(summary: Mapping[str, Any]) -> Straggler | None:

@@ -106,6 +106,8 @@ def made_up(device: str = "cpu", peak_share: float = 0.4, launch: float = 0.5, *
         (made_up(data_wait=[0.61]), "decode", ["61 % of the step waits for data", "--loader.num-threads"]),
         (made_up(checkpoint=[0.3], data_wait=[0.2]), "checkpoint", ["30 %", "--checkpoint.every"]),
         (made_up(log=[0.2]), "log", ["--out"]),
+        (made_up(log=[0.2], peak_share=0.02), "overhead", ["2 % of a peak"]),
+        (made_up(log=[0.5], peak_share=0.02), "log", ["50 %"]),
         (made_up(loss=[0.3]), "loss", ["30 % of the step is the loss"]),
         (made_up(momentum=[0.2], optimizer=[0.15]), "overhead", ["35 %", "momentum, 20 %", "--batch-size"]),
         (made_up(peak_share=0.02), "overhead", ["2 % of a peak"]),
