@@ -1,10 +1,11 @@
 """A made-up video set whose classes differ in motion alone.
 
-Textured objects move over drifting textured backgrounds. The class says how they move; shape, texture, colours,
-background and drift are drawn without regard to it. Nor do place, size and angle tell: an object takes part in every
-motion, but only that of its class runs, the others stand still at a random moment. So a single frame is drawn from one
-and the same distribution whatever the class. Every class looks the same mirrored, since RGB clips are flipped at
-random, and shows itself in any two seconds.
+Fifteen textured objects move over a drifting textured background, each in its own time: enough of them that motion is
+all over the picture, and that no video is known by how much it shows. The class says how they move; shape, texture,
+colours, background and drift are drawn without regard to it. Nor do place, size and angle tell: an object takes part in
+every motion, but only that of its class runs, the others stand still at a random moment. So a single frame is drawn
+from one and the same distribution whatever the class. Every class looks the same mirrored, since RGB clips are flipped
+at random, and shows itself in any two seconds.
 """
 
 import math
@@ -25,7 +26,9 @@ from modist_fast.errors import ConfigError
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
-_MARGIN = 24  # pixels of background around the frame, for its drift
+_MARGIN = 24  # pixels around the frame: of background, for its drift, and of room for objects
+_CELLS = (5, 3)  # across and down: an object starts in each
+_BACKGROUND_CONTRAST = 0.5  # of that of objects
 _OCTAVES = (4, 8, 16, 32)
 
 
@@ -62,13 +65,14 @@ def _horizontal(t: float, tempo: _Tempo) -> Pose:
     return Pose(dx=math.sin(tempo.angle(t)))
 
 
-def _vertical(t: float, tempo: _Tempo) -> Pose:
-    return Pose(dy=math.sin(tempo.angle(t)))
+def _shake(t: float, tempo: _Tempo) -> Pose:
+    """Small and fast."""
+    angle = tempo.angle(t)
+    return Pose(dx=0.4 * tempo.sign * math.sin(4 * angle), dy=0.4 * math.cos(5 * angle))
 
 
-def _diagonal(t: float, tempo: _Tempo) -> Pose:
-    swing = math.sin(tempo.angle(t))
-    return Pose(dx=0.7 * tempo.sign * swing, dy=0.7 * swing)
+def _swing(t: float, tempo: _Tempo) -> Pose:
+    return Pose(angle=0.7 * math.sin(tempo.angle(t)))
 
 
 def _circle(t: float, tempo: _Tempo) -> Pose:
@@ -103,8 +107,8 @@ def _leap(t: float, tempo: _Tempo) -> Pose:
 
 MOTIONS: dict[str, Callable[[float, _Tempo], Pose]] = {
     "horizontal": _horizontal,
-    "vertical": _vertical,
-    "diagonal": _diagonal,
+    "shake": _shake,
+    "swing": _swing,
     "circle": _circle,
     "bounce": _bounce,
     "rotate": _rotate,
@@ -157,36 +161,57 @@ def _tempo(random: np.random.Generator) -> _Tempo:
 class _Object:
     """A thing that moves."""
 
-    def __init__(self, random: np.random.Generator, motion: str) -> None:
-        self._motion = motion
-        self._mask = _shape(random)
-        self._texture = _texture(random, _CANVAS, _CANVAS)
-        self._size = math.exp(random.uniform(math.log(24), math.log(42))) / _CANVAS
-        self._angle = random.uniform(0, 2 * math.pi)
-        self._reach = random.uniform(10, 18)
-        self._tempos = {name: _tempo(random) for name in MOTIONS}
+    def __init__(self, random: np.random.Generator, motion: str, place: np.ndarray) -> None:
+        self._canvas = np.dstack([_texture(random, _CANVAS, _CANVAS), _shape(random)])
+        size = math.exp(random.uniform(math.log(40), math.log(60))) / _CANVAS
+        angle = random.uniform(0, 2 * math.pi)
+        self._reach = random.uniform(6, 11)
+        tempos = {name: _tempo(random) for name in MOTIONS}
+        self._motion, self._tempo = MOTIONS[motion], tempos[motion]
+        still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name != motion]
+        self._still = Pose(
+            dx=place[0] + self._reach * sum(pose.dx for pose in still),
+            dy=place[1] + self._reach * sum(pose.dy for pose in still),
+            scale=size * math.prod(pose.scale for pose in still),
+            angle=angle + sum(pose.angle for pose in still),
+        )
 
     def pose(self, seconds: float) -> Pose:
         """All motions together, in pixels from the middle of the frame: its own running, the others standing still."""
-        poses = [
-            motion(seconds if name == self._motion else 0.0, self._tempos[name]) for name, motion in MOTIONS.items()
-        ]
+        moved = self._motion(seconds, self._tempo)
         return Pose(
-            dx=self._reach * sum(pose.dx for pose in poses),
-            dy=self._reach * sum(pose.dy for pose in poses),
-            scale=self._size * math.prod(pose.scale for pose in poses),
-            angle=self._angle + sum(pose.angle for pose in poses),
+            dx=self._still.dx + self._reach * moved.dx,
+            dy=self._still.dy + self._reach * moved.dy,
+            scale=self._still.scale * moved.scale,
+            angle=self._still.angle + moved.angle,
         )
 
     def paint(self, frame: np.ndarray, seconds: float) -> None:
         """Draw it over `frame` (H, W, 3) float32."""
         pose = self.pose(seconds)
         x, y = WIDTH / 2 + pose.dx, HEIGHT / 2 + pose.dy
-        a, b = pose.scale * math.cos(pose.angle), pose.scale * math.sin(pose.angle)
+        # Only the square around it is drawn: nothing of the mask is further than half the canvas from its middle.
         middle = _CANVAS / 2
+        reach = pose.scale * middle
+        left, right = (min(WIDTH, max(0, round(x + side * reach))) for side in (-1, 1))
+        top, bottom = (min(HEIGHT, max(0, round(y + side * reach))) for side in (-1, 1))
+        if left == right or top == bottom:
+            return
+        x, y = x - left, y - top
+        a, b = pose.scale * math.cos(pose.angle), pose.scale * math.sin(pose.angle)
         transform = np.array([[a, -b, x - (a - b) * middle], [b, a, y - (a + b) * middle]])
-        mask = cv2.warpAffine(self._mask, transform, (WIDTH, HEIGHT))[..., None]
-        frame += mask * (cv2.warpAffine(self._texture, transform, (WIDTH, HEIGHT)) - frame)
+        drawn = cv2.warpAffine(self._canvas, transform, (right - left, bottom - top))
+        part = frame[top:bottom, left:right]
+        part += drawn[..., 3:] * (drawn[..., :3] - part)
+
+
+def _places(random: np.random.Generator) -> np.ndarray:
+    """(n, 2) pixels from the middle of the frame, in random order: one anywhere in each cell of a grid over the frame
+    and its margin, so that no video is told from another by how much there is to see."""
+    columns, rows = _CELLS
+    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
+    spots = random.permutation(cells) + random.random((columns * rows, 2))
+    return (spots / _CELLS - 0.5) * (WIDTH + 2 * _MARGIN, HEIGHT + 2 * _MARGIN)
 
 
 class Scene:
@@ -195,9 +220,11 @@ class Scene:
     def __init__(self, seed: int, index: int) -> None:
         random = np.random.default_rng([seed, index])
         self.motion = list(MOTIONS)[index % len(MOTIONS)]
-        self._background = _texture(random, HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
+        background = _texture(random, HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
+        color = background.mean((0, 1))
+        self._background = color + _BACKGROUND_CONTRAST * (background - color)
         self._drift, self._sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
-        self.objects = [_Object(random, self.motion) for _ in range(random.integers(1, 3))]
+        self.objects = [_Object(random, self.motion, place) for place in _places(random)]
 
     def draw(self, number: int) -> np.ndarray:
         """Frame `number`: (HEIGHT, WIDTH, 3) uint8 RGB."""
