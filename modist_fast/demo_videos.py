@@ -1,11 +1,14 @@
 """A made-up video set whose classes differ in motion alone.
 
 Fifteen textured objects move over a drifting textured background, each in its own time: enough of them that motion is
-all over the picture, and that no video is known by how much it shows. The class says how they move; shape, texture,
-colours, background and drift are drawn without regard to it. Nor do place, size and angle tell: an object takes part in
-every motion, but only that of its class runs, the others stand still at a random moment. So a single frame is drawn
-from one and the same distribution whatever the class. Every class looks the same mirrored, since RGB clips are flipped
-at random, and shows itself in any two seconds.
+all over the picture. After a second or so in one place an object fades and comes back in another: what two clips of a
+video share is its textures, which RGB alone shows, and its motion, which flow edges show too, but not where things are.
+The class says how they move; shape, texture, colours, background and drift are drawn without regard to it. Nor do
+place, size and angle tell: an object takes part in every motion, but only that of its class runs, the others stand
+still at a random moment. So a single frame is drawn from one and the same distribution whatever the class. Every class
+looks the same mirrored, since RGB clips are flipped at random, and shows itself in any two seconds. Classes differ in
+what one edge map shows, how strong its edges are and whether they fill objects or outline them, since the motion
+pathway has no convolution over time.
 """
 
 import math
@@ -27,9 +30,11 @@ from modist_fast.errors import ConfigError
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
 _MARGIN = 24  # pixels around the frame: of background, for its drift, and of room for objects
-_CELLS = (5, 3)  # across and down: an object starts in each
+_NUM_OBJECTS = 15
+_STAY, _FADE = 1.2, 0.15  # seconds for which an object is in one place, and in which it comes and goes
 _BACKGROUND_CONTRAST = 0.5  # of that of objects
 _OCTAVES = (4, 8, 16, 32)
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 class Pose(NamedTuple):
@@ -129,8 +134,21 @@ def _texture(random: np.random.Generator, height: int, width: int) -> np.ndarray
         y, x = np.mgrid[:height, :width].astype(np.float32)
         noise += 1.5 * np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period))
     mix = 1 / (1 + np.exp(-1.5 * noise / noise.std()))
-    first, second = random.uniform(0, 255, (2, 3)).astype(np.float32)
+    first, second = _colors(random)
     return first + mix[..., None] * (second - first)
+
+
+def _colors(random: np.random.Generator) -> np.ndarray:
+    """(2, 3) float32: a dark colour and a light one, in random order.
+
+    Optical flow sees grays. Where there are none to follow it makes up edges, and how many would tell the video.
+    """
+    colors = random.uniform(0, 255, (2, 3))
+    for color, luma in zip(colors, random.uniform((50, 160), (95, 205)), strict=True):
+        for _ in range(3):  # what is cut off at the ends of the range is made up for
+            color += luma - color @ _LUMA
+            np.clip(color, 0, 255, out=color)
+    return random.permutation(colors).astype(np.float32)
 
 
 def _shape(random: np.random.Generator) -> np.ndarray:
@@ -161,7 +179,7 @@ def _tempo(random: np.random.Generator) -> _Tempo:
 class _Object:
     """A thing that moves."""
 
-    def __init__(self, random: np.random.Generator, motion: str, place: np.ndarray) -> None:
+    def __init__(self, random: np.random.Generator, motion: str) -> None:
         self._canvas = np.dstack([_texture(random, _CANVAS, _CANVAS), _shape(random)])
         size = math.exp(random.uniform(math.log(40), math.log(60))) / _CANVAS
         angle = random.uniform(0, 2 * math.pi)
@@ -169,9 +187,12 @@ class _Object:
         tempos = {name: _tempo(random) for name in MOTIONS}
         self._motion, self._tempo = MOTIONS[motion], tempos[motion]
         still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name != motion]
+        half = np.array([WIDTH, HEIGHT]) / 2 + _MARGIN
+        self._places = random.uniform(-half, half, (math.ceil(NUM_FRAMES / FPS / _STAY) + 1, 2))
+        self._begun = random.uniform(0, _STAY)
         self._still = Pose(
-            dx=place[0] + self._reach * sum(pose.dx for pose in still),
-            dy=place[1] + self._reach * sum(pose.dy for pose in still),
+            dx=self._reach * sum(pose.dx for pose in still),
+            dy=self._reach * sum(pose.dy for pose in still),
             scale=size * math.prod(pose.scale for pose in still),
             angle=angle + sum(pose.angle for pose in still),
         )
@@ -179,9 +200,10 @@ class _Object:
     def pose(self, seconds: float) -> Pose:
         """All motions together, in pixels from the middle of the frame: its own running, the others standing still."""
         moved = self._motion(seconds, self._tempo)
+        place = self._places[int((seconds + self._begun) / _STAY)]
         return Pose(
-            dx=self._still.dx + self._reach * moved.dx,
-            dy=self._still.dy + self._reach * moved.dy,
+            dx=place[0] + self._still.dx + self._reach * moved.dx,
+            dy=place[1] + self._still.dy + self._reach * moved.dy,
             scale=self._still.scale * moved.scale,
             angle=self._still.angle + moved.angle,
         )
@@ -202,16 +224,11 @@ class _Object:
         transform = np.array([[a, -b, x - (a - b) * middle], [b, a, y - (a + b) * middle]])
         drawn = cv2.warpAffine(self._canvas, transform, (right - left, bottom - top))
         part = frame[top:bottom, left:right]
-        part += drawn[..., 3:] * (drawn[..., :3] - part)
+        part += self._opacity(seconds) * drawn[..., 3:] * (drawn[..., :3] - part)
 
-
-def _places(random: np.random.Generator) -> np.ndarray:
-    """(n, 2) pixels from the middle of the frame, in random order: one anywhere in each cell of a grid over the frame
-    and its margin, so that no video is told from another by how much there is to see."""
-    columns, rows = _CELLS
-    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
-    spots = random.permutation(cells) + random.random((columns * rows, 2))
-    return (spots / _CELLS - 0.5) * (WIDTH + 2 * _MARGIN, HEIGHT + 2 * _MARGIN)
+    def _opacity(self, seconds: float) -> float:
+        since = (seconds + self._begun) % _STAY
+        return min(1.0, since / _FADE, (_STAY - since) / _FADE)
 
 
 class Scene:
@@ -224,7 +241,7 @@ class Scene:
         color = background.mean((0, 1))
         self._background = color + _BACKGROUND_CONTRAST * (background - color)
         self._drift, self._sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
-        self.objects = [_Object(random, self.motion, place) for place in _places(random)]
+        self.objects = [_Object(random, self.motion) for _ in range(_NUM_OBJECTS)]
 
     def draw(self, number: int) -> np.ndarray:
         """Frame `number`: (HEIGHT, WIDTH, 3) uint8 RGB."""

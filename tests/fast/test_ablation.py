@@ -45,12 +45,14 @@ PAPER = {
 
 # What the made-up videos need beyond the preset, for all arms alike.
 DEMO = {
-    "epochs": 35,
+    "epochs": 54,
     "optim.warmup-epochs": 3.0,
     "optim.lr": 0.3,
     "clips.visual.stride": 8,
     "clips.motion.stride": 4,
-    "clips.augmentation.color-strength": 0.1,
+    "clips.augmentation.crop-area": [0.8, 1.0],
+    "clips.augmentation.crop-aspect": [0.9, 1.1],
+    "clips.augmentation.color-strength": 0.0,
     "clips.augmentation.gray": 0.0,
     "clips.augmentation.blur": 0.0,
 }
