@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modist_fast.demo_videos import FPS, HEIGHT, WIDTH, Scene
+from modist_fast.demo_videos import FPS, HEIGHT, WIDTH, write_video
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.views import ViewsConfig, resolve_views
 from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
@@ -160,10 +161,30 @@ def test_elsewhere_is_the_mean_over_the_other_clips() -> None:
 # On videos
 
 
+def disc_place(video: int, frame: int) -> tuple[float, float]:
+    """Where the middle of the disc is, (y, x) in pixels: on a circle of its own."""
+    turn = 2 * np.pi * (0.7 * frame / FPS + video / 16)
+    return HEIGHT / 2 + 20 * np.sin(turn), WIDTH / 2 + (24 - video) * np.cos(turn)
+
+
 @pytest.fixture(scope="module")
-def demo_clips(demo_store: Path):
-    """The store, and the middle clip of each of its videos with the store's row."""
-    store = Store.open(demo_store)
+def disc_clips(tmp_path_factory: pytest.TempPathFactory):
+    """A store of videos of one textured disc that circles, and the middle clip of each with the store's row."""
+    folder = tmp_path_factory.mktemp("discs")
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    for video in range(16):
+        random = np.random.default_rng(video)
+        scene, disc = (cv2.resize(random.uniform(0, 255, (24, 32, 3)), (WIDTH, HEIGHT)) for _ in range(2))
+        frames = []
+        for frame in range(60):
+            top, left = disc_place(video, frame)
+            shift = np.array([[1, 0, left - WIDTH / 2], [0, 1, top - HEIGHT / 2]])
+            moved = cv2.warpAffine(disc, shift, (WIDTH, HEIGHT))
+            frames.append(np.where(np.hypot(y - top, x - left)[..., None] < 16, moved, 0.4 * scene + 70))
+        write_video(folder / "videos" / f"{video:02d}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8))
+    done = run_script("prepare.py", folder / "videos", "--out", folder / "store", "--short-side", 72)
+    assert done.returncode == 0, done.stderr
+    store = Store.open(folder / "store")
     spec = resolve_views(ViewsConfig(spatial=1, num_frames=8, stride=8, crop_size=64, short_side=64), {})
     reader = PairedClips(store, spec)
     plans = [reader.middle(row) for row in range(store.num_videos)]
@@ -172,23 +193,20 @@ def demo_clips(demo_store: Path):
     return store, plans, clips
 
 
-def test_edges_and_frames_show_the_same_pixels(demo_clips) -> None:
-    """The objects of the demo videos are where the moving region is."""
-    store, plans, clips = demo_clips
+def test_edges_and_frames_show_the_same_pixels(disc_clips) -> None:
+    """The disc is where the moving region is."""
+    store, plans, clips = disc_clips
     hits, areas = [], []
     for row, (plan, clip) in enumerate(zip(plans, clips, strict=True)):
-        scene = Scene(0, int(Path(store.videos[row]).stem))
         region = moving_region(clip.edges)
         areas.append(float(region.float().mean()))
         top, left, side, _ = plan.crop
         scale = store.height[row] / HEIGHT
         for t, frame in enumerate(plan.frames.tolist()):
-            poses = [thing.pose(frame * store.grid / FPS) for thing in scene.objects]
-            centres = [((HEIGHT / 2 + pose.dy) * scale - top, (WIDTH / 2 + pose.dx) * scale - left) for pose in poses]
-            for y, x in centres:
-                place = [int(64 * value / side) for value in (y, x)]
-                if all(0 <= value < 64 for value in place):
-                    hits.append(bool(region[t, place[0], place[1]]))
+            y, x = disc_place(int(Path(store.videos[row]).stem), frame * store.grid)
+            place = [int(64 * value / side) for value in (y * scale - top, x * scale - left)]
+            if all(0 <= value < 64 for value in place):
+                hits.append(bool(region[t, place[0], place[1]]))
     assert np.mean(hits) > 2 * np.mean(areas)
     assert np.mean(hits) > 0.5
 
@@ -203,8 +221,8 @@ class Motion(nn.Module):
         return F.avg_pool3d(torch.cat([(change - change.mean()).relu(), corner], dim=1), (2, 8, 8))
 
 
-def test_a_head_that_looks_at_motion_agrees_and_one_that_looks_at_a_corner_does_not(demo_clips) -> None:
-    _, _, clips = demo_clips
+def test_a_head_that_looks_at_motion_agrees_and_one_that_looks_at_a_corner_does_not(disc_clips) -> None:
+    _, _, clips = disc_clips
     head = nn.Linear(2, 2)
     with torch.no_grad():
         head.weight.copy_(torch.eye(2))
