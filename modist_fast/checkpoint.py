@@ -39,6 +39,8 @@ class RunConfig(Protocol):
 
     @property
     def checkpoint(self) -> CheckpointConfig: ...
+    @property
+    def resume(self) -> str: ...
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
@@ -129,6 +131,33 @@ def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
         )
     refuse_difference(path, state["config"], plain_config(config))
     return state
+
+
+def resume(
+    out: Path, config: RunConfig, device: torch.device, identity: tuple[str, str], begun_with: str
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of the run in `out`, for a run that goes on from there; None where there is none.
+
+    Args:
+        identity: a key of the state and its value now: the fingerprint of the data that the run began with.
+        begun_with: what that is, in words that follow "was trained on other", ending in what to do about it.
+
+    Raises:
+        ConfigError: there is a run, and `config` does not ask to go on with it, or it was another one.
+    """
+    path = latest(out)
+    if path is None:
+        return None
+    if config.resume != "auto":
+        raise ConfigError(
+            f"--out {out} already holds a run (up to {path.name}). Pass --resume auto to go on with it, or choose "
+            "another --out."
+        )
+    state = load(path, config, device)
+    key, value = identity
+    if state[key] != value:
+        raise ConfigError(f"--resume: checkpoint {path} was trained on other {begun_with}, or another --out.")
+    return path, state
 
 
 def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from modist_fast.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, mean_over_ranks
 from modist_fast.environment import environment, git_revision
-from modist_fast.errors import ConfigError
 from modist_fast.export import export_backbone, visual_card
 from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
 from modist_fast.optim import learning_rate
@@ -161,20 +160,17 @@ class Trainer:
                 checkpoint.save(self.config.out, self.steps_done, state, self.config)
 
     def _resume(self) -> None:
-        path = checkpoint.latest(self.config.out)
-        if path is None:
+        found = checkpoint.resume(
+            self.config.out,
+            self.config,
+            self.world.device,
+            ("store", self._fingerprint),
+            f"videos than {self.source.path} holds now, so its order of samples cannot go on. Use the store or the "
+            "videos it began with",
+        )
+        if found is None:
             return
-        if self.config.resume != "auto":
-            raise ConfigError(
-                f"--out {self.config.out} already holds a run (up to {path.name}). Pass --resume auto to go on "
-                "with it, or choose another --out."
-            )
-        state = checkpoint.load(path, self.config, self.world.device)
-        if state["store"] != self._fingerprint:
-            raise ConfigError(
-                f"--resume: checkpoint {path} was trained on other videos than {self.source.path} holds now, "
-                "so its order of samples cannot go on. Use the store or the videos it began with, or another --out."
-            )
+        path, state = found
         step = self.training_step
         step.model.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])

@@ -258,20 +258,16 @@ class ClassifierTraining:
             checkpoint.save(self.out, self.steps_done, state, self.config)
 
     def _resume(self) -> None:
-        path = checkpoint.latest(self.out)
-        if path is None:
+        found = checkpoint.resume(
+            self.out,
+            self.config,
+            self.world.device,
+            ("fingerprint", self._fingerprint),
+            "videos, labels or parts of them, or from another backbone. Use those it began with",
+        )
+        if found is None:
             return
-        if self.config.resume != "auto":
-            raise ConfigError(
-                f"--out {self.out} already holds a run (up to {path.name}). Pass --resume auto to go on with it, or "
-                "choose another --out."
-            )
-        state = checkpoint.load(path, self.config, self.world.device)
-        if state["fingerprint"] != self._fingerprint:
-            raise ConfigError(
-                f"--resume: checkpoint {path} was trained on other videos, labels or parts of them, or from another "
-                "backbone. Use those it began with, or another --out."
-            )
+        path, state = found
         self.step.model.load_state_dict(state["model"])
         self.step.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])

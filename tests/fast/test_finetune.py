@@ -316,6 +316,35 @@ def test_a_killed_and_resumed_run_repeats_every_bit(striped: Path, one_process: 
     assert videos[0] == videos[1]
 
 
+def test_sigterm_in_a_later_fold_keeps_all_that_was_trained(striped: Path, tmp_path: Path) -> None:
+    labels, rows = tmp_path / "list.csv", (striped / "list.csv").read_text().splitlines()
+    labels.write_text("path,label,group\n" + "".join(f"{row}\n" for row in rows[1:]))  # "train" and "test" are groups
+    folds = ("--labels", labels, "--protocol", "leave-one-group-out", "--resume", "auto")
+    whole, broken = (options(striped, tmp_path / name, *folds) for name in ("whole", "broken"))
+    undisturbed = run_script("evaluate.py", *whole)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    second = tmp_path / "broken" / "folds" / "001"
+    code = start_and_signal(
+        script_command("evaluate.py", *broken), second, 3, lambda process: os.kill(process.pid, signal.SIGTERM)
+    )
+    assert code == 0
+    done = len(losses(second))
+    assert torch.load(second / "checkpoints" / "latest")["step"] == done
+    assert not (second / "backbone.safetensors").exists()
+    assert not (tmp_path / "broken" / "result.json").exists()
+    resumed = run_script("evaluate.py", *broken)
+    assert resumed.returncode == 0, resumed.stderr
+    for fold in ("000", "001"):
+        paths = [tmp_path / name / "folds" / fold for name in ("whole", "broken")]
+        assert losses(paths[1]) == losses(paths[0]), fold
+        files = [[(path / f"{part}.safetensors").read_bytes() for part in ("backbone", "linear")] for path in paths]
+        assert files[0] == files[1], fold
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")]
+    assert results[0]["videos"] == results[1]["videos"]
+    assert len({row["video"] for row in results[1]["videos"]}) == len(rows) - 1, "each tested once"
+    assert [(row["fold"], row["videos"]) for row in results[1]["training"]] == [("without test", 48), ("without train", 32)]
+
+
 def test_another_run_is_not_gone_on_with(striped: Path, tmp_path: Path) -> None:
     base = replace(small_config(striped, tmp_path / "run"), epochs=1.0, optim=SupervisedOptimConfig(warmup_epochs=0.0))
     run(base)
