@@ -342,7 +342,10 @@ def test_sigterm_in_a_later_fold_keeps_all_that_was_trained(striped: Path, tmp_p
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")]
     assert results[0]["videos"] == results[1]["videos"]
     assert len({row["video"] for row in results[1]["videos"]}) == len(rows) - 1, "each tested once"
-    assert [(row["fold"], row["videos"]) for row in results[1]["training"]] == [("without test", 48), ("without train", 32)]
+    assert [(row["fold"], row["videos"]) for row in results[1]["training"]] == [
+        ("without test", 48),
+        ("without train", 32),
+    ]
 
 
 def test_another_run_is_not_gone_on_with(striped: Path, tmp_path: Path) -> None:
