@@ -21,7 +21,7 @@ _DEMO_TRAIN_SHARE = 0.8
 # Two seconds, since one is half a cycle of a made-up motion; many videos, each seen a few times; and colours and crops
 # that are soon matched, so that most of the run goes into what moves. docs/evidence.md has the runs that say so.
 _DEMO_OPTIONS = (
-    *("--epochs", "54", "--optim.warmup-epochs", "3", "--optim.lr", "0.3"),
+    *("--epochs", "30", "--optim.warmup-epochs", "1.5", "--optim.lr", "0.3"),
     *("--clips.visual.stride", "8", "--clips.motion.stride", "4"),
     *("--clips.augmentation.crop-area", "0.8", "1", "--clips.augmentation.crop-aspect", "0.9", "1.1"),
     *("--clips.augmentation.color-strength", "0", "--clips.augmentation.gray", "0"),

@@ -53,7 +53,7 @@ class AblationConfig:
     """More options of launch/pretrain.py, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
     """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
-    demo_videos: int = 3000
+    demo_videos: int = 6000
     """small: how many videos to make."""
     dry_run: bool = False
     """Print the commands and run none."""

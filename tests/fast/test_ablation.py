@@ -45,8 +45,8 @@ PAPER = {
 
 # What the made-up videos need beyond the preset, for all arms alike.
 DEMO = {
-    "epochs": 54,
-    "optim.warmup-epochs": 3.0,
+    "epochs": 30,
+    "optim.warmup-epochs": 1.5,
     "optim.lr": 0.3,
     "clips.visual.stride": 8,
     "clips.motion.stride": 4,
