@@ -25,9 +25,10 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0, groups: Sequence[str] 
 
     Args:
         values: (n,) of the test videos.
-        groups: (n,) draw whole groups, since videos of one group are no independent evidence; None draws videos.
+        groups: (n,) draw whole groups, since videos of one group are no independent evidence; None draws videos. So
+            does a single group, which, drawn alone, would give an interval of no width.
     """
-    names = range(len(values)) if groups is None else groups
+    names = range(len(values)) if groups is None or len(set(groups)) < 2 else groups
     _, places = np.unique(np.asarray(list(names)), return_inverse=True)
     sums, counts = np.bincount(places, values), np.bincount(places)
     random = np.random.default_rng(seed)

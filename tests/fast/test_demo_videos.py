@@ -142,7 +142,7 @@ def test_single_frame_does_not_tell_the_class():
     assert share < most_by_luck(count), share
     # The same classifier on the same features sees what is there: that half of the videos lack half of their objects.
     fewer = np.array([index // len(CLASSES) % 2 for index in range(count)])
-    for index in (index for index in range(count) if fewer[index]):
+    for index in np.flatnonzero(fewer).tolist():
         scene = Scene(11, index)
         scene.objects = scene.objects[: len(scene.objects) // 2]
         looks[index] = look_of(scene.draw(17 * index % NUM_FRAMES))

@@ -105,6 +105,7 @@ def test_the_interval_covers_what_it_promises(grouped: bool) -> None:
 def test_the_interval_is_seeded() -> None:
     values = (np.arange(50) % 3 == 0).astype(float)
     assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1)
+    assert bootstrap_interval(values, 1, ["one"] * len(values)) == bootstrap_interval(values, 1)
     low, high = bootstrap_interval(values, 1)
     spread = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / 50)
     assert (high - low) / 2 == pytest.approx(spread, rel=0.15)
