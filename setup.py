@@ -17,6 +17,8 @@ setup(
     description="MoDist (motion distillation) video pre-training: fused kernels, a DALI data plane, DDP",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[
         *PACKAGE_DIRS,
