@@ -21,8 +21,9 @@ class ObjectiveConfig:
     """False trains RGB-only, Eq. 1 alone: no motion pathway, no motion clips are even read."""
     motion_loss: bool = True
     """False leaves out Lm (Table 3c, "- Lm")."""
-    cross_negatives: CrossNegatives = "own"
-    """The negatives of Lmv: the query's own modality, as Eq. 2 prints, or the other one's."""
+    cross_negatives: CrossNegatives = "other"
+    """The negatives of Lmv: the positive's modality ("other"), or the query's "own", as Eq. 2 prints. A positive of
+    the other modality can be told from negatives of one's own by its modality alone (docs/evidence.md)."""
     temperature: float = 0.1
     bank_size: int = 65536
     """Keys in each bank, N of Eq. 1."""
