@@ -10,7 +10,7 @@ import torch
 from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 _LATEST = "latest"
 # What a resumed run may change: nothing here takes part in the computation.
 _FREE = (
@@ -124,13 +124,31 @@ def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Point "
             f"{path.parent / _LATEST} at an older step-*.pt there, or start anew with another --out."
         ) from error
-    if state.get("format") != FORMAT:
+    if state.get("format") not in (1, FORMAT):
         raise ConfigError(
-            f"checkpoint {path} has format {state.get('format')!r}, this version reads {FORMAT}. Resume it with "
+            f"checkpoint {path} has format {state.get('format')!r}, this version reads 1 and {FORMAT}. Resume it with "
             "the version that wrote it, or start anew with another --out."
         )
-    refuse_difference(path, state["config"], plain_config(config))
+    note = _count_threshold_in_shares(state["config"]) if state["format"] == 1 else ""
+    refuse_difference(path, state["config"], plain_config(config), note)
     return state
+
+
+def _count_threshold_in_shares(saved: dict[str, Any]) -> str:
+    """Format 1 counted γ in a store's units, [0, 10], which rejected nothing; say in `saved` what it came to.
+
+    Returns:
+        A sentence for whoever resumes with another γ.
+    """
+    clips = saved.get("clips", {})
+    applied = saved.get("source") == "store" and saved.get("objective", {}).get("motion")
+    if not applied or not clips.get("motion_threshold"):
+        return ""
+    clips["motion_threshold"] /= 10
+    return (
+        f" (The run began when --clips.motion-threshold counted in a store's units of [0, 10]; as the share of full "
+        f"scale that it is now, its value is {clips['motion_threshold']:g}.)"
+    )
 
 
 def resume(
@@ -160,8 +178,8 @@ def resume(
     return path, state
 
 
-def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ConfigError where an option that takes part in the computation differs from the saved run's."""
+def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any], note: str = "") -> None:
+    """Raise ConfigError, ending in `note`, where an option that takes part in the computation differs."""
     before, now = flat(_without_free(saved)), flat(_without_free(wanted))
     changed = [
         f"--{key} {now.get(key)} (saved: {before.get(key)})"
@@ -171,7 +189,7 @@ def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any])
     if changed:
         raise ConfigError(
             f"--resume: checkpoint {path} belongs to a different run: {'; '.join(changed)}. Repeat the saved "
-            "options, or start anew with another --out."
+            f"options, or start anew with another --out.{note}"
         )
 
 

@@ -24,7 +24,8 @@ class ClipsConfig:
     """What the motion pathway sees (Table 3b). auto: edges from a store, which must hold what is asked; frame
     difference from raw videos, which give nothing else."""
     motion_threshold: float = 0.02
-    """γ: only motion windows whose mean P, in [0, 10] as stored, exceeds it; 0 takes any window (Table 3c)."""
+    """γ: only motion windows whose mean P exceeds it; 0 takes any window (Table 3c). P is a pixel of the motion input
+    as the nets see it, in [0, 1]: γ is a share of full scale, 0.2 for 0.02 in a store's units of [0, 10]."""
     synchronized: bool = False
     """True starts [vq, mk] and [mq, vk] together (Table 3c, "- temp. jitter")."""
     subset: int | None = None
@@ -152,6 +153,11 @@ def check(config: TrainConfig, world_size: int) -> None:
         raise ConfigError(
             f"--profile.start {config.profile.start} --profile.steps {config.profile.steps}: no step is recorded. "
             "start counts from 0, steps from 1."
+        )
+    if not 0 <= config.clips.motion_threshold < 1:
+        raise ConfigError(
+            f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "
+            "from 0 (any window) to below 1. A value in a store's units of [0, 10] is to be divided by 10."
         )
     if batch % (group * world_size):
         raise ConfigError(

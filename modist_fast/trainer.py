@@ -57,6 +57,8 @@ class Trainer:
             annotate=annotate,
         )
         self._say(self.loader.describe())
+        if (warning := self.loader.warning()) and world.is_main:
+            log.warning(warning)
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.training_step = TrainingStep(config, world)

@@ -25,6 +25,8 @@ from modist_pipelines.source import ClipSource
 log = logging.getLogger("modist")
 # So many videos in a row that cannot be read are not damaged: their disk is.
 _MAX_DAMAGED_IN_A_ROW = 16
+# The paper's γ takes away what stands still, about a tenth; beyond this share it takes away what moves.
+_MANY_REJECTED = 0.6
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ class ClipLoader:
     def describe(self) -> str:
         """What the loader draws from, and with how many hands."""
         rejected = (
-            f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean score at or below "
-            f"{self._plan.motion_threshold:g})"
+            f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean at or below "
+            f"{self._plan.motion_threshold:g} of full scale, {self._plan.min_score:g} as stored)"
         )
         return (
             f"{self._num_eligible} of {self._source.num_videos} videos can be used, {len(self._videos)} are; "
@@ -174,6 +176,24 @@ class ClipLoader:
             f"loader: {self._num_threads} threads, {self._prefetch} steps ahead "
             f"({self._batch_bytes() / 2**20:.0f} MiB each), on {self._device}"
         )
+
+    def warning(self) -> str | None:
+        """What is odd about the share of rejected motion windows; None where nothing is."""
+        if self._plan.motion_input is None or not self._plan.motion_threshold:
+            return None
+        threshold = f"--clips.motion-threshold {self._plan.motion_threshold:g}"
+        if self.rejected_windows == 0:
+            return (
+                f"{threshold} rejects none of the motion windows of {self._source.path}: the run is the same as with "
+                "0. Raise it, or set it to 0 if all of these videos move."
+            )
+        if self.rejected_windows > _MANY_REJECTED:
+            return (
+                f"{threshold} rejects {100 * self.rejected_windows:.0f} % of the motion windows of "
+                f"{self._source.path}, so training sees little of these videos. Lower it, unless most of them "
+                "stand still."
+            )
+        return None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[ClipBatch]:
         """Yield steps `start_step` to `end_step` - 1. A step's clips do not depend on where the iteration began.

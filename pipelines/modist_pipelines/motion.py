@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from modist_pipelines.flow import Flow
+from modist_pipelines.source import SCORE_FULL_SCALE
 from modist_pipelines.store import Border, MotionInput
 
 MotionName = Literal["edges", "magnitude", "difference"]
@@ -20,7 +21,6 @@ FLOW_SPAN = 5  # nominal frames between the two frames of a flow field: t to t -
 # Pixels per 5 frames. On the stored frames, faster motion is rare and mostly an error of the flow.
 MAGNITUDE_FULL_SCALE = 32.0
 DIFFERENCE_FULL_SCALE = 255.0
-SCORE_FULL_SCALE = 10.0
 
 
 class EdgeFunction(Protocol):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.source import ClipSource, VideoInfo
+from modist_pipelines.source import SCORE_FULL_SCALE, ClipSource, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PlanConfig:
     grid: int
     """The store's grid: nominal frames from one stored frame to the next."""
     motion_threshold: float = 0.02
-    """γ, in tenths of the motion maps' full scale: only windows whose mean score exceeds it; 0 takes any."""
+    """γ, a share of the motion maps' full scale: only windows whose mean exceeds it; 0 takes any."""
     synchronized: bool = False
     """Start [visual query, motion key] and [visual key, motion query] together (Table 3c)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -69,6 +69,11 @@ class PlanConfig:
                     f"so its frames are not stored. Use a multiple of {self.grid}, or prepare the store with a --grid "
                     f"that divides {clip.stride}."
                 )
+
+    @property
+    def min_score(self) -> float:
+        """γ in the units of the scores, [0, `SCORE_FULL_SCALE`]."""
+        return self.motion_threshold * SCORE_FULL_SCALE
 
     def steps(self, clip: ClipSpec) -> np.ndarray:
         """(T,) grid frames of a clip that starts at 0; read-only."""
@@ -188,7 +193,7 @@ def eligible_videos(source: ClipSource, config: PlanConfig) -> Eligible:
         videos = np.flatnonzero(lengths == length)
         for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
             means = _window_means(column.values[first[block, None] + np.arange(length)], span)
-            num_chosen[block] = (means > config.motion_threshold).sum(axis=1)
+            num_chosen[block] = (means > config.min_score).sum(axis=1)
             num_windows += means.size
     return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
 
@@ -251,7 +256,7 @@ def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray
     if not config.motion_threshold:
         return np.arange(max(1, info.num_frames - span + 1))
     means = _window_means(info.scores(config.motion_input), span)
-    starts = np.flatnonzero(means > config.motion_threshold)
+    starts = np.flatnonzero(means > config.min_score)
     if not len(starts):
         raise DataError(
             f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "

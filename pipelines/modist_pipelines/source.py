@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+SCORE_FULL_SCALE = 10.0
+"""The score of a motion map that is at its full scale everywhere; 0 is no motion."""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -28,7 +31,7 @@ class VideoInfo:
     """Name of the motion input to (num_frames,) float32."""
 
     def scores(self, name: str) -> np.ndarray:
-        """(num_frames,) float32: mean of each motion map, in tenths of its full scale."""
+        """(num_frames,) float32: mean of each motion map, in [0, `SCORE_FULL_SCALE`]."""
         return self.motion_scores[name]
 
 

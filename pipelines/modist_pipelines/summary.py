@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from modist_pipelines.source import SCORE_FULL_SCALE
 from modist_pipelines.store import INDEX_NAME, QUARANTINE_NAME, Store
 from modist_pipelines.video import REASONS
 
-# The paper's γ, in the units of the scores: the share of frames below it is the first thing to look at.
+# The paper's γ, a share of full scale: the share of frames below it is the first thing to look at.
 _MOTION_THRESHOLD = 0.02
 _NUM_NAMED = 3
 
@@ -29,7 +30,7 @@ class Summary:
     quarantined: Mapping[str, Sequence[str]]
     """Reason to the videos left out."""
     motion: Mapping[str, tuple[float, float]]
-    """Motion input to the mean score and the share of grid frames whose score is at most 0.02."""
+    """Motion input to the mean of its maps and the share of grid frames whose mean is at most 0.02; of full scale."""
 
     @staticmethod
     def of(store: Store) -> "Summary":
@@ -37,7 +38,7 @@ class Summary:
         for row in pq.read_table(store.path / QUARANTINE_NAME).to_pylist():
             quarantined[row["reason"]].append(row["video"])
         notes = pq.read_table(store.path / INDEX_NAME, columns=["note"])["note"]
-        scores = {name: store.score_column(name).values for name in store.meta.motion_inputs}
+        means = {name: store.score_column(name).values / SCORE_FULL_SCALE for name in store.meta.motion_inputs}
         num_frames = int(store.num_frames.sum(dtype="int64"))
         return Summary(
             num_videos=store.num_videos,
@@ -48,7 +49,7 @@ class Summary:
             quarantined=dict(quarantined),
             motion={
                 name: (float(values.mean()), float((values <= _MOTION_THRESHOLD).mean()))
-                for name, values in scores.items()
+                for name, values in means.items()
             },
         )
 
@@ -58,7 +59,7 @@ class Summary:
         ]
         for name, (mean, share) in self.motion.items():
             lines.append(
-                f"motion ({name}): mean score {mean:.3g}; {share:.1%} of the grid frames at or below "
+                f"motion ({name}): mean {mean:.3g} of full scale; {share:.1%} of the grid frames at or below "
                 f"{_MOTION_THRESHOLD}"
             )
         if self.num_noted:

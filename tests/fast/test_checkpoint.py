@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from modist_fast import checkpoint
-from modist_fast.config import CheckpointConfig, TrainConfig
+from modist_fast.config import CheckpointConfig, ClipsConfig, TrainConfig
 from modist_fast.errors import ConfigError
+from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
 
@@ -92,6 +93,34 @@ def test_options_outside_the_computation_may_change(config: TrainConfig, tmp_pat
     path = save(config, 5)
     other = replace(config, store=tmp_path / "moved", max_steps=99, checkpoint=CheckpointConfig(every=7))
     assert checkpoint.load(path, other, CPU)["step"] == 5
+
+
+def begun_in_stored_units(path: Path, **changes: dict) -> None:
+    """Make a checkpoint one of format 1, in which γ counted in a store's units."""
+    state = torch.load(path)
+    for part, values in changes.items():
+        state["config"][part] |= values
+    torch.save(state | {"format": 1}, path)
+
+
+def test_a_run_begun_with_the_old_unit_of_gamma_goes_on_with_what_it_came_to(config: TrainConfig) -> None:
+    path = save(config, 5)
+    begun_in_stored_units(path)
+    with pytest.raises(ConfigError, match=r"--clips\.motion-threshold 0\.02 \(saved: 0\.002\).*share of full scale"):
+        checkpoint.load(path, config, CPU)
+    same = replace(config, clips=ClipsConfig(motion_threshold=0.002))
+    assert checkpoint.load(path, same, CPU)["step"] == 5
+    # The scores at the limit are the same ones.
+    assert same.plan(grid=4).min_score == 0.02
+
+
+@pytest.mark.parametrize("changes", [{"clips": {"motion_threshold": 0.0}}, {"objective": {"motion": False}}])
+def test_where_gamma_did_nothing_its_unit_does_not_matter(config: TrainConfig, changes: dict) -> None:
+    path = save(config, 5)
+    begun_in_stored_units(path, **changes)
+    clips = ClipsConfig(**changes.get("clips", {}))
+    same = replace(config, clips=clips, objective=ObjectiveConfig(**changes.get("objective", {})))
+    assert checkpoint.load(path, same, CPU)["step"] == 5
 
 
 def test_another_format_is_refused(config: TrainConfig) -> None:

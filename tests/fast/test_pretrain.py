@@ -132,6 +132,7 @@ def test_a_run_is_not_overwritten(demo_store: Path, two_processes: Path) -> None
         (["--preset", "modist-r5O"], ["--preset modist-r5O", "modist-r50", "demo"]),
         (["--objective.bank-size", 8], ["--objective.bank-size 8", "--batch-size 16"]),
         (["--batch-size", 18], ["--batch-size 18", "multiple of 4"]),
+        (["--clips.motion-threshold", 2], ["--clips.motion-threshold 2", "share", "divided by 10"]),
         (["--group-size", 16], ["--group-size 16", "--objective.no-shuffle-bn"]),
         (["--batch-size", 64], ["32", "--batch-size 64"]),
         (["--device", "cuda"], ["--device cuda", "doctor"]),

@@ -1,6 +1,7 @@
 """The loader: the planned clips, whoever loads them, without a copy, and an end to every thread."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -307,7 +308,28 @@ def test_rejected_windows_are_told(store):
     # Videos of eight frames have six windows of three.
     assert "15 of 17 videos can be used" in told
     assert f"{100 * 12 / 102:.1f} % of the motion windows are rejected" in told
+    assert "at or below 0.02 of full scale, 0.2 as stored" in told
     assert loader.rejected_windows == pytest.approx(12 / 102)
+
+
+@pytest.mark.parametrize(
+    ("num_still", "threshold", "words"),
+    [
+        (0, 0.02, "--clips.motion-threshold 0.02 rejects none .* or set it to 0"),
+        (0, 0.0, None),
+        (1, 0.02, None),
+        (7, 0.02, None),
+        (8, 0.02, "--clips.motion-threshold 0.02 rejects 67 % .* Lower it"),
+    ],
+)
+def test_an_odd_share_of_rejected_windows_is_warned_of(tmp_path, num_still, threshold, words):
+    """Twelve videos on either side of γ, which is 0.2 in a store's units."""
+    scores = {video: [0.19 if video < num_still else 0.21] * 8 for video in range(12)}
+    store = make_store(tmp_path, [8] * 12, scores=scores)
+    loader = ClipLoader(store, replace(CONFIG, motion_threshold=threshold), batch_size=2, seed=7)
+    warning = loader.warning()
+    loader.close()
+    assert warning is None if words is None else re.search(words, warning or ""), warning
 
 
 def test_options_of_the_augmentation_reach_the_graph(store):

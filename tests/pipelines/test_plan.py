@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clip_store import make_store, video_info
+from prepare_parts import opencv_edges
 from scipy import stats
 
 from modist_pipelines.errors import DataError
@@ -24,7 +25,8 @@ from modist_pipelines.plan import (
     subset_of,
     video_order,
 )
-from modist_pipelines.store import VideoInfo
+from modist_pipelines.prepare import PrepareConfig, prepare
+from modist_pipelines.store import Store, VideoInfo
 
 CONFIG = PlanConfig(ClipSpec(4, 8), ClipSpec(8, 4), crop_size=32, grid=4)
 VISUAL_SPAN, MOTION_SPAN = 7, 8  # grid frames from the first of a clip to the last
@@ -60,11 +62,16 @@ def assert_independent(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def windows_above(scores: np.ndarray, span: int, threshold: float) -> list[int]:
-    """The starts of motion windows, as spec and paper say it, one frame at a time."""
+    """The starts of motion windows, as spec and paper say it, one frame at a time.
+
+    Args:
+        scores: in a store's units, [0, 10].
+        threshold: γ, a share of full scale.
+    """
     found = []
     for start in range(max(1, len(scores) - span + 1)):
         total = math.fsum(float(scores[min(start + i, len(scores) - 1)]) for i in range(span))
-        if threshold == 0 or total / span > threshold:
+        if threshold == 0 or total / span > 10 * threshold:
             found.append(start)
     return found
 
@@ -97,7 +104,7 @@ def test_starts_differ_between_epochs_and_seeds():
 
 def test_synchronized_pairs_start_together():
     config = replace(CONFIG, synchronized=True)
-    scores = np.where((np.arange(40) > 8) & (np.arange(40) < 30), 0.06, 0.0)
+    scores = np.where((np.arange(40) > 8) & (np.arange(40) < 30), 0.6, 0.0)
     plans = draw(config, video_info(40, scores=scores), 1500)
     np.testing.assert_array_equal(starts(plans, "visual_query"), starts(plans, "motion_key"))
     np.testing.assert_array_equal(starts(plans, "visual_key"), starts(plans, "motion_query"))
@@ -114,7 +121,7 @@ def test_synchronized_visual_clip_that_spans_more_starts_earlier():
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 7, 8, 9, 30])
-@pytest.mark.parametrize("threshold", [0.0, 0.02, 0.05])
+@pytest.mark.parametrize("threshold", [0.0, 0.002, 0.005])
 def test_motion_windows_are_those_above_the_threshold(num_frames, threshold):
     config = replace(CONFIG, motion_threshold=threshold)
     scores = np.random.default_rng(num_frames).gamma(0.6, 0.07, num_frames).astype(np.float32)
@@ -137,7 +144,7 @@ def test_short_videos_repeat_their_last_frame():
     assert plan.motion_query.frames.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.02, 0.06, 5.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.002, 0.006, 0.5])
 def test_eligible_videos(tmp_path, monkeypatch, threshold):
     rng = np.random.default_rng(3)
     lengths = [int(n) for n in rng.integers(1, 24, size=40)]
@@ -154,6 +161,37 @@ def test_eligible_videos(tmp_path, monkeypatch, threshold):
     for video in found.videos:  # none of them fails later
         plan_sample(config, 0, 0, int(video), store.info(int(video)))
     assert eligible_videos(store, replace(config, motion_input=None)).videos.tolist() == list(range(40))
+
+
+def test_the_papers_threshold_tells_real_videos_apart(shared_data, tmp_path):
+    """Hands on a piano move little, a race all the time; in a store's own units 0.02 would reject neither."""
+    for name in ("PlayingPiano", "HorseRace"):
+        for path in sorted((shared_data / "ucf101_6" / name).iterdir())[:3]:
+            (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "videos" / name / path.name).symlink_to(path)
+    prepare(PrepareConfig(tmp_path / "videos", tmp_path / "store", short_side=128, workers=2), opencv_edges)
+    store = Store.open(tmp_path / "store")
+    config = PlanConfig(ClipSpec(8, 8), ClipSpec(16, 4), crop_size=112, grid=store.grid)
+    assert config.motion_threshold == 0.02
+    any_window = replace(config, motion_threshold=0.0)
+    share: dict[str, float] = {"PlayingPiano": 0.0, "HorseRace": 0.0}
+    changed: dict[str, int] = {"PlayingPiano": 0, "HorseRace": 0}
+    for video, label in enumerate(store.labels):
+        info = store.info(video)
+        assert label is not None
+        windows = windows_above(info.scores("edges"), 16, 0)
+        kept = windows_above(info.scores("edges"), 16, 0.02)
+        share[label] += (len(windows) - len(kept)) / len(windows) / 3
+        for epoch in range(20 if kept else 0):
+            with_threshold, without = (plan_sample(c, 0, epoch, video, info) for c in (config, any_window))
+            assert with_threshold.motion_query is not None
+            assert without.motion_query is not None
+            assert with_threshold.motion_query.frames[0] in kept
+            changed[label] += with_threshold.motion_query.frames[0] != without.motion_query.frames[0]
+    assert share["PlayingPiano"] > 0.3
+    assert share["HorseRace"] == 0
+    assert changed["HorseRace"] == 0
+    assert len(eligible_videos(store, config).videos) < store.num_videos or changed["PlayingPiano"] > 0
 
 
 def test_options_of_one_clip_do_not_move_another_draw():

@@ -284,7 +284,7 @@ def test_summary_figures(store_path):
     assert summary.gigabytes == sum(p.stat().st_size for p in (store_path / "shards").iterdir()) / 1e9
     scores = pq.read_table(store_path / "index.parquet", columns=["edges_scores"])["edges_scores"]
     values = np.concatenate([np.array(row, np.float32) for row in scores.to_pylist()])
-    assert summary.motion["edges"] == pytest.approx((values.mean(), (values <= 0.02).mean()))
+    assert summary.motion["edges"] == pytest.approx((values.mean() / 10, (values <= 0.2).mean()))
 
 
 def test_store_without_motion_inputs(folder, tmp_path):

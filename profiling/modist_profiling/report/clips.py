@@ -24,7 +24,7 @@ def rejected_sentence(run: Run) -> str:
     if share is None or not math.isfinite(share):
         return "<p>The share of rejected motion windows is not known: it is in budget.json, which a run ends with.</p>"
     return (
-        f"<p><b>{100 * share:.1f} %</b> of the motion windows are rejected: their mean score is not above "
+        f"<p><b>{100 * share:.1f} %</b> of the motion windows are rejected: their mean is not above "
         f'γ = {escape(str(threshold))} (<span class="option">--clips.motion-threshold</span>).</p>'
         f'<div class="meter" role="img" aria-label="{100 * share:.1f} % rejected">'
         f'<span style="width:{100 * share:.2f}%"></span></div>'

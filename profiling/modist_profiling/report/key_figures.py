@@ -81,7 +81,7 @@ def _from(column: str, scale: float = 1.0) -> Callable[[Run], str]:
 
 def _rejected_note(run: Run) -> str:
     threshold = run.config.get("clips", {}).get("motion_threshold")
-    return f"mean score at or below γ = {threshold}" if threshold is not None else ""
+    return f"mean at or below γ = {threshold}" if threshold is not None else ""
 
 
 def _learned(column: str, label: str, unit: str, scale: float = 1.0, compare: bool = False) -> KeyFigure:
