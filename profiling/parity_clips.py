@@ -104,7 +104,7 @@ def run_decoder(kind: Kind, clips: Sequence[PlannedClip], device: torch.device) 
     found, blank = decoder.decode(clips)
     decoder.close()
     assert not blank, blank
-    return found.permute(0, 2, 3, 4, 1).flatten(0, 1).cpu().numpy()
+    return found.receive().permute(0, 2, 3, 4, 1).flatten(0, 1).cpu().numpy()
 
 
 def clip_parity(kind: Kind, device: torch.device, num: int = 24) -> Iterator[Parity]:

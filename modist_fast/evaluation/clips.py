@@ -93,5 +93,5 @@ class ClipReader:
             part, blank = self._decoder.decode(clips[first : first + _CLIPS_AT_A_TIME])
             if blank:
                 raise DamagedError(f"{self._source.videos[request.row]}: frames of it do not decode.")
-            parts.append(part)
+            parts.append(part.receive())
         return torch.cat(parts)

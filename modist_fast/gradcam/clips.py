@@ -85,7 +85,7 @@ class PairedClips:
             clips, blank = self._decoders[kind].decode([PlannedClip(plan, jpegs)])
             if blank:
                 raise DamagedError(f"{self._store.videos[video]}: a {name} frame of it does not decode.")
-            tensors.append(clips[0].clone())
+            tensors.append(clips.receive()[0].clone())
         return PairedClip(tensors[0], tensors[1][0])
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.augment import augment_frame
-from modist_pipelines.feed import ClipDecoder, JpegRows, feed_and_run, tensor_of
+from modist_pipelines.feed import ClipDecoder, JpegRows, feed_and_run
 from modist_pipelines.graph import Kind, clip_graph, decode_graph, graph_inputs
+from modist_pipelines.handover import Handed, Handover
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 
@@ -49,7 +50,7 @@ class GpuDecoder(ClipDecoder):
         device: torch.device,
     ) -> None:
         super().__init__(kind, config, pixels)
-        self._device, self._rows = device, JpegRows()
+        self._device, self._rows, self._handover = device, JpegRows(), Handover(device)
         self.graph: Any = clip_graph(
             kind,
             crop_size=config.crop_size,
@@ -61,16 +62,17 @@ class GpuDecoder(ClipDecoder):
         )
         self.graph.build()
 
-    def run(self, frames: Sequence[np.ndarray | Tensor], plans: Sequence[ClipPlan]) -> Tensor:
+    def run(self, frames: Sequence[np.ndarray | Tensor], plans: Sequence[ClipPlan]) -> Handed:
         placed: Any
-        if self.pixels == "jpeg":
-            placed = self._rows(frames)  # pyright: ignore[reportArgumentType]
-        elif self._device.type == "cuda":  # where frames that an engine decoded lie already
-            placed = [torch.as_tensor(frame).to(self._device, non_blocking=True) for frame in frames]
-        else:
-            placed = list(frames)
         inputs = graph_inputs(self.kind, plans, self.config.augmentation, self.pixels)
-        return tensor_of(feed_and_run(self.graph, {"frame": placed, **inputs}))
+        with self._handover.stream():  # on which the graph reads frames that lie on the device
+            if self.pixels == "jpeg":
+                placed = self._rows(frames)  # pyright: ignore[reportArgumentType]
+            elif self._device.type == "cuda":  # where frames that an engine decoded lie already
+                placed = [torch.as_tensor(frame).to(self._device, non_blocking=True) for frame in frames]
+            else:
+                placed = list(frames)
+            return self._handover.take(feed_and_run(self.graph, {"frame": placed, **inputs}))
 
 
 class CpuDecoder(ClipDecoder):
@@ -94,7 +96,7 @@ class CpuDecoder(ClipDecoder):
         cv2.setNumThreads(1)  # the threads are these
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="augment")
 
-    def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Tensor:
+    def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
         crops = self._crops(frames, plans)
         side = self.config.crop_size
         out = self._pool.take((len(frames), side, side, self.num_channels))
@@ -104,7 +106,7 @@ class CpuDecoder(ClipDecoder):
                 augment_frame(crops[frame], self.kind, plans[clip], self.config.augmentation, out[frame])
 
         list(self._threads.map(augment, range(len(plans))))
-        return torch.from_numpy(out)
+        return Handed(torch.from_numpy(out))
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -2,20 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from modist_pipelines.clip_reads import PlannedClip
 from modist_pipelines.graph import Kind
+from modist_pipelines.handover import Handed
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 # What stands for a damaged clip, whose sample no loss counts: mid-gray, or no motion.
 _BLANK_SIDE = 16
 _BLANK = {"visual": 115, "motion": 0}
+
+
+class DecodedClips(NamedTuple):
+    """Some clips of one kind."""
+
+    clips: Handed
+    """(N, C, T, H, W) float32, channels_last_3d, a view of the memory that the backend wrote."""
+    blank: set[int]
+    """Which of them are blank, because their frames could not be read or decoded."""
 
 
 class ClipDecoder(ABC):
@@ -38,31 +46,26 @@ class ClipDecoder(ABC):
         self.num_frames = (config.visual if kind == "visual" else config.motion).num_frames
         self.num_channels = 3 if kind == "visual" else 1
 
-    def decode(self, clips: Sequence[PlannedClip]) -> tuple[Tensor, set[int]]:
-        """Decode and augment.
-
-        Returns:
-            (N, C, T, H, W) float32, channels_last_3d, a view of the memory that the backend wrote; and which of the
-            clips are blank, because their frames could not be read or decoded.
-        """
+    def decode(self, clips: Sequence[PlannedClip]) -> DecodedClips:
+        """Decode and augment."""
         blank = {index for index, clip in enumerate(clips) if clip.frames is None}
         chosen = [self._blank() if index in blank else clip for index, clip in enumerate(clips)]
         try:
-            return self._decode(chosen), blank
+            return DecodedClips(self._decode(chosen), blank)
         except RuntimeError:
             found = {index for index, clip in enumerate(chosen) if not self._decodes(clip)}
             if not found:  # then it is not a frame's fault
                 raise
             chosen = [self._blank() if index in found else clip for index, clip in enumerate(chosen)]
-            return self._decode(chosen), blank | found
+            return DecodedClips(self._decode(chosen), blank | found)
 
-    def _decode(self, clips: Sequence[PlannedClip]) -> Tensor:
+    def _decode(self, clips: Sequence[PlannedClip]) -> Handed:
         frames = [frame for clip in clips for frame in clip.frames or ()]
-        output = self.run(frames, [clip.plan for clip in clips])
-        return output.unflatten(0, (len(clips), -1)).permute(0, 4, 1, 2, 3)
+        pixels, ready = self.run(frames, [clip.plan for clip in clips])
+        return Handed(pixels.unflatten(0, (len(clips), -1)).permute(0, 4, 1, 2, 3), ready)
 
     @abstractmethod
-    def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Tensor:
+    def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
         """(frames, H, W, C) float32 of the frames of some clips, one clip after the other.
 
         Raises:
@@ -113,10 +116,3 @@ def feed_and_run(graph: Any, inputs: dict[str, Any]) -> Any:
         graph.feed_input(name, rows)
     (output,) = graph.run()
     return output
-
-
-def tensor_of(output: Any) -> Tensor:
-    """A graph's dense output, without a copy on a CPU."""
-    tensor = torch.from_dlpack(output.as_tensor())
-    # On a GPU a copy, on torch's own stream and memory: its allocator must know when the clip is no longer in use.
-    return tensor.clone() if tensor.is_cuda else tensor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.graph import import_dali
+from modist_pipelines.handover import Handover
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
@@ -38,20 +39,22 @@ def video_graph(device: Literal["cpu", "gpu"], device_id: int | None) -> "Pipeli
 
 
 class EngineDecoder:
-    """Decodes on one device; each thread that asks has a graph of its own, so that several engines work at once."""
+    """Decodes on one device; each thread that asks has a graph and a stream of its own, so that several engines
+    work at once."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._local = threading.local()
 
-    def __call__(self, path: Path, frames: Sequence[int]) -> Tensor:
+    def __call__(self, path: Path, frames: Sequence[int], quarter_turns: int = 0) -> Tensor:
         """
         Args:
             path: a file.
             frames: source frames in the order in which they are shown, ascending.
+            quarter_turns: by which they are turned counterclockwise.
 
         Returns:
-            (F, H, W, 3) uint8 on the device, as coded: not turned.
+            (F, H, W, 3) uint8 on the device, whose contents are there.
 
         Raises:
             RuntimeError: the engine does not decode it. The next file gets a new graph.
@@ -61,10 +64,12 @@ class EngineDecoder:
             on_gpu = self._device.type == "cuda"
             graph = video_graph("gpu" if on_gpu else "cpu", (self._device.index or 0) if on_gpu else None)
             graph.build()
+            self._local.handover = Handover(self._device)
         self._local.graph = None  # an error leaves a graph unusable
         graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
         graph.feed_input("frames", [np.asarray(frames, np.int32)])
         (output,) = graph.run()
-        decoded = torch.from_dlpack(output.as_tensor())[0].clone()
+        # rot90 copies, also where nothing is to be turned.
+        turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
         self._local.graph = graph
-        return decoded
+        return turned.tensor.contiguous()

@@ -16,6 +16,7 @@ from modist_pipelines.decoders import build_decoder
 from modist_pipelines.errors import DataError
 from modist_pipelines.feed import ClipDecoder
 from modist_pipelines.graph import Kind
+from modist_pipelines.handover import receive
 from modist_pipelines.plan import PlanConfig, deal_keys, eligible_videos, subset_of, video_order
 from modist_pipelines.producer import Producer
 from modist_pipelines.reads import Job, ReadThreads
@@ -54,6 +55,9 @@ class ClipBatch:
     process may hold the rest of such a sample and not know."""
     counters: dict[str, int]
     """This process's frames_used, frames_decoded, bytes_read, bytes_needed, videos_damaged."""
+    ready: Sequence["torch.cuda.Event | None"] = ()
+    """On a GPU: when each part of the clips is there. `ClipLoader.iterate` has made the stream of whoever iterates
+    wait for it."""
     spans: dict[str, float] = field(default_factory=dict)
     """Seconds behind the step: plan, summed over the reading threads; read, waiting for them; decode, with
     augmentation and hand-over."""
@@ -61,6 +65,11 @@ class ClipBatch:
     """Seconds that the consumer waited for this batch."""
     queue_depth: int = 0
     """Steps that were ready when the consumer asked for this one."""
+
+    def clips(self) -> list[Tensor]:
+        """The clips of both pathways, or of the visual one alone."""
+        clips = (self.visual_query, self.visual_key, self.motion_query, self.motion_key)
+        return [clip for clip in clips if clip is not None]
 
 
 class ClipLoader:
@@ -212,6 +221,8 @@ class ClipLoader:
                 depth = producer.num_ready
                 with self._annotate("data_wait"):
                     batch = producer.next()
+                for ready in batch.ready:
+                    receive(ready, *batch.clips())
                 yield replace(batch, data_wait=time.perf_counter() - asked, queue_depth=depth)
         finally:
             producer.stop()
@@ -281,11 +292,12 @@ class ClipLoader:
         tensors: dict[Kind, Sequence[Tensor]] = {"motion": (None, None)}  # pyright: ignore[reportAssignmentType]
         positions = np.arange(self._rank * self._num_local, (self._rank + 1) * self._num_local)
         sample_of = np.concatenate([positions, reads.deal[positions]])
-        damaged = np.zeros(self._batch_size, bool)
+        damaged, ready = np.zeros(self._batch_size, bool), []
         for kind, decoder in self._decoders.items():
             with self._annotate("decode"):
-                tensor, blank = decoder.decode([sample[kind] for sample in samples])
-            tensors[kind] = tensor.split(self._num_local)
+                clips, blank = decoder.decode([sample[kind] for sample in samples])
+            tensors[kind] = clips.tensor.split(self._num_local)
+            ready.append(clips.ready)
             damaged[sample_of[sorted(blank)]] = True
         self._note_damage(reads, videos, damaged)
         return ClipBatch(
@@ -296,6 +308,7 @@ class ClipLoader:
             *tensors["visual"],
             *tensors["motion"],
             damaged=damaged,
+            ready=ready,
             counters=self._count(reads, videos, damaged),
             spans={
                 "plan": sum(clips.plan_seconds for clips in videos.values()),

@@ -172,7 +172,7 @@ class RawVideos:
 
     def _decode_on_engine(self, video: int, path: Path, sources: list[int]) -> Tensor:
         assert self._engine is not None
-        return torch.rot90(self._engine(path, sources), self._probes[video].quarter_turns, dims=(1, 2)).contiguous()
+        return self._engine(path, sources, self._probes[video].quarter_turns)
 
     def _reading(self, video: int, frames: dict[str, list[np.ndarray]], decoded: DecodedFrames) -> Reading:
         num_bytes = self._probes[video].num_bytes

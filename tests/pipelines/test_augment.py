@@ -40,7 +40,7 @@ def test_equals_the_graph_but_for_the_rounding_of_bytes(kind):
     assert not blank
     frames = [frame for clip in chosen for frame in clip.frames or ()]
     expected = run_graph(kind, frames, [clip.plan for clip in chosen], crop_size=48)
-    difference = np.abs(found.permute(0, 2, 3, 4, 1).numpy() - expected)
+    difference = np.abs(found.tensor.permute(0, 2, 3, 4, 1).numpy() - expected)
     level = GRAY_LEVEL if kind == "visual" else 1 / 255
     assert difference.max() < 2 * level
     assert difference.mean() < 0.4 * level
@@ -68,7 +68,7 @@ def test_flip_and_crop_of_decoded_frames():
     found, _ = decoder.decode([PlannedClip(plan, [frame, frame])])
     decoder.close()
     expected = (frame[3:51, 5:53][:, ::-1] / 255 - 0.45) / 0.225
-    np.testing.assert_allclose(found[0, :, 1].permute(1, 2, 0), expected, atol=1e-5)
+    np.testing.assert_allclose(found.tensor[0, :, 1].permute(1, 2, 0), expected, atol=1e-5)
 
 
 def test_memory_is_used_again_once_nobody_holds_it_and_not_before():

@@ -153,9 +153,9 @@ def test_clips_are_views_of_the_memory_that_the_decoder_wrote(store):
     for decoder in decoders:
 
         def run(*arguments, original=decoder.run):
-            tensor = original(*arguments)
-            written.append((tensor.data_ptr(), tensor))  # and kept, so that no one else gets the memory
-            return tensor
+            handed = original(*arguments)
+            written.append((handed.tensor.data_ptr(), handed))  # and kept, so that no one else gets the memory
+            return handed
 
         decoder.run = run
     batch = loader.decode(loader.submit_reads(0))

@@ -1,0 +1,73 @@
+"""From DALI's memory to torch's, and from the thread that makes clips to the one that uses them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Handed(NamedTuple):
+    """A tensor that is handed from one thread to another."""
+
+    tensor: Tensor
+    ready: "torch.cuda.Event | None" = None
+    """On a GPU: when its contents are there. None on a CPU, where they always are."""
+
+    def receive(self) -> Tensor:
+        """The tensor, for work on the calling thread's current stream from now on."""
+        receive(self.ready, self.tensor)
+        return self.tensor
+
+
+def receive(ready: "torch.cuda.Event | None", *tensors: Tensor) -> None:
+    """Let the calling thread's current stream use tensors that another stream made.
+
+    Without the event it could read too early. Without `record_stream` torch would give their memory to that other
+    stream as soon as the last reference is dropped, while this stream's work on them has yet to run.
+    """
+    if ready is None:
+        return
+    for tensor in tensors:
+        stream = torch.cuda.current_stream(tensor.device)
+        stream.wait_event(ready)
+        tensor.record_stream(stream)
+
+
+class Handover:
+    """Takes the outputs of DALI graphs over into torch's memory, on a CUDA stream that nothing else uses.
+
+    `from_dlpack` makes torch's stream wait for DALI's, but nothing makes DALI wait for torch: DALI uses the memory of
+    an output again as soon as the last reference to it is dropped. A copy that queued behind a training step would
+    read what the next clips have overwritten. On a stream of its own the copy does not queue, and the output is held
+    until it is over.
+
+    Args:
+        device: where the graphs' outputs lie.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Torch's work within goes to this stream; DALI takes torch's current stream to read inputs, too."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def take(self, output: Any, change: Callable[[Tensor], Tensor] | None = None) -> Handed:
+        """A graph's dense output as a tensor: on a CPU without a copy, on a GPU a copy that is over.
+
+        Args:
+            output: of a graph; nobody else may hold on to its memory.
+            change: makes the tensor from the output, in memory of its own.
+        """
+        if self._stream is None:
+            tensor = torch.from_dlpack(output.as_tensor())
+            return Handed(change(tensor) if change else tensor)
+        with self.stream():
+            lent = torch.from_dlpack(output.as_tensor())
+            tensor = change(lent) if change else lent.clone()
+            ready = torch.cuda.Event()
+            ready.record(self._stream)
+        ready.synchronize()  # only now may `output` and `lent` be let go
+        return Handed(tensor, ready)

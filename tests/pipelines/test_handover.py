@@ -1,0 +1,183 @@
+"""No clip is read after its memory was given away: the order of work that a GPU would be given, replayed."""
+
+import gc
+import re
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clip_store import make_store
+from fake_cuda import FakeCuda, FakeEvent, FakeGraph, FakeStream, FakeTensor
+from made_videos import moving_pictures, write_video
+
+from modist_pipelines import decoders, gpu_video
+from modist_pipelines.handover import Handed, Handover
+from modist_pipelines.loader import ClipLoader
+from modist_pipelines.plan import ClipSpec, PlanConfig
+from modist_pipelines.raw import RawVideos
+from modist_pipelines.source import ClipSource
+
+CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
+RGB_ALONE = replace(CONFIG, motion_threshold=0.0, motion_input=None)
+NUM_STEPS = 4
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> FakeCuda:
+    fake = FakeCuda().install(monkeypatch)
+    clip_graph, video_graph = decoders.clip_graph, gpu_video.video_graph
+
+    def on_cpu(kind: Any, **options: Any) -> FakeGraph:
+        return FakeGraph(fake, clip_graph(kind, **options | {"device": "cpu", "device_id": None}))
+
+    monkeypatch.setattr(decoders, "clip_graph", on_cpu)
+    monkeypatch.setattr(gpu_video, "video_graph", lambda *_: FakeGraph(fake, video_graph("cpu", None)))
+    return fake
+
+
+def train(cuda: FakeCuda, source: ClipSource, config: PlanConfig) -> list[float]:
+    """Steps that read their clips on the default stream and forget them; what they saw."""
+    clips = ClipLoader(source, config, batch_size=4, seed=7, device="cuda:0", num_threads=2, prefetch=2)
+    seen = []
+    for batch in clips.iterate(0, NUM_STEPS):
+        for clip in batch.clips():
+            seen.append((clip * 2).mean())  # work in the queue
+        del batch, clip
+    clips.close()
+    gc.collect()
+    return [float(mean) for mean in seen]
+
+
+def on_cpu(source: ClipSource, config: PlanConfig) -> list[float]:
+    clips = ClipLoader(source, config, batch_size=4, seed=7, num_threads=2, prefetch=2)
+    seen = [float((clip * 2).mean()) for batch in clips.iterate(0, NUM_STEPS) for clip in batch.clips()]
+    clips.close()
+    return seen
+
+
+@pytest.fixture
+def store(tmp_path):
+    return make_store(tmp_path / "store", [8] * 9)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """In a format that DALI decodes on a CPU."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(6):
+        write_video(folder / f"{number}.webm", moving_pictures(61, 1, seed=number), codec="libvpx-vp9")
+    return folder
+
+
+def test_clips_outlive_the_work_on_them(cuda, store):
+    seen = train(cuda, store, CONFIG)
+    assert seen == pytest.approx(on_cpu(store, CONFIG), abs=0.05)
+    assert cuda.timeline.faults() == []
+    released = [block.owner for block in cuda.timeline.blocks if block.released is not None]
+    assert released.count("dali") == 2 * NUM_STEPS, "an output for each kind of clip and step, all given back"
+    assert released.count("torch") >= 2 * NUM_STEPS
+
+
+def test_frames_of_an_engine_outlive_the_work_on_them(cuda, videos):
+    seen = train(cuda, RawVideos(videos, device="cuda:0"), RGB_ALONE)
+    assert cuda.timeline.faults() == []
+    owners = [block.owner for block in cuda.timeline.blocks if block.released is not None]
+    assert owners.count("dali") > 2 * NUM_STEPS, "frames of the engine and clips of the graph"
+    # The engine decodes the very frames, turned the right way.
+    assert seen == pytest.approx(on_cpu(RawVideos(videos), RGB_ALONE), abs=0.05)
+
+
+# Faults, each of which a GPU would forgive most of the time.
+
+
+def clone_behind_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone on the stream of the step; DALI is told nothing."""
+
+    def take(self: Handover, output: Any, change: Any = None) -> Handed:
+        lent = torch.from_dlpack(output.as_tensor())
+        return Handed(change(lent) if change else lent.clone())
+
+    monkeypatch.setattr(Handover, "stream", lambda self: nullcontext())
+    monkeypatch.setattr(Handover, "take", take)
+
+
+def let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of its own, but nobody waits for the copy before the output goes."""
+    monkeypatch.setattr(FakeEvent, "synchronize", lambda self: None)
+
+
+def use_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's allocator is not told who else uses the clips."""
+    monkeypatch.setattr(FakeTensor, "record_stream", lambda self, stream: None)
+
+
+def use_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step does not wait for the copy, which DALI's memory would outlive."""
+    kept, take = [], Handover.take
+
+    def kept_take(self: Handover, output: Any, change: Any = None) -> Handed:
+        kept.append(output)
+        return take(self, output, change)
+
+    monkeypatch.setattr(Handover, "take", kept_take)
+    monkeypatch.setattr(FakeEvent, "synchronize", lambda self: None)
+    monkeypatch.setattr(FakeStream, "wait_event", lambda self, event: None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (clone_behind_the_step, r"clone reads memory \d+ of dali after its release"),
+        (let_go_at_once, r"clone reads memory \d+ of dali after its release"),
+        (use_unrecorded, r"mul reads memory \d+ of torch after its release"),
+        (use_at_once, r"mul reads memory \d+ of torch before it is written"),
+    ],
+)
+def test_the_stand_in_finds_what_a_gpu_may_do(cuda, store, monkeypatch, fault, found):
+    fault(monkeypatch)
+    train(cuda, store, CONFIG)
+    faults = cuda.timeline.faults()
+    assert faults
+    assert all(re.fullmatch(found, line) for line in faults), faults[:3]
+
+
+def test_the_stand_in_follows_an_engine_too(cuda, videos, monkeypatch):
+    let_go_at_once(monkeypatch)
+    train(cuda, RawVideos(videos, device="cuda:0"), RGB_ALONE)
+    found = " ".join(cuda.timeline.faults())
+    assert "rot90 reads memory" in found
+    assert "feed_input reads memory" in found
+
+
+@pytest.mark.gpu
+def test_copies_outlive_a_pool_that_takes_its_memory_back():
+    """A foreign allocator on a stream that waits for nobody: what it gets back it overwrites at once."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is the foreign allocator of this test")
+    device = torch.device("cuda", 0)
+    taker, busy = Handover(device), torch.empty(8192, 8192, device=device)
+    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+
+    class Output:
+        def __init__(self, value: int) -> None:
+            with cupy.cuda.using_allocator(pool.malloc), stream:
+                self.array: Any = cupy.full(1 << 22, value, cupy.float32)
+
+        def as_tensor(self) -> Any:
+            return self.array
+
+    taken = []
+    for value in range(20):
+        for _ in range(4):
+            busy @= busy  # torch's own stream has work for a while
+        output = Output(value)
+        taken.append(taker.take(output))
+        with cupy.cuda.using_allocator(pool.malloc), stream:
+            del output
+            poison = cupy.full(1 << 22, cupy.nan, cupy.float32)  # the very memory, if it was given back
+            del poison
+    for value, handed in enumerate(taken):
+        tensor = handed.receive()
+        assert torch.equal(tensor, torch.full_like(tensor, value))
