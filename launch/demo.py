@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from modist_fast.cli import run_cli
+from modist_fast.distributed import default_processes
 from modist_fast.metrics import read_metrics
 
 LAUNCH = Path(__file__).resolve().parent
@@ -25,7 +26,8 @@ class DemoConfig:
     out: Path = Path("demo")
     """Where videos, store and run go. A second call goes on where the first one stopped."""
     num_videos: int = 192
-    num_processes: int = 2
+    num_processes: int | None = None
+    """Left out: 2, or 1 where there is a single GPU."""
     max_steps: int | None = None
     """Stop early."""
     seed: int = 0
@@ -58,7 +60,7 @@ def main() -> None:
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node",
-        config.num_processes,
+        config.num_processes or default_processes(),
     ]
     train = [LAUNCH / "pretrain.py", "--preset", "demo", "--store", store, "--out", run, "--resume", "auto"]
     limit = ["--max-steps", config.max_steps] if config.max_steps is not None else []

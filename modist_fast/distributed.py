@@ -15,6 +15,12 @@ from modist_fast.errors import ConfigError
 DeviceOption = Literal["auto", "cpu", "cuda"]
 
 
+def default_processes() -> int:
+    """Processes of a small run on this machine: 2, but on GPUs no more than there are, since each takes one."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return min(2, num_gpus or 2)
+
+
 @dataclass(frozen=True)
 class World:
     """Who this process is."""

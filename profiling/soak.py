@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from modist_fast.cli import run_cli
+from modist_fast.distributed import default_processes
 from modist_fast.errors import ConfigError
 from modist_fast.metrics import read_metrics
 from modist_profiling.soak import Flatness, flatness, watch
@@ -76,7 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=default_processes(), help="2, or 1 on a single GPU")
     parser.add_argument("--tolerance", type=float, default=0.02, help="growth of resident memory that passes")
     parser.add_argument("--json", type=Path, help="write all samples there")
     parser.add_argument("pretrain", nargs="*", help="options for launch/pretrain.py, after --")
