@@ -63,14 +63,14 @@ def demo(store: Path | None, out: Path) -> TrainConfig:
         preset="demo",
         batch_size=32,
         group_size=16,
-        epochs=150,
+        epochs=110,
         model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
         # Few videos and few steps: a bank of a few epochs' keys, and momentum nets that keep up within the run.
         objective=ObjectiveConfig(bank_size=512, key_momentum=0.99),
         # Far milder than the paper's: matching colours and crops alone would take longer than the demo lasts, and the
         # cross-modal terms fall only after that (docs/evidence.md, "The made-up videos").
         clips=ClipsConfig(
-            crop_size=56,
+            crop_size=48,
             # The objects of these videos never stand still: the paper's 0.02 would reject no window at all.
             motion_threshold=0.04,
             augmentation=Augmentation(
