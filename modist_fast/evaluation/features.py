@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modist_fast.distributed import World
@@ -31,6 +30,7 @@ from modist_fast.evaluation.clips import ClipReader, Request
 from modist_fast.evaluation.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.views import ViewSpec
 from modist_fast.precision import PrecisionOption, resolve_precision
+from modist_fast.tensor_files import write_tensors
 from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")
@@ -208,8 +208,7 @@ def calibrate(
 
 def _write_shard(folder: Path, number: int, num: int, features: list[Tensor], damaged: dict[str, str]) -> None:
     whole = torch.cat(features).unflatten(0, (num - len(damaged), -1)) if features else torch.empty(0, 0, 0)
-    tensors = {"features": whole}
-    _write(_shard_path(folder, number), lambda path: save_file(tensors, path, {"damaged": json.dumps(damaged)}))
+    write_tensors(_shard_path(folder, number), {"features": whole}, {"damaged": json.dumps(damaged)})
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

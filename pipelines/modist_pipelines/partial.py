@@ -47,7 +47,7 @@ class PartialStore:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path / f"lock{part}", os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(self.path / f"lock{part}", os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
         except OSError as error:
             raise DataError(
                 f"--out {self.store} cannot be written: {error.strerror}. Choose a folder that can."

@@ -159,6 +159,7 @@ def test_features_are_computed_once_and_belong_to_their_key(
     assert np.array_equal(open_frozen(config, world).features, first)
     assert computed == []
     folder = next(path for path in (tmp_path / "features").iterdir())
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(folder / "key.json").stat().st_mode}
     (folder / "00001.safetensors").unlink()
     assert np.array_equal(open_frozen(config, world).features, first)
     assert computed == [1]
