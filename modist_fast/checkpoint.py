@@ -1,17 +1,26 @@
 """Checkpoints: one file holds the whole state of a run; a reader never sees half of one."""
 
 import dataclasses
+import logging
 import os
+import re
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from modist_fast.config import CheckpointConfig
+from modist_fast.distributed import is_main_process
 from modist_fast.errors import ConfigError
+from modist_fast.finite import REMEDY, flaw_of
+
+log = logging.getLogger("modist")
 
 FORMAT = 2
 _LATEST = "latest"
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+_OTHER_WAY = "start anew with --overwrite or another --out."
 # What a resumed run may change: nothing here takes part in the computation.
 _FREE = (
     "store",
@@ -23,6 +32,7 @@ _FREE = (
     "compile",
     "max_steps",
     "resume",
+    "overwrite",
     "loader",
     "checkpoint",
     "profile",
@@ -41,6 +51,8 @@ class RunConfig(Protocol):
     def checkpoint(self) -> CheckpointConfig: ...
     @property
     def resume(self) -> str: ...
+    @property
+    def overwrite(self) -> bool: ...
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
@@ -67,7 +79,12 @@ def save(out: Path, step: int, state: dict[str, Any], config: RunConfig) -> Path
 
     Args:
         state: anything torch.load reads back with weights_only=True.
+
+    Raises:
+        ConfigError: the state has numbers that are not finite. Nothing was written.
     """
+    if flaw := flaw_of(state):
+        raise ConfigError(f"after step {step} the state {flaw}. It was not saved: {kept(out)} {REMEDY}")
     folder = folder_of(out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
@@ -97,38 +114,67 @@ def _sync(folder: Path) -> None:
 
 
 def _prune(folder: Path, newest: Path, config: CheckpointConfig) -> None:
-    older = sorted(path for path in folder.glob("step-*.pt") if path < newest)
-    for path in older[: max(0, len(older) + 1 - max(1, config.keep))]:
+    found = _newest_first(folder)
+    for path in found[found.index(newest) :][max(1, config.keep) :]:
         path.unlink()
     for half in folder.glob(".step-*.half"):
         half.unlink()
 
 
-def latest(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+def _newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by their names."""
+    if not folder.is_dir():
+        return []
+    named = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(named, reverse=True)]
+
+
+def kept(out: Path) -> str:
+    """In a sentence, the checkpoint from which the run in `out` can go on."""
     link = folder_of(out) / _LATEST
-    return link.resolve() if link.exists() else None
+    return f"the checkpoint kept is {link.resolve()}." if link.exists() else "there is no checkpoint from before."
+
+
+def latest(out: Path) -> Path | None:
+    """The checkpoint that `latest` names. Where it names none, the newest whole one, with a warning on rank 0.
+
+    Returns:
+        None where there is no checkpoint at all.
+
+    Raises:
+        ConfigError: there are some and `latest` names none, but no other is whole either.
+    """
+    folder = folder_of(out)
+    link = folder / _LATEST
+    if link.exists():
+        return link.resolve()
+    problem = f"{link} leads nowhere" if link.is_symlink() else f"{link} is missing"
+    broken = []
+    for path in _newest_first(folder):
+        try:
+            read(path, torch.device("cpu"))
+        except ConfigError as error:
+            broken.append(str(error).removeprefix(f"checkpoint {folder}/").partition(". ")[0])
+            continue
+        if is_main_process():
+            skipped = f"; passed over: {'; '.join(broken)}" if broken else ""
+            log.warning("WARNING: %s. Taking the newest whole checkpoint there, %s%s", problem, path.name, skipped)
+        return path
+    if broken:
+        raise ConfigError(
+            f"{problem}, and no checkpoint there is whole: {'; '.join(broken)}. Bring back a whole one, or {_OTHER_WAY}"
+        )
+    return None
 
 
 def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint that goes on with `config`.
 
     Raises:
-        ConfigError: the file is damaged or of another format, or the run computed something else; the message
-            names each option that differs.
+        ConfigError: the file is not whole, or the run computed something else; the message names each option that
+            differs.
     """
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler meets
-        raise ConfigError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Point "
-            f"{path.parent / _LATEST} at an older step-*.pt there, or start anew with another --out."
-        ) from error
-    if state.get("format") not in (1, FORMAT):
-        raise ConfigError(
-            f"checkpoint {path} has format {state.get('format')!r}, this version reads 1 and {FORMAT}. Resume it with "
-            "the version that wrote it, or start anew with another --out."
-        )
+    state = read(path, device)
     note = _count_threshold_in_shares(state["config"]) if state["format"] == 1 else ""
     refuse_difference(path, state["config"], plain_config(config), note)
     return state
@@ -151,31 +197,46 @@ def _count_threshold_in_shares(saved: dict[str, Any]) -> str:
     )
 
 
-def resume(
-    out: Path, config: RunConfig, device: torch.device, identity: tuple[str, str], begun_with: str
-) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of the run in `out`, for a run that goes on from there; None where there is none.
-
-    Args:
-        identity: a key of the state and its value now: the fingerprint of the data that the run began with.
-        begun_with: what that is, in words that follow "was trained on other", ending in what to do about it.
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint.
 
     Raises:
-        ConfigError: there is a run, and `config` does not ask to go on with it, or it was another one.
+        ConfigError: the file is damaged or of another format, or its numbers are not finite.
     """
-    path = latest(out)
-    if path is None:
-        return None
-    if config.resume != "auto":
+    try:
+        state = read_undamaged(path, device)
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
         raise ConfigError(
-            f"--out {out} already holds a run (up to {path.name}). Pass --resume auto to go on with it, or choose "
-            "another --out."
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}). Remove it, and --resume auto goes "
+            f"on from the newest whole step-*.pt there; or {_OTHER_WAY}"
+        ) from error
+    if state.get("format") not in (1, FORMAT):
+        raise ConfigError(
+            f"checkpoint {path} has format {state.get('format')!r}, this version reads 1 and {FORMAT}. Resume it with "
+            f"the version that wrote it, or {_OTHER_WAY}"
         )
-    state = load(path, config, device)
-    key, value = identity
-    if state[key] != value:
-        raise ConfigError(f"--resume: checkpoint {path} was trained on other {begun_with}, or another --out.")
-    return path, state
+    if flaw := flaw_of(state):
+        raise ConfigError(
+            f"checkpoint {path} {flaw}. An older version wrote it after training had diverged. Remove it, and --resume "
+            f"auto goes on from the newest whole step-*.pt there; or {_OTHER_WAY}"
+        )
+    return state
+
+
+def read_undamaged(path: Path, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint holds, of whatever format.
+
+    Raises:
+        Exception: of any kind, where it is damaged.
+    """
+    with zipfile.ZipFile(path) as parts:  # torch.load takes flipped bits for weights
+        if (part := parts.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
+    state = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError("it holds no state of a run")
+    return state
 
 
 def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any], note: str = "") -> None:
@@ -189,7 +250,7 @@ def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any],
     if changed:
         raise ConfigError(
             f"--resume: checkpoint {path} belongs to a different run: {'; '.join(changed)}. Repeat the saved "
-            f"options, or start anew with another --out.{note}"
+            f"options, or {_OTHER_WAY}{note}"
         )
 
 

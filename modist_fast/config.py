@@ -100,7 +100,10 @@ class TrainConfig:
     max_steps: int | None = None
     """Stop after this many steps; the schedule stays that of --epochs."""
     resume: Literal["no", "auto"] = "no"
-    """auto: go on from OUT/checkpoints/latest where there is one."""
+    """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
+    overwrite: bool = False
+    """Begin anew where OUT holds a run, whose files are removed first. Not for a job that is started again after a
+    kill: it would remove its own."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
@@ -130,12 +133,26 @@ class TrainConfig:
         return "edges" if self.source == "store" else "difference"
 
 
+def check_beginning(resume: str, overwrite: bool) -> None:
+    """Refuse to go on with a run and to throw it away.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    if overwrite and resume != "no":
+        raise ConfigError(
+            f"--overwrite --resume {resume}: the one begins anew, the other goes on with the run in --out. Pass one of "
+            "the two."
+        )
+
+
 def check(config: TrainConfig, world_size: int) -> None:
     """Refuse what cannot work before anything expensive starts.
 
     Raises:
         ConfigError: naming the options and the way out.
     """
+    check_beginning(config.resume, config.overwrite)
     given, needed, other = (
         (config.store, "--store", "--videos") if config.source == "store" else (config.videos, "--videos", "--store")
     )

@@ -1,10 +1,10 @@
 """Processes: one program for any number of them, on gloo or nccl. One process is a world of size 1."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch import Tensor
 from modist_fast.errors import ConfigError
 
 DeviceOption = Literal["auto", "cpu", "cuda"]
+Result = TypeVar("Result")
 
 
 def default_processes() -> int:
@@ -67,6 +68,38 @@ def join_world(device: DeviceOption) -> Iterator[World]:
         dist.barrier()  # gloo aborts a process whose peer has left while it still tidies up
     finally:
         dist.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0 of its world, or in no world."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def on_main(world: World, act: Callable[[], Result]) -> Result:
+    """Have rank 0 act, and give what came of it to every rank: its result, or the end.
+
+    The others wait, so none sees files that rank 0 is about to change, and none waits for a rank 0 that has failed.
+
+    Args:
+        act: returns something small that can be pickled.
+
+    Raises:
+        ConfigError: on the other ranks where `act` failed on rank 0, with its words. Rank 0 raises what `act` raised.
+    """
+    failure: Exception | None = None
+    answer: list = [None, ""]
+    if world.is_main:
+        try:
+            answer[0] = act()
+        except Exception as error:  # whatever it is, the others must hear of it
+            failure = error
+            answer[1] = str(error) or repr(error)
+    dist.broadcast_object_list(answer, 0)
+    if failure is not None:
+        raise failure
+    if answer[1]:
+        raise ConfigError(answer[1])
+    return answer[0]
 
 
 def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from modist_fast.checkpoint import kept
 from modist_fast.errors import ConfigError
+from modist_fast.finite import REMEDY, flaw_of
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch
+from modist_fast.tensor_files import write_tensors
 
 FORMAT = "modist-backbone"
 VERSION = 1
@@ -24,13 +27,23 @@ def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None
     Args:
         visual: the visual backbone, without its head.
         card: at least `arch` and `width`, from which `load_backbone` builds the network.
+
+    Raises:
+        ConfigError: the weights or statistics are not finite. Nothing was written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in visual.state_dict().items()}
+    tensors = visual.state_dict()
+    refuse_flaw(tensors, path, card.get("finetune_steps", card.get("steps")))
+    write_tensors(path, tensors, {"format": "pt"})
     half = path.with_suffix(".half")
-    save_file(tensors, half, metadata={"format": "pt"})
-    os.replace(half, path)
     half.write_text(json.dumps({"format": FORMAT, "version": VERSION, **card}, indent=2) + "\n", encoding="utf-8")
     os.replace(half, path.with_suffix(".json"))
+
+
+def refuse_flaw(tensors: Mapping[str, Any], path: Path, steps: int | None) -> None:
+    """Raise ConfigError where numbers that were to be written to `path`, in a run's directory, are not finite."""
+    if flaw := flaw_of(tensors):
+        when = "" if steps is None else f"after step {steps} "
+        raise ConfigError(f"{when}the network {flaw}. {path} was not written: {kept(path.parent)} {REMEDY}")
 
 
 def visual_card(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,13 +99,18 @@ def load_backbone(path: str | os.PathLike[str]) -> ResNet:
     Clips are RGB in [0, 1], normalized with the card's `mean` and `std`, `num_frames` frames `stride` apart.
 
     Raises:
-        ConfigError: card or weights are missing, damaged or do not fit each other.
+        ConfigError: card or weights are missing or damaged, do not fit each other, or are not finite.
     """
     card = read_card(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"backbone {path} cannot be read ({error}). Export or copy it again.") from error
+    if flaw := flaw_of(tensors):
+        raise ConfigError(
+            f"backbone {path} {flaw}. An older version exported it after training had diverged. Use an older "
+            f"checkpoint of that run, or train it again. {REMEDY}"
+        )
     net = build_visual(card["arch"], card["width"])
     try:
         net.load_state_dict(tensors)

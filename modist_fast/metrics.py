@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from modist_fast.budget_keeper import BudgetKeeper
 from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
+from modist_fast.finite import REMEDY
 from modist_pipelines.loader import ClipBatch
 from modist_profiling.spans import Spans, StepTimes
 
@@ -193,7 +194,7 @@ class Recorder:
             if not math.isfinite(row["loss"]):
                 raise ConfigError(
                     f"the loss became {row['loss']} at step {row['step']}, on one rank or more. Checkpoints are from "
-                    "before. Lower --optim.lr, lengthen --optim.warmup-epochs, or try --precision fp32."
+                    f"before. {REMEDY}"
                 )
             data_wait, spans = step.times.data_wait(step.data_wait), step.times.seconds()
             row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}

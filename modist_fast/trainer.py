@@ -11,9 +11,10 @@ import torch
 from modist_fast import checkpoint
 from modist_fast.affinity import bind_near_gpu
 from modist_fast.allocator import keep_freed_memory
+from modist_fast.beginning import claim, resume
 from modist_fast.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, mean_over_ranks
+from modist_fast.distributed import World, mean_over_ranks, on_main
 from modist_fast.environment import environment, git_revision
 from modist_fast.export import export_backbone, visual_card
 from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
@@ -69,6 +70,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the last step or SIGTERM; the state is saved either way."""
         try:
+            claim(self.config.out, self.config, self.world)
             self._resume()
             self._write_header()
             signal.signal(signal.SIGTERM, self._request_stop)
@@ -76,7 +78,7 @@ class Trainer:
             if self.steps_done < self.last_step:
                 self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
             else:
-                self._finish()
+                on_main(self.world, self._finish)
         finally:
             self.loader.close()
 
@@ -96,7 +98,7 @@ class Trainer:
                     self.steps_done += 1
                     recorder.push(batch, rate, figures, self._stop_requested, not profiler.disturbs)
                     if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                        recorder.flush()  # a loss that is not finite must not reach a checkpoint
+                        recorder.flush()  # where the loss is not finite, to say so is clearer than to name tensors
                         self._save()
                         saved_at = self.steps_done
                 if recorder.stop_agreed:
@@ -151,21 +153,24 @@ class Trainer:
         with step.spans("checkpoint"):
             # Means of moving averages are moving averages of means: every number of ranks writes the same.
             mean_over_ranks(running_statistics(step.model))
-            if self.world.is_main:
-                state = {
-                    "model": step.model.state_dict(),
-                    "optimizer": step.optimizer.state_dict(),
-                    "scaler": step.scaler.state_dict(),
-                    "random": torch.get_rng_state(),
-                    "store": self._fingerprint,
-                }
-                checkpoint.save(self.config.out, self.steps_done, state, self.config)
+            on_main(self.world, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        step = self.training_step
+        state = {
+            "model": step.model.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "scaler": step.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "store": self._fingerprint,
+        }
+        checkpoint.save(self.config.out, self.steps_done, state, self.config)
 
     def _resume(self) -> None:
-        found = checkpoint.resume(
+        found = resume(
             self.config.out,
             self.config,
-            self.world.device,
+            self.world,
             ("store", self._fingerprint),
             f"videos than {self.source.path} holds now, so its order of samples cannot go on. Use the store or the "
             "videos it began with",
@@ -193,8 +198,6 @@ class Trainer:
 
     def _finish(self) -> None:
         """RUN/backbone.safetensors and RUN/loss.png."""
-        if not self.world.is_main:
-            return
         config, out = self.config, self.config.out
         card = {
             **visual_card(checkpoint.plain_config(config)),

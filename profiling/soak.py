@@ -18,6 +18,7 @@ from modist_fast.cli import run_cli
 from modist_fast.distributed import default_processes
 from modist_fast.errors import ConfigError
 from modist_fast.metrics import read_metrics
+from modist_fast.run_files import traces
 from modist_profiling.soak import Flatness, flatness, watch
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"
@@ -28,7 +29,7 @@ SMALL += ["--group-size", "4"]
 
 def main() -> int:
     options = _parse()
-    if (options.out / "metrics.jsonl").exists():
+    if traces(options.out):
         raise ConfigError(f"--out {options.out} already holds a run. Choose another.")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command = [*launcher, str(options.processes), str(PRETRAIN), *SMALL, "--epochs", str(options.epochs)]

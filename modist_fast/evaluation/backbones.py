@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modist_fast import checkpoint
 from modist_fast.errors import ConfigError
 from modist_fast.export import load_backbone, read_card, visual_card
+from modist_fast.finite import flaw_of
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch, Block
 
@@ -126,13 +127,15 @@ def _card_of_run(run: Path) -> dict[str, Any]:
 
 def _from_checkpoint(path: Path) -> Backbone:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint.read_undamaged(path, torch.device("cpu"))
         card = visual_card(state["config"]) | {"steps": state["step"]}
         tensors = {key.removeprefix(_VISUAL): value for key, value in state["model"].items() if key.startswith(_VISUAL)}
         if card["arch"] not in get_args(Arch):
             raise ValueError(f"arch {card['arch']!r}")
         net = _build(card["arch"], card["width"], 0)
         net.load_state_dict(tensors)
+        if flaw := flaw_of(tensors):
+            raise ValueError(f"it {flaw}")
     except Exception as error:  # torch.load raises whatever its unpickler meets
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(

@@ -17,13 +17,15 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast import checkpoint
-from modist_fast.distributed import World, mean_over_ranks
+from modist_fast.beginning import resume
+from modist_fast.distributed import World, mean_over_ranks, on_main
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.classifier import Classifier, seed_dropout
 from modist_fast.evaluation.finetune_config import FinetuneConfig
 from modist_fast.evaluation.precise_bn import set_precise_statistics
 from modist_fast.evaluation.schedule import supervised_learning_rate
 from modist_fast.evaluation.training_clips import SampleOrder, TrainingBatch, TrainingClips
+from modist_fast.finite import REMEDY
 from modist_fast.metrics import RunLog
 from modist_fast.optim import build_optimizer
 from modist_fast.precision import resolve_precision
@@ -181,7 +183,7 @@ class ClassifierTraining:
             clock = now
             self._push(row, figures)
             if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                self._flush()  # a loss that is not finite must not reach a checkpoint
+                self._flush()  # where the loss is not finite, to say so is clearer than to name tensors
                 self._save()
                 saved_at = self.steps_done
             if self._stop_agreed:
@@ -209,8 +211,7 @@ class ClassifierTraining:
         row |= {"damaged": self.config.batch_size - round(count)}
         if not math.isfinite(row["loss"]):
             raise ConfigError(
-                f"the loss became {row['loss']} at step {row['step']}. Checkpoints are from before. Lower --optim.lr, "
-                "lengthen --optim.warmup-epochs, or try --precision fp32."
+                f"the loss became {row['loss']} at step {row['step']}. Checkpoints are from before. {REMEDY}"
             )
         if self._run_log is not None:
             self._run_log.write(row)
@@ -248,20 +249,22 @@ class ClassifierTraining:
     def _save(self) -> None:
         # Means of moving averages are moving averages of means: every number of ranks writes the same.
         mean_over_ranks(running_statistics(self.step.model.training_parts()))
-        if self.world.is_main:
-            state = {
-                "model": self.step.model.state_dict(),
-                "optimizer": self.step.optimizer.state_dict(),
-                "scaler": self.step.scaler.state_dict(),
-                "fingerprint": self._fingerprint,
-            }
-            checkpoint.save(self.out, self.steps_done, state, self.config)
+        on_main(self.world, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        state = {
+            "model": self.step.model.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "fingerprint": self._fingerprint,
+        }
+        checkpoint.save(self.out, self.steps_done, state, self.config)
 
     def _resume(self) -> None:
-        found = checkpoint.resume(
+        found = resume(
             self.out,
             self.config,
-            self.world.device,
+            self.world,
             ("fingerprint", self._fingerprint),
             "videos, labels or parts of them, or from another backbone. Use those it began with",
         )

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import nn
 
 from modist_fast.affinity import bind_near_gpu
 from modist_fast.allocator import keep_freed_memory
-from modist_fast.distributed import World
+from modist_fast.beginning import claim
+from modist_fast.distributed import World, on_main
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, open_backbone
 from modist_fast.evaluation.classifier import Classifier
@@ -29,8 +29,10 @@ from modist_fast.evaluation.splits import Fold, low_shot_subset, make_folds, ref
 from modist_fast.evaluation.training_clips import SampleOrder, TrainingClips
 from modist_fast.evaluation.view_scores import view_probabilities
 from modist_fast.evaluation.views import ViewSpec, resolve_views
-from modist_fast.export import export_backbone
+from modist_fast.export import export_backbone, refuse_flaw
 from modist_fast.models.resnet import Block
+from modist_fast.run_files import FINETUNING, traces
+from modist_fast.tensor_files import write_tensors
 
 log = logging.getLogger("modist")
 
@@ -66,6 +68,8 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     folds = make_folds(config.split, labelled)
     leaks = refuse_leaks(config.split, folds, labelled)
     opened = _Opened(config, world, backbone, spec, labelled)
+    _refuse_to_remove_first_weights(config)
+    claim(config.out, config, world, FINETUNING)
     probabilities, rows = [], []
     for number, fold in enumerate(folds):
         out = config.out if len(folds) == 1 else config.out / "folds" / f"{number:03d}"
@@ -101,6 +105,17 @@ def _first_weights(config: FinetuneConfig) -> Backbone:
     return backbone
 
 
+def _refuse_to_remove_first_weights(config: FinetuneConfig) -> None:
+    out, source = config.out.resolve(), Path(config.network.backbone.removeprefix("random:")).resolve()
+    if not config.overwrite or not source.is_relative_to(out):
+        return
+    if any(source in (path, *path.parents) for path in traces(out, FINETUNING)):
+        raise ConfigError(
+            f"--overwrite would remove --backbone {config.network.backbone} with the run in --out {config.out}. Choose "
+            "another --out."
+        )
+
+
 def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
     config, world, labelled = opened.config, opened.world, opened.labelled
     train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
@@ -127,8 +142,7 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     trained = training.run()
     if trained is None:
         return None
-    if world.is_main:
-        _export(opened, trained, model, out)
+    on_main(world, lambda: _export(opened, trained, model, out))
     model.eval()
     table = view_probabilities(trained.step.forward, labelled, opened.spec, fold.test, world, config.num_threads)
     damaged = _gather(trained.damaged, world)
@@ -165,6 +179,7 @@ def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> 
         "finetune_steps": trained.steps,
     }
     card = {name: value for name, value in card.items() if name not in ("format", "version")}
+    linear, linear_path = model.linear.state_dict(), out / "linear.safetensors"
+    refuse_flaw(linear, linear_path, trained.steps)
     export_backbone(model.backbone, out / "backbone.safetensors", card)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.linear.state_dict().items()}
-    save_file(tensors, out / "linear.safetensors", {"classes": json.dumps(labelled.classes)})
+    write_tensors(linear_path, linear, {"classes": json.dumps(labelled.classes)})

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from modist_fast.config import CheckpointConfig
+from modist_fast.config import CheckpointConfig, check_beginning
 from modist_fast.distributed import DeviceOption
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig
@@ -60,7 +60,10 @@ class FinetuneConfig:
     max_steps: int | None = None
     """Stop training after this many steps; the schedule stays that of --epochs."""
     resume: Literal["no", "auto"] = "no"
-    """auto: go on from OUT/checkpoints/latest where there is one."""
+    """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
+    overwrite: bool = False
+    """Begin anew where OUT holds a run, whose files are removed first. Not for a job that is started again after a
+    kill: it would remove its own."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     """Of the classifier, a random backbone, the order, the clips, the subset and the intervals."""
@@ -166,6 +169,7 @@ def check(config: FinetuneConfig, world_size: int) -> None:
     Raises:
         ConfigError: naming the options and the way out.
     """
+    check_beginning(config.resume, config.overwrite)
     batch, group = config.batch_size, config.group_size
     if group < 2:
         raise ConfigError(f"--group-size {group}: batch norm needs at least 2 clips to normalize over.")

@@ -73,11 +73,52 @@ def test_a_death_while_saving_leaves_the_one_before(
     assert not list(checkpoint.folder_of(config.out).glob(".*half"))
 
 
+@pytest.mark.parametrize("place", ["model", "optimizer"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(
+    config: TrainConfig, place: str, bad: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = torch.finfo(dtype).max
+    weights = torch.full((3, 4), most, dtype=dtype)  # the sum of these is not finite; they are
+    broken = torch.tensor([[1.0, bad], [1.0, 1.0]], dtype=dtype).T
+    fine = {"model": {"w": weights, "empty": torch.empty(0)}, "optimizer": {"state": {0: {"velocity": weights}}}}
+    kept = checkpoint.save(config.out, 6, fine, config)
+    name = {"model": "model.w", "optimizer": "optimizer.state.0.velocity"}[place]
+    state = fine | {place: {"model": {"w": broken}, "optimizer": {"state": {0: {"velocity": broken}}}}[place]}
+    with pytest.raises(ConfigError) as caught:
+        checkpoint.save(config.out, 10, state, config)
+    for words in (
+        "after step 10",
+        f"in 1 of its 2 tensors, the first of them {name}",
+        "step-00000006.pt",
+        "--optim.lr",
+    ):
+        assert words in str(caught.value)
+    assert checkpoint.latest(config.out) == kept
+    assert not (checkpoint.folder_of(config.out) / "step-00000010.pt").exists()
+    with monkeypatch.context() as patch:  # as an older version wrote it
+        patch.setattr(checkpoint, "flaw_of", lambda state: None)
+        path = checkpoint.save(config.out, 10, state, config)
+    with pytest.raises(ConfigError, match=rf"step-00000010\.pt has numbers that are not finite.*{name}"):
+        checkpoint.load(path, config, CPU)
+
+
+def test_checkpoints_are_ordered_by_their_steps(config: TrainConfig) -> None:
+    paths = [save(config, step) for step in (99_999_999, 100_000_000, 100_000_001)]
+    assert [path.exists() for path in paths] == [False, True, True]
+    (checkpoint.folder_of(config.out) / "latest").unlink()
+    assert checkpoint.latest(config.out) == paths[-1]
+
+
 def test_a_damaged_file_is_named(config: TrainConfig) -> None:
     path = save(config, 5)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConfigError, match=r"step-00000005\.pt cannot be read"):
-        checkpoint.load(path, config, CPU)
+    whole = path.read_bytes()
+    torch.save([1, 2], path)
+    for content in (whole[:100], b"", path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"step-00000005\.pt cannot be read.*Remove it.*--overwrite"):
+            checkpoint.load(path, config, CPU)
 
 
 def test_every_option_that_changes_the_computation_is_named(config: TrainConfig) -> None:

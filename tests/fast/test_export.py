@@ -1,6 +1,7 @@
 """Exported backbones: the same features to the bit, a card that says what they are, errors that say what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,35 @@ def test_missing_weights(exported):
     exported.unlink()
     with pytest.raises(ConfigError, match=r"backbone\.safetensors cannot be read"):
         modist_fast.load_backbone(exported)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["stem.weight", "stages.res3.0.residual.norm_a.running_var"])
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(exported: Path, name: str, bad: float) -> None:
+    before = exported.read_bytes()
+    net = trained()
+    assert name in net.state_dict()
+    net.state_dict()[name].view(-1)[0] = bad
+    with pytest.raises(ConfigError) as caught:
+        export_backbone(net, exported, {**CARD, "steps": 70})
+    for words in ("after step 70", "in 1 of its 100 tensors", name, "was not written", "no checkpoint", "--optim.lr"):
+        assert words in str(caught.value)
+    assert exported.read_bytes() == before
+    assert read_card(exported)["stride"] == 8
+    save_file(net.state_dict(), exported)
+    with pytest.raises(ConfigError, match=rf"backbone\.safetensors has numbers that are not finite.*{name}"):
+        modist_fast.load_backbone(exported)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_umask_says_who_may_read(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        export_backbone(trained(), tmp_path / "backbone.safetensors", CARD)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["backbone.safetensors", "backbone.json"], 0o666 & ~umask)
 
 
 def test_importing_the_package_does_not_import_torch():

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from clip_store import video_info
 from safetensors.torch import load_file
 from torch import nn
 
+from modist_fast.config import CheckpointConfig
 from modist_fast.distributed import World, join_world
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig
@@ -22,6 +24,7 @@ from modist_fast.evaluation.finetune import run_finetune
 from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, check, with_recipe
 from modist_fast.evaluation.labelled import LabelledConfig
 from modist_fast.evaluation.precise_bn import set_precise_statistics
+from modist_fast.evaluation.results import write_result
 from modist_fast.evaluation.schedule import SupervisedOptimConfig, supervised_learning_rate
 from modist_fast.evaluation.splits import SplitConfig
 from modist_fast.evaluation.training_clips import SampleOrder, TrainingAugmentation, TrainingClips
@@ -361,6 +364,74 @@ def test_another_run_is_not_gone_on_with(striped: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             run(other)
+
+
+def short_config(store: Path, out: Path, **changes) -> SupervisedConfig:
+    """Two steps, saved after each; no precise statistics."""
+    base = replace(small_config(store, out), optim=SupervisedOptimConfig(warmup_epochs=0.0), epochs=1.0)
+    return replace(base, max_steps=2, precise_bn_clips=0, checkpoint=CheckpointConfig(every=1), **changes)
+
+
+def test_overwrite_removes_the_old_run_with_all_its_folds(
+    striped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    config = short_config(striped, out)
+    before = os.umask(0o027)
+    try:
+        run(config)
+    finally:
+        os.umask(before)
+    write_result(out, {"task": "of the old run"})
+    assert {path.stat().st_mode & 0o777 for path in out.rglob("*.safetensors")} == {0o640}
+    shutil.copytree(out / "checkpoints", out / "folds" / "007" / "checkpoints", symlinks=True)
+    others = [out / "notes.txt", out / "folds" / "007" / "notes.txt", out / "pretrained" / "backbone.safetensors"]
+    others[-1].parent.mkdir()
+    for path in others:
+        path.write_text("mine")
+    held = sorted(out.rglob("*"))
+    for changes, words in (
+        ({}, r"already holds a run .*result\.json.*--overwrite"),
+        ({"overwrite": True, "network": BackboneConfig(f"random:{out}")}, r"would remove --backbone random:"),
+        ({"overwrite": True, "resume": "auto"}, r"--overwrite --resume auto"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(replace(config, **changes))
+        assert sorted(out.rglob("*")) == held
+    caplog.set_level("WARNING", "modist")
+    run(replace(config, overwrite=True, max_steps=1))
+    assert "--overwrite: removed" in caplog.text
+    assert len(losses(out)) == 1
+    assert [path.read_text() for path in others] == ["mine"] * 3
+    assert not (out / "result.json").exists()
+    assert [path.name for path in (out / "folds" / "007").iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(striped: Path, tmp_path: Path) -> None:
+    config = short_config(striped, tmp_path / "one")
+    run(config)
+    shutil.rmtree(tmp_path / "one" / "checkpoints")
+    write_result(tmp_path / "folds", {"task": "of folds that are gone"})
+    for out, words in (("one", "linear.safetensors"), ("folds", "result.json")):
+        held = {path: path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()}
+        with pytest.raises(ConfigError, match=rf"without a checkpoint.*{words}.*--overwrite"):
+            run(replace(config, out=tmp_path / out, resume="auto"))
+        assert {path: path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()} == held
+
+
+@pytest.mark.parametrize("lr", [1e33, 1e45])
+def test_a_diverged_net_is_not_kept(striped: Path, tmp_path: Path, lr: float) -> None:
+    """1e45: weights that are not finite. 1e33: weights that are, whose precise batch-norm statistics are not."""
+    config = short_config(striped, tmp_path / "run", frozen="none")
+    optim = SupervisedOptimConfig(lr=lr, warmup_epochs=0.0)
+    words = (
+        r"after step 1 the state .*model\." if lr == 1e45 else r"after step 1 the network .*running_.*step-00000001\.pt"
+    )
+    with pytest.raises(ConfigError, match=words):
+        run(replace(config, optim=optim, max_steps=1, precise_bn_clips=32))
+    files = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert not files & {"backbone.safetensors", "linear.safetensors"}
+    assert ("step-00000001.pt" in files) == (lr == 1e33)
 
 
 # Options

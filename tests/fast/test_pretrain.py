@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from modist_fast import load_backbone
 from modist_fast.metrics import read_metrics
-from tests.fast.launching import run_script, script_command, start_and_signal
+from tests.fast.launching import REPOSITORY, run_script, script_command, start_and_signal
 
 # Small nets: the trainer is under test, not what it learns.
 SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]
@@ -108,6 +109,10 @@ def test_a_finished_run_leaves_all_its_parts(two_processes: Path) -> None:
         assert torch.equal(tensor, state[f"online.visual.{name}"]), name
     for picture in ("loss.png", "clips.png"):
         assert (two_processes / picture).read_bytes().startswith(b"\x89PNG")
+    umask = os.umask(0o022)
+    os.umask(umask)
+    modes = {path: path.stat().st_mode & 0o777 for path in two_processes.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,43 @@ def test_resume_refuses_another_run(demo_store: Path, two_processes: Path, more:
 
 
 def test_a_run_is_not_overwritten(demo_store: Path, two_processes: Path) -> None:
-    assert_refused(run_script("pretrain.py", *options(demo_store, two_processes)), "--resume auto", "another --out")
+    assert_refused(
+        run_script("pretrain.py", *options(demo_store, two_processes)), "--resume auto", "--overwrite", "another --out"
+    )
+
+
+def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_path: Path) -> None:
+    """Two processes that no launcher ends: rank 0 alone saves, and the other must hear that it did not."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("of an old run\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    diverging = ["--optim.lr", 1e45, "--optim.warmup-epochs", 10, "--max-steps", 2, "--overwrite"]
+    command = script_command("pretrain.py", *options(demo_store, run, *diverging))
+    world = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=world | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            message = " ".join(process.communicate(timeout=200)[1].split())
+            assert process.returncode == 2, message
+            assert "after step 2 the state has numbers that are not finite" in message
+            assert "there is no checkpoint from before" in message
+    finally:
+        for process in processes:
+            process.kill()
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2]
+    assert not any((run / name).exists() for name in ("checkpoints", "backbone.safetensors"))
 
 
 @pytest.mark.parametrize(

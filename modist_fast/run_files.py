@@ -1,0 +1,84 @@
+"""The files by which a run is known: found before another begins in their place, and removed for it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from modist_fast.errors import ConfigError
+
+RUN = (
+    "config.json",
+    "environment.json",
+    "clips.png",
+    "metrics.jsonl",
+    "metrics.half",
+    "budget.jsonl",
+    "budget.half",
+    "budget.json",
+    "loss.png",
+    "backbone.safetensors",
+    "backbone.json",
+    "backbone.half",
+    "linear.safetensors",
+    ".*.safetensors.*.half",
+    "tensorboard/events.out.tfevents.*",
+    "profile/trace-rank*.json.gz",
+    "profile/memory-rank*.pickle",
+    "checkpoints/step-*.pt",
+    "checkpoints/latest",
+    "checkpoints/.step-*.half",
+    "checkpoints/.latest.half",
+)
+"""What a run writes into its directory. Nothing else there is ever removed."""
+
+FINETUNING = (*RUN, "result.json", "confusion.png", *(f"folds/*/{pattern}" for pattern in RUN))
+"""The same of a fine-tuning run, whose folds are runs."""
+
+
+def traces(out: Path, written: Sequence[str] = RUN) -> list[Path]:
+    """The files in `out` that a run left there. An empty folder is no trace: nothing is lost with it.
+
+    Args:
+        written: RUN or FINETUNING.
+    """
+    return [path for pattern in written for path in _matches(out, pattern)]
+
+
+def _matches(folder: Path, pattern: str) -> Iterator[Path]:
+    first, _, rest = pattern.partition("/")
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if fnmatchcase(path.name, first):
+            if rest:
+                yield from _matches(path, rest)
+            elif path.is_symlink() or path.is_file():  # a link that leads nowhere, too
+                yield path
+
+
+def listed(out: Path, paths: Sequence[Path]) -> str:
+    """Files in `out` in one line: those of a folder as their number."""
+    inside = Counter(path.relative_to(out).parts[0] for path in paths if path.parent != out)
+    names = [path.name for path in paths if path.parent == out]
+    return ", ".join([*names, *(f"{num} file{'s' * (num > 1)} in {name}/" for name, num in inside.items())])
+
+
+def remove(out: Path, paths: Sequence[Path]) -> None:
+    """Remove files below `out`, and the folders below it that are empty without them.
+
+    Raises:
+        ConfigError: one cannot be removed.
+    """
+    try:
+        for path in paths:
+            path.unlink()
+        folders = {folder for path in paths for folder in path.parents if out in folder.parents}
+        for folder in sorted(folders, reverse=True):  # the inner ones first
+            if not folder.is_symlink() and not any(folder.iterdir()):
+                folder.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"--overwrite: {error.filename} cannot be removed ({error.strerror}). Make it yours to remove, or choose "
+            "another --out."
+        ) from error
