@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modist_fast.config import CheckpointConfig, ClipsConfig, TrainConfig, check
+from modist_fast.config import CheckpointConfig, TrainConfig, check
 from modist_fast.distributed import join_world
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
@@ -246,7 +246,8 @@ def test_overwrite_removes_the_old_run_and_nothing_else(
     for path in own:
         path.write_text("mine")
     old = [path for path in traces(run) if path not in own]
-    pretrain(replace(small(demo_store, run), overwrite=True, max_steps=1, clips=ClipsConfig(crop_size=40)))
+    config = small(demo_store, run)
+    pretrain(replace(config, overwrite=True, max_steps=1, clips=replace(config.clips, crop_size=40)))
     (line,) = warnings()
     for words in ("--overwrite: removed", "metrics.jsonl", "backbone.safetensors", "4 files in checkpoints/"):
         assert words in line
