@@ -141,13 +141,14 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
     else:
         assert config.videos is not None
         names, misnamed = discover_videos(config.videos)
-        listed = _chosen(config, _find(entries, set(names)) if entries else _folders(names))
+        odd = {row["video"]: f"{row['reason']}: {row['detail']}" for row in misnamed}
+        listed = _chosen(config, _find(entries, set(names)) if entries else _folders([*names, *odd]))
         wanted = sorted(listed.keys() & set(names))
         if not wanted:
             raise _nothing_found(config, listed)
         grid = math.gcd(4, stride)
         source = RawVideos(config.videos, grid=grid, device=str(device), num_threads=num_threads, names=wanted)
-        odd = source.refused | {row["video"]: row["detail"] for row in misnamed}
+        odd |= source.refused
         missing = f"not in {config.videos}"
     rows = {name: row for row, name in enumerate(source.videos)}
     if not listed.keys() & rows.keys():

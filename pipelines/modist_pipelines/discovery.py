@@ -51,7 +51,8 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not videos:
         raise DataError(
             f"VIDEOS {folder} holds no video: {num_other} other files, and none that ends in .mp4, .avi, "
-            ".mkv, .mov, .webm or the like."
+            ".mkv, .mov, .webm or the like"
+            + (f", but for {len(misnamed)} whose names are not UTF-8: rename them." if misnamed else ".")
         )
     if num_other:
         logger.info("%d files are not media files by their names and are left alone", num_other)

@@ -105,7 +105,8 @@ class _Sampler:
                 duration = reader.duration or seconds
         except VideoError:
             return  # the run itself will say what is wrong with it
-        report(Sample(path.stat().st_size, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages))
+        if num_bytes := file_size(path):  # else it has been removed meanwhile
+            report(Sample(num_bytes, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages))
 
 
 def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patience: float | None = None) -> Estimate:

@@ -10,7 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
-from modist_pipelines.video import VideoError, VideoReader
+from modist_pipelines.media_file import DECODER_ERRORS
+from modist_pipelines.video import VideoError, VideoReader, blamed_on_file
 from modist_pipelines.video_index import VideoIndex, read_index
 
 log = logging.getLogger("modist")
@@ -80,6 +81,7 @@ def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int]) -> Decod
                 pixels[left.pop(0)] = last[1]
             if not left:
                 break
+        reader.check_damage()
         if shown is None:
             raise VideoError("no_frames", "the video stream is empty")
         pixels |= dict.fromkeys(left, upright_rgb(shown)) if left else {}
@@ -89,12 +91,16 @@ def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int]) -> Decod
 def _decode_with_pyav(path: Path, index: VideoIndex, sources: list[int]) -> tuple[dict[int, np.ndarray], int] | None:
     """Source frames to pixels, and the number of frames that came out of the decoder.
 
-    None where a frame cannot be had from the key frame before it, as in an open group of pictures.
+    None where a frame cannot be had from the key frame before it, as in an open group of pictures, or the key frame
+    cannot be sought.
     """
     frames: dict[int, np.ndarray] = {}
     with VideoReader(path) as reader:
         for key, wanted in index.runs(sources):
-            reader.container.seek(int(index.pts[key]), stream=reader.stream)
+            try:
+                reader.container.seek(int(index.pts[key]), stream=reader.stream)
+            except DECODER_ERRORS:
+                return None
             left = list(wanted)
             shown: av.VideoFrame | None = None
             for frame in reader.decoded_frames():
@@ -114,6 +120,7 @@ def _decode_with_pyav(path: Path, index: VideoIndex, sources: list[int]) -> tupl
                 return None
             if left and shown is not None:
                 frames |= dict.fromkeys(left, upright_rgb(shown))
+        reader.check_damage()
         return frames, reader.num_source_frames
 
 
@@ -121,13 +128,17 @@ def _decode_with_torchcodec(path: Path, index: VideoIndex, sources: list[int]) -
     """Source frames to pixels; None where torchcodec gives other frames than the index names, or none."""
     from torchcodec.decoders import VideoDecoder
 
-    try:
-        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        batch = decoder.get_frames_at(sources)
-    except (RuntimeError, ValueError, IndexError):  # it refuses some files that FFmpeg's own tools play
-        return None
     with VideoReader(path) as reader:
         tick = float(reader.stream.time_base or 0)
+        stream = reader.stream.index  # torchcodec would choose by itself
+    try:
+        # An absolute path: FFmpeg would take a name with a colon for an address.
+        decoder = VideoDecoder(
+            str(path.absolute()), stream_index=stream, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+        )
+        batch = decoder.get_frames_at(sources)
+    except DECODER_ERRORS:  # it refuses some files that FFmpeg's own tools play
+        return None
     meant = index.pts[sources] * tick
     if np.abs(batch.pts_seconds.numpy() - meant).max() > tick / 2 + 1e-6:
         return None
@@ -140,10 +151,8 @@ def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     Raises:
         VideoError: pixels of a kind that FFmpeg cannot convert.
     """
-    try:
+    with blamed_on_file("decode_error", f"pixels of kind {frame.format.name}: "):
         pixels = frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError) as error:
-        raise VideoError("decode_error", f"pixels of kind {frame.format.name}: {error}") from error
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modist_pipelines.graph import import_dali
 from modist_pipelines.handover import Handover
+from modist_pipelines.video import blamed_on_file
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
@@ -57,7 +58,7 @@ class EngineDecoder:
             (F, H, W, 3) uint8 on the device, whose contents are there.
 
         Raises:
-            RuntimeError: the engine does not decode it. The next file gets a new graph.
+            VideoError: the engine does not decode it, or the file cannot be read. The next file gets a new graph.
         """
         graph = getattr(self._local, "graph", None)
         if graph is None:
@@ -66,10 +67,11 @@ class EngineDecoder:
             graph.build()
             self._local.handover = Handover(self._device)
         self._local.graph = None  # an error leaves a graph unusable
-        graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
-        graph.feed_input("frames", [np.asarray(frames, np.int32)])
-        (output,) = graph.run()
-        # rot90 copies, also where nothing is to be turned.
-        turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
+        with blamed_on_file("decode_error", "by the video engine: "):
+            graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
+            graph.feed_input("frames", [np.asarray(frames, np.int32)])
+            (output,) = graph.run()
+            # rot90 copies, also where nothing is to be turned.
+            turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
         self._local.graph = graph
         return turned.tensor.contiguous()

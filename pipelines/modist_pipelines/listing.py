@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
     labels: dict[str, str | None] = {}
     absent = []
     for entry in entries:
-        name = next((name for name in entry.candidates if (root / name).is_file()), None)
+        name = next((name for name in entry.candidates if os.path.isfile(root / name)), None)
         if name is None:
             absent.append(entry.candidates[0])
         else:

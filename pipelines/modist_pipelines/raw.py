@@ -76,12 +76,14 @@ class RawVideos:
         self.path = Path(path)
         self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
+        misnamed: list[dict[str, str]] = []
         if names is None:
-            names, _ = discover_videos(self.path)
+            names, misnamed = discover_videos(self.path)
         with ThreadPoolExecutor(num_threads or default_threads()) as threads:
             probes = list(threads.map(self._probe, names))
         usable = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, _Probe)]
         refused = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, VideoError)]
+        refused += [(row["video"], VideoError("unreadable", row["detail"])) for row in misnamed]
         self.videos: Sequence[str] = [name for name, _ in usable]
         self.num_videos = len(usable)
         self._probes = [probe for _, probe in usable]
@@ -159,10 +161,11 @@ class RawVideos:
         try:
             engine = partial(self._decode_on_engine, video) if self._engine is not None else None
             decoded = decode_nominal(path, self.fps, sorted(ticks), engine)
-        except (VideoError, RuntimeError) as error:
+        except VideoError as error:
             raise DamagedError(f"{path} cannot be decoded ({error}).") from error
         pixels = decoded.pixels
-        self._check_size(video, next(iter(pixels.values())))
+        for picture in pixels.values():
+            self._check_size(video, picture)
         frames: dict[str, list[np.ndarray]] = {}
         if "rgb" in wanted:
             frames["rgb"] = [pixels[frame * self.grid] for frame in wanted["rgb"]]

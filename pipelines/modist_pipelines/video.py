@@ -5,6 +5,7 @@ MPEG-4 AVI with B-frames, MPEG-TS and files of variable frame rate.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -16,11 +17,14 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.media_file import DECODER_ERRORS, explain, open_media
 
 MIN_FRAMES = 16  # a shorter video is of no use: one clip of the motion pathway has 16 frames
 MAX_ASPECT = 10  # beyond this the long side explodes when the short side is brought to size
 # A longer pause between two frames is a broken time stamp, not a still picture.
 MAX_PAUSE = Fraction(60)
+_MAX_DURATION = 7 * 24 * 3600  # seconds; a head that promises more is broken
+_USUAL_STEP = Fraction(1, 25)
 # Containers that count in milliseconds or so round their time stamps; coarser ticks are the frame clock.
 _ROUNDING_TICK = Fraction(1, 500)
 
@@ -52,6 +56,22 @@ class VideoError(DataError):
         return VideoError, (self.reason, self.detail)
 
 
+@contextmanager
+def blamed_on_file(reason: str, what: str = "") -> Iterator[None]:
+    """Raise what a decoder raises as a `VideoError`. Put nothing but a decoder's calls inside.
+
+    Args:
+        reason: key of `REASONS`.
+        what: put before the decoder's own words.
+    """
+    try:
+        yield
+    except VideoError:
+        raise
+    except DECODER_ERRORS as error:
+        raise VideoError(reason, what + explain(error)) from error
+
+
 class VideoReader:
     """One pass over the first video stream of a file that can be decoded.
 
@@ -73,21 +93,24 @@ class VideoReader:
         self.num_source_frames = 0
         self.num_nominal_frames = 0
         self.num_damaged = 0
+        self._first_damage = ""
+        with blamed_on_file("unreadable"):
+            self._container = open_media(path)
         try:
-            self._container = av.open(str(path))
-        except (OSError, ValueError) as error:  # av's errors are both
-            raise VideoError("unreadable", _message(error)) from error
-        try:
-            self._stream = _first_video_stream(self._container)
+            with blamed_on_file("unreadable"):
+                self._look()
         except BaseException:
             self._container.close()
             raise
+
+    def _look(self) -> None:
+        self._stream = _first_video_stream(self._container)
         # AVI has no presentation times. FFmpeg makes some up in the order of the packets, which is not that of
         # the frames where there are B-frames; the times of the packets that frames came out at are in order.
         self._counts_packets = self._container.format.name == "avi"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.source_fps = float(rate or 0)
-        self._step = 1 / Fraction(rate) if rate else Fraction(1, 25)
+        self._step = plausible_stay(1 / Fraction(rate) if rate else None, _USUAL_STEP)
         # One thread: the parallelism is over videos.
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
@@ -119,10 +142,12 @@ class VideoReader:
 
     @property
     def duration(self) -> float | None:
-        """Seconds, by the container; None where it does not say."""
+        """Seconds, by the container; None where it does not say, or says what cannot be."""
         if self._stream.duration and self._stream.time_base:
-            return float(self._stream.duration * self._stream.time_base)
-        return self._container.duration / av.time_base if self._container.duration else None
+            seconds = float(self._stream.duration * self._stream.time_base)
+        else:
+            seconds = (self._container.duration or 0) / av.time_base
+        return seconds if 0 < seconds <= _MAX_DURATION else None
 
     def nominal_frames(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
         """The frames on show at 0, 1 / fps, 2 / fps ... seconds after the first frame, with their numbers.
@@ -138,15 +163,25 @@ class VideoReader:
         self._check()
 
     def _check(self) -> None:
-        damage = f"{self.num_damaged} damaged packets or frames beside {self.num_source_frames} frames"
-        if self.num_damaged > self.num_source_frames / 2:
-            raise VideoError("decode_error", damage)
+        self.check_damage()
         if self.num_source_frames == 0:
             raise VideoError("no_frames", "the video stream is empty")
         if min(self.num_source_frames, self.num_nominal_frames) < MIN_FRAMES:
             reason = "decode_error" if self.num_damaged else "too_short"
             detail = f"{self.num_source_frames} frames, {self.num_nominal_frames} on the nominal clock"
-            raise VideoError(reason, f"{detail}; {damage}" if self.num_damaged else detail)
+            raise VideoError(reason, f"{detail}; {self._damage()}" if self.num_damaged else detail)
+
+    def check_damage(self) -> None:
+        """
+        Raises:
+            VideoError: too much of what was decoded so far is damaged.
+        """
+        if self.num_damaged > self.num_source_frames / 2:
+            raise VideoError("decode_error", self._damage())
+
+    def _damage(self) -> str:
+        first = f" (first: {self._first_damage})" if self._first_damage else ""
+        return f"{self.num_damaged} damaged packets or frames beside {self.num_source_frames} frames{first}"
 
     def _timed_frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
         """Frames with the second at which they appear and the seconds that the last of them would stay."""
@@ -164,28 +199,37 @@ class VideoReader:
                 time = last + self._step
                 origin = stamp - time if stamp is not None else origin
             last = time
-            yield time, frame.duration * base if frame.duration else self._step, frame
+            yield time, plausible_stay(frame.duration * base if frame.duration else None, self._step), frame
 
     def decoded_frames(self) -> Iterator[av.VideoFrame]:
         packets = self._container.demux(self._stream)
         while True:
             try:
-                packet = next(packets)
-            except StopIteration:
+                packet = next(packets, None)
+            except DECODER_ERRORS as error:
+                self._note_damage(error)
                 return
-            except (OSError, ValueError):
-                self.num_damaged += 1
+            if packet is None:
                 return
             try:
                 frames = packet.decode()
-            except (OSError, ValueError):
-                self.num_damaged += 1
+            except DECODER_ERRORS as error:
+                self._note_damage(error)
                 continue
             for frame in frames:
                 assert isinstance(frame, av.VideoFrame)
                 self.num_source_frames += 1
                 self.num_damaged += bool(frame.is_corrupt)
                 yield frame
+
+    def _note_damage(self, error: Exception) -> None:
+        self.num_damaged += 1
+        self._first_damage = self._first_damage or explain(error)
+
+
+def plausible_stay(seconds: Fraction | None, otherwise: Fraction) -> Fraction:
+    """The time for which a frame stays, or `otherwise` where it is unknown or no real frame's."""
+    return seconds if seconds and 0 < seconds <= MAX_PAUSE else otherwise
 
 
 def resample(
@@ -236,11 +280,9 @@ class FrameScaler:
         width, height = self.size if quarter_turns % 2 == 0 else self.size[::-1]
         # Area averages where pixels get fewer; it would only repeat them where they get more.
         interpolation = "AREA" if width < frame.width else "BILINEAR"
-        try:
-            scaled = self._reformatter.reformat(frame, width, height, "bgr24", interpolation=interpolation)
-        except (OSError, ValueError) as error:
-            raise VideoError("decode_error", f"pixels of kind {frame.format.name}: {_message(error)}") from error
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
+        with blamed_on_file("decode_error", f"pixels of kind {frame.format.name}: "):
+            scaled = self._reformatter.reformat(frame, width, height, "bgr24", interpolation=interpolation).to_ndarray()
+        return np.ascontiguousarray(np.rot90(scaled, quarter_turns))
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -264,7 +306,3 @@ def _first_video_stream(container: InputContainer) -> av.VideoStream:
         if stream.codec_context is not None:
             return stream
     raise VideoError("unreadable", "FFmpeg has no decoder for any of its video streams")
-
-
-def _message(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

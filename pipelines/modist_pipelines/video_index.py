@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modist_pipelines.video import MAX_PAUSE, VideoReader, resample
+from modist_pipelines.media_file import DECODER_ERRORS
+from modist_pipelines.video import MAX_PAUSE, VideoReader, plausible_stay, resample
 
 # Containers whose packets do not say when a frame is on show, or say it wrongly after a seek: such files are decoded
 # from their first frame on.
@@ -70,7 +71,7 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
         tick, step, tolerance = reader.stream.time_base, reader.frame_step, reader.tolerance
         try:
             packets = [packet for packet in reader.container.demux(reader.stream) if packet.size]
-        except (OSError, ValueError):
+        except DECODER_ERRORS:  # whoever decodes from the first frame says where it breaks
             return None
     if not packets or not packets[0].is_keyframe or tick is None:
         return None
@@ -83,7 +84,7 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
     if len(gaps) and (gaps.min() <= 0 or int(gaps.max()) * tick > MAX_PAUSE):
         return None
     last = packets[int(order[-1])]
-    stay = last.duration * tick if last.duration else step
+    stay = plausible_stay(last.duration * tick if last.duration else None, step)
     timed = (((int(stamp) - int(pts[0])) * tick, stay, source) for source, stamp in enumerate(pts))
     nominal = [source for _, source in resample(timed, fps, tolerance)]
     return VideoIndex(

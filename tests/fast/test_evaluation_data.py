@@ -1,6 +1,7 @@
 """Labelled videos: lists as the field writes them, odd videos named and counted, leaks refused, subsets nested."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def test_every_odd_file_is_named_with_its_reason(shared_data: Path, tmp_path: Pa
     assert reasons["derived_three_frames.mp4"] == reasons["derived_one_frame.mp4"] == "too_short"
     assert not any(name.endswith(("_walk.avi", "_vfr.mp4", "_gray.mkv", "_tiny_24x18.mp4")) for name in reasons)
     assert len(videos) == 26  # nothing has gone missing
+
+
+def test_odd_names_and_files_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a/12:30:05.mp4", "b/new\nline.mp4", "b/#1 %d.mp4"]
+    for seed, name in enumerate(names):
+        write_video(tmp_path / "v" / name, moving_pictures(20, 1, seed=seed))
+    shutil.copy(tmp_path / "v" / names[0], tmp_path / "v/b" / os.fsdecode(b"\xfc.mp4"))
+    (tmp_path / "v/a/list.mp4").write_text("ffconcat version 1.0\nfile 12:30:05.mp4\n")
+    monkeypatch.chdir(tmp_path / "v")
+    videos = opened(videos=Path())
+    assert [videos.names[video] for video in videos.usable()] == sorted(names)
+    assert {videos.names[video]: reason for video, reason in videos.odd.items()} == {
+        "a/list.mp4": "unreadable: a playlist: the files that it names are not opened",
+        "b/\\udcfc.mp4": "unreadable: the name is not UTF-8, so the index cannot hold it",
+    }
+    listed = write_list(tmp_path / "l.csv", [{"path": name, "label": name[-5]} for name in names])
+    assert opened(videos=Path(), labels=listed).columns["label"] == [name[-5] for name in sorted(names)]
 
 
 def test_a_store_reports_its_quarantine(demo_store: Path, tmp_path: Path) -> None:

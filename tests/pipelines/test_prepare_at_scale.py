@@ -142,14 +142,14 @@ def test_list_gives_videos_and_labels(folder, tmp_path, caplog):
 
 
 def test_video_that_hangs_its_decoder_costs_itself(folder, tmp_path, caplog):
-    """A named pipe that nobody writes to: opening it never comes back."""
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in ("0.mp4", "2.mp4"):
         (videos / name).symlink_to(folder / "class0" / name)
-    os.mkfifo(videos / "1.mp4")
+    write_video(videos / "1.mp4", moving_pictures(40, 1, height=32, width=96))
+    config = PrepareConfig(videos, tmp_path / "store", short_side=32, workers=1, video_timeout=3.0)
     with caplog.at_level(logging.WARNING, "modist"):
-        run(videos, tmp_path / "store", video_timeout=3.0)
+        prepare(config, prepare_parts.endless_for_wide_videos)
     store = Store.open(tmp_path / "store")
     assert list(store.videos) == ["0.mp4", "2.mp4"]
     rows = pq.read_table(tmp_path / "store" / "quarantine.parquet").to_pylist()

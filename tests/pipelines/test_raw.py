@@ -230,8 +230,10 @@ def test_engine_graph_decodes_the_frames_asked(tmp_path):
         for picture, number in zip(frames, wanted, strict=True):
             distances = [np.abs(picture - other).mean() for other in expected]
             assert int(np.argmin(distances)) == number
-    with pytest.raises(RuntimeError):
+    with pytest.raises(VideoError, match="decode_error: by the video engine"):
         decode(path, [40])
+    with pytest.raises(VideoError, match="No such file"):
+        decode(tmp_path / "gone.webm", [0])
     assert decode(path, [1]).shape == (1, 48, 64, 3)  # a graph that failed is replaced
 
 
