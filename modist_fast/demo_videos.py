@@ -258,7 +258,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> None:
     """Encode (T, H, W, 3) uint8 RGB, of even sides, as H.264 in MP4; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
-    with av.open(str(half), "w", format="mp4") as container:
+    # An absolute path: FFmpeg would take a name with a colon for an address.
+    with av.open(str(half.absolute()), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1  # the same bytes on any number of cores

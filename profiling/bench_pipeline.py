@@ -27,6 +27,7 @@ import torch
 from modist_fast.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_pipelines.discovery import discover_videos
+from modist_pipelines.video import VideoError
 from modist_pipelines.video_index import read_index
 from modist_profiling.benchmark import environment
 from modist_profiling.soak import family
@@ -232,12 +233,19 @@ def indexed_videos(folder: Path) -> list[str]:
     Raises:
         ConfigError: there are none.
     """
-    names = [name for name in discover_videos(folder)[0] if read_index(folder / name, 30.0) is not None]
+    names = [name for name in discover_videos(folder)[0] if _has_index(folder / name)]
     if not names:
         raise ConfigError(
             f"--videos {folder}: none of its files has time stamps by which every library finds frames. Use MP4 or MKV."
         )
     return names
+
+
+def _has_index(path: Path) -> bool:
+    try:
+        return read_index(path, 30.0) is not None
+    except VideoError:
+        return False
 
 
 def _missing(row: str) -> str:

@@ -94,7 +94,8 @@ class PeerClips(Dataset):
         video, clips = planned_frames(index, self.lengths)
         union = sorted(set(np.concatenate(clips).tolist()))
         place = {frame: row for row, frame in enumerate(union)}
-        pixels = self.decode(str(self.videos[video]), union)
+        # An absolute path: the libraries' FFmpeg would take a name with a colon for an address.
+        pixels = self.decode(str(self.videos[video].absolute()), union)
         rows = [[place[frame] for frame in clip.tolist()] for clip in clips]
         torch.manual_seed(index)
         return {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos
+from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos, write_video
 from modist_fast.errors import ConfigError
 
 CLASSES = list(MOTIONS)
@@ -240,6 +240,13 @@ def test_every_motion_is_as_likely_as_its_mirror_image():
 def test_another_seed_does_not_pass_for_this_one(made):
     with pytest.raises(ConfigError, match=r"of seed 3, not of --seed 4"):
         make_demo_videos(made, num_videos=16, seed=4, workers=1)
+
+
+def test_file_is_written_under_the_name_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("12:30:05.mp4"), np.zeros((3, 32, 48, 3), np.uint8))
+    with av.open(str(tmp_path / "12:30:05.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 3
 
 
 def test_no_videos_are_an_error(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_raw import write_video
 
-from bench_pipeline import Row, figures
+from bench_pipeline import Row, figures, indexed_videos
 from modist_pipelines.frame_decoder import torchcodec_loads, upright_rgb
 from modist_pipelines.video import VideoReader
 from modist_pipelines.video_index import VideoIndex
@@ -47,6 +47,15 @@ def test_a_sample_is_what_our_own_is(tmp_path):
     assert np.diff(query).tolist() == [8] * 7
     assert np.diff(motion[motion < 60]).tolist() == [4] * (np.count_nonzero(motion < 60) - 1)
     assert max(query.max(), key.max()) <= 60
+
+
+def test_videos_of_any_name_and_beside_broken_ones(tmp_path, monkeypatch):
+    write_video(tmp_path / "12:30:05.mp4", 61)
+    (tmp_path / "broken.mp4").write_text("no video")
+    monkeypatch.chdir(tmp_path)
+    assert indexed_videos(Path()) == ["12:30:05.mp4"]
+    clips = PeerClips([Path("12:30:05.mp4")], [61], "pyav", augment=False, crop_size=32)
+    assert clips[0]["visual"].std() > 0
 
 
 def test_frames_decoded_of_a_known_file():
