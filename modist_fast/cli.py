@@ -1,5 +1,6 @@
 """What every launch script does around its main: readable errors, one exit code for bad input."""
 
+import io
 import logging
 import os
 import signal
@@ -20,6 +21,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     Anything else that goes wrong keeps its traceback: it is ours to mend, not the user's.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a video's name that the terminal lacks letters for
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
     try:
         code = main() or 0
