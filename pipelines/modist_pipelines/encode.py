@@ -16,7 +16,7 @@ import numpy as np
 
 from modist_pipelines.flow import Flow, FlowEstimator, to_gray
 from modist_pipelines.motion import FLOW_SPAN, MotionMaps
-from modist_pipelines.video import FrameScaler, VideoError, VideoReader
+from modist_pipelines.video import MIN_FRAMES, FrameScaler, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
 _MOTIONLESS_LEVELS = 8
@@ -84,7 +84,7 @@ class VideoEncoder:
         Args:
             path: the file.
             sink: takes the frames; what it got before an error is to be dropped.
-            max_seconds: stop after this much of the video.
+            max_seconds: stop after this much of the video, though not before `MIN_FRAMES` of the clock.
 
         Raises:
             VideoError: the video cannot be used.
@@ -93,7 +93,7 @@ class VideoEncoder:
             scaler = FrameScaler(self._short_side)
             nominal = reader.nominal_frames(self._fps)
             if max_seconds is not None:
-                nominal = itertools.islice(nominal, round(max_seconds * self._fps))
+                nominal = itertools.islice(nominal, max(MIN_FRAMES, round(max_seconds * self._fps)))
             windows = grid_windows(nominal, _Loader(scaler), self._grid)
             largest_change = 0
             batch_size = self._flow.batch_size if self._flow else 1

@@ -305,6 +305,15 @@ def test_dry_run_estimates_and_writes_nothing(folder, store_path, tmp_path):
     assert expected.gigabytes * 1e9 == pytest.approx(size, rel=0.4)
 
 
+def test_estimate_on_a_slow_clock(tmp_path):
+    """Two seconds of it are too few frames to measure motion between."""
+    write_video(tmp_path / "videos/a.mp4", moving_pictures(20, 2), fps=2)
+    config = PrepareConfig(tmp_path / "videos", tmp_path / "out", short_side=32, fps=2.0, workers=1, dry_run=True)
+    expected = prepare(config, prepare_parts.opencv_edges)
+    assert isinstance(expected, Estimate)
+    assert expected.video_hours == pytest.approx(10 / 3600, rel=0.1)
+
+
 def test_extrapolation():
     samples = [Sample(1000, 10.0, 2.0, 500, 1.0), Sample(3000, 10.0, 2.0, 300, 3.0)]
     expected = extrapolate(samples, total_bytes=400_000, num_workers=4)
