@@ -87,6 +87,25 @@ def test_made_videos(tmp_path, decoder, suffix):
     assert_frames_are_those_meant(path, [59, 75])  # beyond the end: the last one
 
 
+def test_decoders_agree_on_the_stream(tmp_path, decoder):
+    """The second is brighter, and larger: FFmpeg calls it the better one."""
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=30) for _ in range(2)]
+        for stream, width in zip(streams, (64, 96), strict=True):
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
+        for number in range(40):
+            for stream, width, base in zip(streams, (64, 96), (0, 90), strict=True):
+                picture = np.random.default_rng(number).integers(base, base + 90, (48, width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    expected = sequential(path)
+    for tick, picture in decode_nominal(path, FPS, [0, 9, 30]).pixels.items():
+        assert abs(picture.mean() - expected[tick].mean()) < 5
+
+
 def test_every_real_video_that_decodes(shared_data, decoder):
     """Variable frame rate, B-frames, rotation, open groups, broken files; AVI and others without time stamps."""
     folders = ("odd", "misc", "hmdb51_samples")
