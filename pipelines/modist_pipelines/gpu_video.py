@@ -71,7 +71,7 @@ class EngineDecoder:
             graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
             graph.feed_input("frames", [np.asarray(frames, np.int32)])
             (output,) = graph.run()
-            # rot90 copies, also where nothing is to be turned.
-            turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
+        # rot90 copies, also where nothing is to be turned.
+        turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
         self._local.graph = graph
         return turned.tensor.contiguous()
