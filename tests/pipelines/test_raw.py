@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from clip_store import run_graph
 
 from modist_pipelines import frame_decoder
@@ -88,13 +89,14 @@ def test_made_videos(tmp_path, decoder, suffix):
 
 
 def test_decoders_agree_on_the_stream(tmp_path, decoder):
-    """The second is brighter, and larger: FFmpeg calls it the better one."""
+    """The second is brighter, larger and the default one: FFmpeg calls it the best."""
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=30) for _ in range(2)]
         for stream, width in zip(streams, (64, 96), strict=True):
             assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
+            stream.disposition = Disposition.default if width == 96 else Disposition(0)
         for number in range(40):
             for stream, width, base in zip(streams, (64, 96), (0, 90), strict=True):
                 picture = np.random.default_rng(number).integers(base, base + 90, (48, width, 3), np.uint8)
