@@ -1,6 +1,7 @@
 """Pre-train with a bottleneck planted: planted.py FAULT RANK [pretrain.py's options]. RANK -1: on every rank.
 
-The faults slow down real parts of a real run; nothing tells the budget about them.
+The faults slow down real parts of a real run, or have them compute more; nothing tells the budget about them. How much
+is a ratio of what this very process takes, so the same part holds the run back on a machine of any speed.
 """
 
 import os
@@ -12,49 +13,103 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from modist_fast import metrics, step
-from modist_fast.pathways import MoDist
+from modist_fast import checkpoint, metrics, step
+from modist_fast.pathways import MoDist, Pathways
 from modist_pipelines import clip_reads, decoders, store
+from modist_profiling.spans import Spans, StepTimes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SIDE = 768
 
 
-def _slow(owner: Any, name: str, seconds: float) -> None:
+class Pace:
+    """The backward pass of this process's last step: a third of its own work. No fault, wait or message is in it."""
+
+    seconds = 0.0
+    _is_warm = False
+
+    @classmethod
+    def follow(cls) -> None:
+        """Look at the times of each step. The first backward pass allocates, which makes it many times as long."""
+        original = Spans.take
+
+        def take(spans: Spans) -> StepTimes:
+            times = original(spans)
+            if (seconds := times.seconds().get("backward")) is not None:
+                cls.seconds, cls._is_warm = seconds if cls._is_warm else 0.0, True
+            return times
+
+        Spans.take = take
+
+    @classmethod
+    def wait(cls, times: float) -> None:
+        time.sleep(times * cls.seconds)
+
+
+def _slow(owner: Any, name: str, times: float) -> None:
+    """Have each call begin later, by so many backward passes."""
     original: Callable = getattr(owner, name)
 
     def slowed(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(seconds)
+        Pace.wait(times)
         return original(*args, **kwargs)
 
     setattr(owner, name, slowed)
 
 
-def _slow_network(seconds: float) -> None:
-    """Gradients arrive late; backward goes on meanwhile."""
+def _slow_network(times: float) -> None:
+    """Gradients arrive late, once a step; backward is over by then."""
     original = step.allreduce_hook
 
-    def late(future: torch.futures.Future) -> torch.Tensor:
-        time.sleep(seconds)
+    def late(future: torch.futures.Future) -> Tensor:
+        Pace.wait(times)
         return future.value()
 
-    step.allreduce_hook = lambda group, bucket: original(group, bucket).then(late)
+    def hook(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        sent = original(group, bucket)
+        return sent.then(late) if bucket.is_last() else sent
+
+    step.allreduce_hook = hook
 
 
+def _more_arithmetic(num_products: int) -> None:
+    """The nets multiply large matrices too, of the size that the peak is measured with: they are near the peak."""
+    original = Pathways.forward
+
+    def forward(self: Pathways, visual: Tensor, motion: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            square = visual.new_ones(SIDE, SIDE)
+            for _ in range(num_products):
+                square @ square
+        return original(self, visual, motion)
+
+    Pathways.forward = forward
+
+
+# In backward passes a call. A step of its own is three or four of them; it loads four videos, and plans, reads and
+# decodes them by eight, four and two calls.
 FAULTS: dict[str, Callable[[], None]] = {
-    "none": lambda: None,
-    "read": lambda: _slow(store.Store, "read", 0.05),
-    "plan": lambda: _slow(clip_reads, "plan_clips", 0.05),
-    "decode": lambda: _slow(decoders.CpuDecoder, "decode", 0.2),
-    "momentum": lambda: _slow(MoDist, "update_momentum", 0.3),
-    "all_reduce": lambda: _slow_network(0.3),
-    "log": lambda: _slow(metrics.RunLog, "write", 0.3),
+    "read": lambda: _slow(store.Store, "read", 6),
+    "plan": lambda: _slow(clip_reads, "plan_clips", 3),
+    "decode": lambda: _slow(decoders.CpuDecoder, "decode", 12),
+    "momentum": lambda: _slow(MoDist, "update_momentum", 16),
+    # Far more than two ranks can differ that share their cores with others.
+    "all_reduce": lambda: _slow_network(50),
+    "log": lambda: _slow(metrics.RunLog, "write", 16),
+    "checkpoint": lambda: _slow(checkpoint, "save", 16),
+    # Two calls and some fifteen times the step: however well it computes, it stays near a twentieth of the peak.
+    "calls": lambda: _slow(Pathways, "forward", 40),
+    "arithmetic": lambda: _more_arithmetic(6),
 }
 
 
 def main() -> None:
     fault, rank, *options = sys.argv[1:]
     if int(rank) in (-1, int(os.environ.get("RANK", 0))):
+        Pace.follow()
         FAULTS[fault]()
     script = REPOSITORY / "launch" / "pretrain.py"
     sys.argv = [str(script), *options]

@@ -1,4 +1,4 @@
-"""The verdict on real runs, with one of their parts made slow: it must name that part."""
+"""The verdict on real runs, with one of their parts made slow: it must name that part, on a machine of any speed."""
 
 import json
 import os
@@ -13,21 +13,24 @@ from modist_fast.metrics import read_metrics
 from modist_profiling.budget import PHASES
 from tests.fast.launching import REPOSITORY
 
-SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]
-SMALL += ["--group-size", 4, "--objective.bank-size", 64, "--max-steps", 12]
+# One thread and one step ahead: slow data is late soon, and as slow on any number of cores.
+SMALL = ["--preset", "demo", "--device", "cpu", "--precision", "fp32", "--loader.num-threads", 1]
+SMALL += ["--loader.prefetch", 1, "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 4]
+SMALL += ["--group-size", 2, "--objective.bank-size", 64, "--max-steps", 10]
 PLANTED = Path(__file__).with_name("planted.py")
 
 
 def budget_of(run: Path, store: Path, fault: str, *more: object, rank: int = -1, processes: int = 1) -> dict[str, Any]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = [sys.executable, *(torchrun if processes > 1 else [])]
     command = [*launcher, PLANTED, fault, rank, *SMALL, "--store", store, "--out", run, *more]
     done = subprocess.run(
         [str(word) for word in command],
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -44,15 +47,15 @@ def test_slow_data_is_called_by_its_stage(demo_store: Path, tmp_path: Path, stag
 
 
 def test_tiny_batch(demo_store: Path, tmp_path: Path) -> None:
-    tiny = ["--batch-size", 2, "--group-size", 2, "--objective.no-shuffle-bn"]
-    budget = budget_of(tmp_path / "run", demo_store, "none", *tiny)
+    """Its nets take long to be called, not to compute: by how much depends on the machine, so more of it is planted."""
+    tiny = ["--batch-size", 2, "--objective.no-shuffle-bn"]
+    budget = budget_of(tmp_path / "run", demo_store, "calls", *tiny)
     assert budget["bottleneck"] == "overhead"
     assert "raise --batch-size" in budget["verdict"]
 
 
 def test_heavy_checkpoint(demo_store: Path, tmp_path: Path) -> None:
-    heavy = ["--checkpoint.every", 1, "--objective.bank-size", 65536]
-    budget = budget_of(tmp_path / "run", demo_store, "none", *heavy)
+    budget = budget_of(tmp_path / "run", demo_store, "checkpoint", "--checkpoint.every", 1)
     assert budget["bottleneck"] == "checkpoint"
     assert budget["verdict"].endswith("raise --checkpoint.every")
 
@@ -77,14 +80,14 @@ def test_slow_rank_is_named(demo_store: Path, tmp_path: Path, fault: str, phase:
     assert "rank 1 takes" in budget["verdict"]
 
 
-def test_nothing_planted(demo_store: Path, tmp_path: Path) -> None:
+def test_nets_that_compute(demo_store: Path, tmp_path: Path) -> None:
     """The nets decide, every phase is there, and the phases make up the step on each rank."""
     run = tmp_path / "run"
-    budget = budget_of(run, demo_store, "none", "--model.visual-width", 16, "--clips.crop-size", 56)
+    budget = budget_of(run, demo_store, "arithmetic")
     assert budget["bottleneck"] == "compute"
     lines = read_metrics(run / "budget.jsonl")
-    assert [line["num_steps"] for line in lines] == [3, 9]
-    assert lines[-1]["step"] == 12
+    assert [line["num_steps"] for line in lines] == [3, 7]
+    assert lines[-1]["step"] == 10
     for line in lines:
         assert set(line["phases"]) == {*PHASES, "other"}
         for rank, seconds in enumerate(line["seconds"]):
