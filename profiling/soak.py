@@ -38,7 +38,10 @@ def main() -> int:
     print(" ".join(command), flush=True)
     started = time.time()
     code, watched = watch(
-        command, lambda line: str(PRETRAIN) in line and "torch.distributed.run" not in line, env=os.environ | threads
+        command,
+        lambda line: str(PRETRAIN) in line and "torch.distributed.run" not in line,
+        interval=options.interval,
+        env=os.environ | threads,
     )
     if code:
         print(f"the run ended with exit code {code}", file=sys.stderr)
@@ -80,6 +83,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=default_processes(), help="2, or 1 on a single GPU")
     parser.add_argument("--tolerance", type=float, default=0.02, help="growth of resident memory that passes")
+    parser.add_argument("--interval", type=float, default=0.25, help="seconds between two looks")
     parser.add_argument("--json", type=Path, help="write all samples there")
     parser.add_argument("pretrain", nargs="*", help="options for launch/pretrain.py, after --")
     options = parser.parse_args()

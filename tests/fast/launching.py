@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.fast.held import held_file
+
 REPOSITORY = Path(__file__).resolve().parents[2]
+HANG = 1200
+"""Seconds after which a process hangs: far more than any takes on a slow machine that others share."""
 
 
 def run_script(name: str, *arguments: object, processes: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -18,7 +22,7 @@ def run_script(name: str, *arguments: object, processes: int | None = None) -> s
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 
@@ -30,20 +34,22 @@ def script_command(name: str, *arguments: object, processes: int | None = None) 
 
 
 def start_and_signal(command: list[str], run: Path, after_steps: int, send: Callable[[subprocess.Popen], None]) -> int:
-    """Start a run, wait until it has written some steps, signal it, and return its exit code."""
+    """Start a run, signal it once it has written some steps, before it can write more, and return its exit code."""
+    place = next(index for index, word in enumerate(command) if word.startswith(str(REPOSITORY / "launch")))
+    holding = [str(Path(__file__).with_name("held.py")), str(after_steps), str(run)]
     process = subprocess.Popen(
-        command,
+        [*command[:place], *holding, *command[place:]],
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count("\n") < after_steps:
+    deadline = time.monotonic() + HANG
+    while not held_file(run).exists():
         assert process.poll() is None, "the run ended before it could be disturbed"
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)
     send(process)
-    return process.wait(timeout=120)
+    held_file(run).unlink()
+    return process.wait(timeout=HANG)

@@ -11,12 +11,12 @@ import pytest
 
 from modist_fast.metrics import read_metrics
 from modist_profiling.budget import PHASES
-from tests.fast.launching import REPOSITORY
+from tests.fast.launching import HANG, REPOSITORY
 
 # One thread and one step ahead: slow data is late soon, and as slow on any number of cores.
 SMALL = ["--preset", "demo", "--device", "cpu", "--precision", "fp32", "--loader.num-threads", 1]
 SMALL += ["--loader.prefetch", 1, "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 4]
-SMALL += ["--group-size", 2, "--objective.bank-size", 64, "--max-steps", 10]
+SMALL += ["--group-size", 2, "--objective.bank-size", 64, "--max-steps", 8]
 PLANTED = Path(__file__).with_name("planted.py")
 
 
@@ -30,7 +30,7 @@ def budget_of(run: Path, store: Path, fault: str, *more: object, rank: int = -1,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def budget_of(run: Path, store: Path, fault: str, *more: object, rank: int = -1,
 
 @pytest.mark.parametrize("stage", ["read", "plan", "decode"])
 def test_slow_data_is_called_by_its_stage(demo_store: Path, tmp_path: Path, stage: str) -> None:
-    budget = budget_of(tmp_path / "run", demo_store, stage)
+    budget = budget_of(tmp_path / "run", demo_store, stage, "--max-steps", 10)
     assert budget["bottleneck"] == stage
     assert budget["verdict"].startswith(f"{stage}-bound: {100 * budget['phases']['data_wait']['share']:.0f} % of the")
 
@@ -86,8 +86,8 @@ def test_nets_that_compute(demo_store: Path, tmp_path: Path) -> None:
     budget = budget_of(run, demo_store, "arithmetic")
     assert budget["bottleneck"] == "compute"
     lines = read_metrics(run / "budget.jsonl")
-    assert [line["num_steps"] for line in lines] == [3, 7]
-    assert lines[-1]["step"] == 10
+    assert [line["num_steps"] for line in lines] == [3, 5]
+    assert lines[-1]["step"] == 8
     for line in lines:
         assert set(line["phases"]) == {*PHASES, "other"}
         for rank, seconds in enumerate(line["seconds"]):

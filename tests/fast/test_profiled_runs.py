@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modist_fast.metrics import read_metrics
-from tests.fast.launching import REPOSITORY, run_script
+from tests.fast.launching import HANG, REPOSITORY, run_script
 
 SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]
 SMALL += ["--group-size", 8, "--objective.bank-size", 64]
@@ -52,7 +52,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_shell(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(REPOSITORY / "profiling" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
 
 
 def test_trace_holds_the_spans_of_the_steps_asked_for(demo_store: Path, tmp_path: Path) -> None:

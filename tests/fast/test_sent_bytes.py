@@ -14,7 +14,7 @@ from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from scaling_worker import config_of
 from sent_bytes import Sent, by_purpose, minimum_bytes, sent_of
-from tests.fast.launching import REPOSITORY
+from tests.fast.launching import HANG, REPOSITORY
 
 COUNTED = Path(__file__).with_name("counted.py")
 STEPS = 6
@@ -31,7 +31,7 @@ def sent_by(folder: Path, store: Path, extra: int = 0) -> list[dict[str, Any]]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

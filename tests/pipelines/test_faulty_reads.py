@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -174,12 +173,12 @@ def test_hung_read_is_begun_again_beside_the_first(tmp_path, monkeypatch, caplog
     def hanging(self, video, wanted):
         if video == whole.video_ids[0] and not hung:
             hung.append(video)
-            release.wait(30)
+            release.wait(600)
         return read(self, video, wanted)
 
     monkeypatch.setattr(Store, "read", hanging)
     with caplog.at_level(logging.WARNING, "modist"):
-        (batch,) = load(store, 0, 1, read_patience=0.3)
+        (batch,) = load(store, 0, 1, read_patience=2.0)
     release.set()
     assert torch.equal(batch.visual_query, whole.visual_query)
     name = f"{hung[0]:04d}.mp4"
@@ -190,7 +189,7 @@ def test_hung_read_is_begun_again_beside_the_first(tmp_path, monkeypatch, caplog
 def test_read_that_never_comes_back_is_an_error_and_ends_nothing_else(tmp_path):
     release = threading.Event()
     threads = ReadThreads(1, 0.1, "the store")
-    job = threads.submit("v.mp4", lambda: release.wait(30))
+    job = threads.submit("v.mp4", lambda: release.wait(600))
     other = threading.Event()
     with pytest.raises(DataError, match=r"reading v\.mp4 of the store has not come back .* 3 attempts"):
         threads.result(job, other)
@@ -200,13 +199,20 @@ def test_read_that_never_comes_back_is_an_error_and_ends_nothing_else(tmp_path):
 
 def test_closing_does_not_wait_for_a_hung_read(tmp_path, monkeypatch):
     store = make_store(tmp_path, [12] * NUM_VIDEOS)
-    release = threading.Event()
-    monkeypatch.setattr(Store, "read", lambda self, video, wanted: release.wait(60))
+    reading, release, came_back = threading.Event(), threading.Event(), threading.Event()
+
+    def hanging(self, video, wanted):
+        reading.set()
+        release.wait(600)
+        came_back.set()
+
+    monkeypatch.setattr(Store, "read", hanging)
     loader = ClipLoader(store, CONFIG, batch_size=BATCH, seed=7, num_threads=1)
     batches = loader.iterate(0, 4)
     consumer = threading.Thread(target=lambda: next(batches, None), daemon=True)
     consumer.start()
-    time.sleep(0.1)
+    assert reading.wait(600)
     loader.close()
+    assert not came_back.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
     release.set()

@@ -180,11 +180,11 @@ def test_killed_run_is_resumed_to_the_same_bytes(folder, tmp_path):
     paths = os.pathsep.join([str(ROOT / "pipelines"), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": paths}
     quiet: Any = {"env": environment, "stdout": subprocess.DEVNULL}
-    subprocess.run([*script, folder, tmp_path / "whole"], check=True, **quiet)
+    subprocess.run([*script, folder, tmp_path / "whole", "99"], check=True, **quiet)
 
     killed = tmp_path / "killed"
     for num_done in (2, 5):
-        process = subprocess.Popen([*script, folder, killed], **quiet)
+        process = subprocess.Popen([*script, folder, killed, str(num_done)], **quiet)
         while len(list((killed / ".partial").glob("?????.parquet"))) < num_done:
             assert process.poll() is None, "it finished before it could be killed"
             time.sleep(0.005)
@@ -194,7 +194,7 @@ def test_killed_run_is_resumed_to_the_same_bytes(folder, tmp_path):
             Store.open(killed)
     done = {path: path.stat().st_mtime_ns for path in (killed / "shards").glob("*.bin")}
     assert len(done) >= 3
-    subprocess.run([*script, folder, killed], check=True, **quiet)
+    subprocess.run([*script, folder, killed, "99"], check=True, **quiet)
     assert contents(killed) == contents(tmp_path / "whole")
     finished = [path for path, time_ns in done.items() if path.stat().st_mtime_ns == time_ns]
     assert len(finished) >= len(done) - 2  # all but those that were in the hands of the two workers

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_parts_at_the_same_time_and_on_disks_of_their_own(folder, whole, tmp_pat
         subprocess.Popen([*arguments, str(where), part], env=os.environ | {"PYTHONPATH": path})
         for where, part in ((out, "1/3"), (out, "2/3"), (elsewhere, "3/3"))
     ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert [process.wait(timeout=1200) for process in started] == [0, 0, 0]
     subprocess.run(["cp", "-r", f"{elsewhere}/.", str(out)], check=True)
     run(folder, out, merge=True)
     assert contents(out) == whole
@@ -146,8 +147,11 @@ def test_video_that_hangs_its_decoder_costs_itself(folder, tmp_path, caplog):
     videos.mkdir()
     for name in ("0.mp4", "2.mp4"):
         (videos / name).symlink_to(folder / "class0" / name)
+    began = time.monotonic()
+    run(videos, tmp_path / "whole")
+    patience = 5 * (time.monotonic() - began)  # what two videos take here, and a worker's start
     write_video(videos / "1.mp4", moving_pictures(40, 1, height=32, width=96))
-    config = PrepareConfig(videos, tmp_path / "store", short_side=32, workers=1, video_timeout=3.0)
+    config = PrepareConfig(videos, tmp_path / "store", short_side=32, workers=1, video_timeout=patience)
     with caplog.at_level(logging.WARNING, "modist"):
         prepare(config, prepare_parts.endless_for_wide_videos)
     store = Store.open(tmp_path / "store")
@@ -159,10 +163,10 @@ def test_video_that_hangs_its_decoder_costs_itself(folder, tmp_path, caplog):
 
 def test_dry_run_names_the_stage_that_takes_longest(folder, tmp_path):
     config = PrepareConfig(folder, tmp_path / "store", short_side=32, workers=1, dry_run=True)
-    expected = prepare(config, prepare_parts.slow_edges)  # 10 ms a frame for the edges
+    expected = prepare(config, prepare_parts.slow_edges)
     assert isinstance(expected, Estimate)
     assert set(expected.stage_ms) == {"decode", "flow", "encode"}
-    assert expected.stage_ms["encode"] > 10
+    assert expected.stage_ms["encode"] > 2 * expected.stage_ms["flow"]
     assert expected.bottleneck().startswith("encode, ")
     assert "most of the time goes to encode" in str(expected)
 

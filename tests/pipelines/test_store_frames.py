@@ -8,7 +8,6 @@ import av
 import cv2
 import numpy as np
 import prepare_parts
-import pytest
 
 from modist_pipelines.prepare import PrepareConfig, prepare
 from modist_pipelines.store import Store
@@ -38,7 +37,6 @@ def shown(path: Path, size: tuple[int, int]) -> tuple[list[float], list[np.ndarr
     return [second - seconds[0] for second in seconds], frames
 
 
-@pytest.mark.timeout(600)
 def test_every_real_video(shared_data, tmp_path):
     videos = tmp_path / "videos"
     for folder in FOLDERS:

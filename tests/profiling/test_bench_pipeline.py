@@ -84,7 +84,6 @@ def test_figures_take_the_best_peer():
     assert (found["store_amplification"], found["raw_amplification"]) == (1.0, 3.0)
 
 
-@pytest.mark.timeout(300)
 def test_whole_table_runs(tmp_path):
     (tmp_path / "videos").mkdir()
     for name in ("a", "b"):

@@ -319,12 +319,12 @@ def test_command_line(tmp_path: Path):
 
 def _report(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPORT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
 
 
 def test_the_wheel_has_every_package_and_the_pages_files(tmp_path: Path):
     command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=1200)
     built = {path.relative_to(tmp_path / "lib").as_posix() for path in (tmp_path / "lib").rglob("*.*")}
     for package in (REPOSITORY / "profiling" / "modist_profiling", REPOSITORY / "modist_fast"):
         for path in package.rglob("*"):

@@ -97,7 +97,7 @@ def show(browser: str, folder: Path, html: str, width: int, dark: bool = False) 
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

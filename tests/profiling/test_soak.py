@@ -30,7 +30,9 @@ def test_planted_leak_is_seen(leak: str) -> None:
     code, watched = watch([sys.executable, "-c", PROGRAM, leak], lambda line: line.endswith(f"{leak} "), interval=0.05)
     assert code == 0
     (process,) = watched
-    found = flatness(process, 0.8, 1.5, 2.5)
+    # In shares of what it lasted here, with the interpreter's start in the first third.
+    end = process.seconds[-1]
+    found = flatness(process, 0.35 * end, 0.65 * end, end)
     assert (found.growth > 0.1) == (leak == "memory")
     assert (found.last_files > found.warm_files + 3) == (leak == "files")
 
@@ -51,12 +53,12 @@ def test_windows_are_medians() -> None:
         flatness(process, 1, 7, 9)
 
 
-@pytest.mark.timeout(400)
 def test_three_epochs_leave_memory_and_files_as_they_were(tmp_path: Path) -> None:
     """Two processes train on 320 videos; the third epoch is held against the second."""
     lengths = [16 + 37 * video % 44 for video in range(NUM_VIDEOS)]
     make_store(tmp_path / "store", lengths, height=72, width=96)
     command = [sys.executable, "profiling/soak.py", "--store", tmp_path / "store", "--out", tmp_path / "run"]
+    command += ["--interval", "0.05"]  # an epoch may be as short as a second
     done = subprocess.run(
         [*command, "--json", tmp_path / "soak.json"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

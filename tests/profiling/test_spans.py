@@ -81,14 +81,16 @@ def test_a_span_within_a_span_is_the_outer_ones():
 
 def test_on_a_cpu_waits_are_waits():
     spans = Spans(HostClock())
+    begun = time.perf_counter()
     with spans("keys"):
         time.sleep(0.02)
     with pytest.raises(KeyError), spans("loss"):
         raise KeyError
+    ended = time.perf_counter()
     times = spans.take()
     assert times.seconds()["keys"] >= 0.02
     assert set(times.seconds()) == {"keys", "loss"}
-    assert times.host_seconds == pytest.approx(sum(times.seconds().values()), rel=0.05)
+    assert sum(times.seconds().values()) <= times.host_seconds <= ended - begun
     assert times.data_wait(host_wait=3) == 3
 
 
