@@ -10,6 +10,7 @@ import numpy as np
 from modist_pipelines.clip_reads import PlannedClip
 from modist_pipelines.graph import Kind
 from modist_pipelines.handover import Handed
+from modist_pipelines.jpeg_headers import JpegHeaders
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 # What stands for a damaged clip, whose sample no loss counts: mid-gray, or no motion.
@@ -45,10 +46,11 @@ class ClipDecoder(ABC):
         self.pixels: Literal["jpeg", "rgb"] = pixels
         self.num_frames = (config.visual if kind == "visual" else config.motion).num_frames
         self.num_channels = 3 if kind == "visual" else 1
+        self._headers = JpegHeaders()
 
     def decode(self, clips: Sequence[PlannedClip]) -> DecodedClips:
         """Decode and augment."""
-        blank = {index for index, clip in enumerate(clips) if clip.frames is None}
+        blank = {index for index, clip in enumerate(clips) if not self._may_run(clip)}
         chosen = [self._blank() if index in blank else clip for index, clip in enumerate(clips)]
         try:
             return DecodedClips(self._decode(chosen), blank)
@@ -75,6 +77,11 @@ class ClipDecoder(ABC):
     def close(self) -> None:
         """Let threads go."""
         return
+
+    def _may_run(self, clip: PlannedClip) -> bool:
+        if clip.frames is None:
+            return False
+        return self.pixels != "jpeg" or all(map(self._headers.is_whole, clip.frames))
 
     def _decodes(self, clip: PlannedClip) -> bool:
         try:

@@ -1,5 +1,6 @@
 """Damaged frames and reads that hang: what they cost, and what they do not."""
 
+import io
 import logging
 import os
 import threading
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_store import make_store
+from clip_store import make_store, picture
 from isal.isal_zlib import crc32
+from PIL import Image
 from torch import Tensor
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.jpeg_headers import JpegHeaders
 from modist_pipelines.loader import ClipBatch, ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
 from modist_pipelines.reads import ReadThreads
@@ -102,8 +105,9 @@ def test_damage_is_named_once_and_where_it_is(hurt, caplog):
     assert "00000.bin is damaged: rgb frame" in caplog.text
 
 
-def test_frame_that_is_no_jpeg_though_its_checksum_holds(tmp_path):
-    """Only the decoder can find it; the rest of the batch is decoded again without it."""
+@pytest.mark.parametrize("kept", [0, 2, 100, 200, 640], ids=lambda kept: f"zeros from byte {kept} on")
+def test_frame_that_is_no_jpeg_though_its_checksum_holds(tmp_path, kept):
+    """Nothing before decoding can find it, in its header or behind it; the rest of the batch goes on without it."""
     store = make_store(tmp_path, [12] * NUM_VIDEOS)
     (whole,) = load(store, 0, 1)
     video = int(whole.video_ids[2])
@@ -114,9 +118,12 @@ def test_frame_that_is_no_jpeg_though_its_checksum_holds(tmp_path):
     begin, end = (int(at) for at in store._offsets["edges"][video][frame : frame + 2])
     with path.open("r+b") as file:
         file.seek(begin)
-        file.write(bytes(end - begin))
+        whole_frame = file.read(end - begin)
+        hurt = whole_frame[:kept] + bytes(len(whole_frame[kept:]))
+        file.seek(begin)
+        file.write(hurt)
     store._crc32["edges"].values = store._crc32["edges"].values.copy()  # Arrow's memory is read-only
-    store._crc32["edges"][video][frame] = crc32(bytes(end - begin))
+    store._crc32["edges"][video][frame] = crc32(hurt)
     (batch,) = load(store, 0, 1)
     assert batch.damaged.tolist() == [row == 2 for row in range(BATCH)]
     kept = torch.from_numpy(~batch.damaged)
@@ -124,6 +131,20 @@ def test_frame_that_is_no_jpeg_though_its_checksum_holds(tmp_path):
     assert torch.equal(motion[kept], clip_of(whole, "motion_query")[kept])
     assert torch.equal(batch.visual_query, whole.visual_query)
     assert motion[2].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimize": True}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(3000)}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_no_header_is_refused_that_decodes(mode, options):
+    """By another encoder; twice, since a header that was seen is looked at in another way."""
+    file = io.BytesIO()
+    Image.fromarray(picture(48, 64, 0)).convert(mode).save(file, "jpeg", **options)
+    headers, frame = JpegHeaders(), np.frombuffer(file.getvalue(), np.uint8)
+    assert headers.is_whole(frame)
+    assert headers.is_whole(frame)
+    assert not headers.is_whole(frame[:40])
 
 
 def test_a_disk_that_gives_nothing_ends_the_run(tmp_path):
