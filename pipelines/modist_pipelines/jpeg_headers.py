@@ -1,4 +1,4 @@
-"""Which JPEGs may be given to DALI: its parser ends the process, now and then, in a run with a header that it refuses."""
+"""Which JPEGs may be given to DALI: a header that its parser refuses can end the process, beside others in a run."""
 
 import numpy as np
 

@@ -36,8 +36,8 @@ class Pace:
         """Look at the times of each step. The first backward pass allocates, which makes it many times as long."""
         original = Spans.take
 
-        def take(spans: Spans) -> StepTimes:
-            times = original(spans)
+        def take(self: Spans) -> StepTimes:
+            times = original(self)
             if (seconds := times.seconds().get("backward")) is not None:
                 cls.seconds, cls._is_warm = seconds if cls._is_warm else 0.0, True
             return times
@@ -83,7 +83,7 @@ def _more_arithmetic(num_products: int) -> None:
         with torch.no_grad():
             square = visual.new_ones(SIDE, SIDE)
             for _ in range(num_products):
-                square @ square
+                torch.mm(square, square)
         return original(self, visual, motion)
 
     Pathways.forward = forward
