@@ -60,6 +60,7 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.120",
             "scikit-learn>=1.6",  # the peer of the linear classifier
             "scipy>=1.14",

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores; torch reads this as it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
