@@ -19,7 +19,7 @@ from modist_fast.distributed import default_processes
 from modist_fast.errors import ConfigError
 from modist_fast.metrics import read_metrics
 from modist_fast.run_files import traces
-from modist_profiling.soak import Flatness, flatness, watch
+from modist_profiling.soak import Flatness, flatness, lasting, watch
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"
 # Small nets on small clips: the host's work per step is what leaks, and this way there are many steps.
@@ -47,7 +47,8 @@ def main() -> int:
         print(f"the run ended with exit code {code}", file=sys.stderr)
         return 1
     ends = epoch_ends(options.out, started)
-    found = [flatness(process, ends[0], ends[1], ends[-1]) for process in watched]
+    ranks = lasting(watched, ends[0])
+    found = [flatness(process, ends[0], ends[1], ends[-1]) for process in ranks]
     print(f"{len(ends)} epochs; epoch 2 against the {len(ends) - 2} after it")
     for process in found:
         print(
@@ -55,7 +56,7 @@ def main() -> int:
             f"{process.warm_files:g} → {process.last_files:g} file descriptors"
         )
     if options.json is not None:
-        record = {"command": command, "epoch_ends": ends, "processes": [asdict(process) for process in watched]}
+        record = {"command": command, "epoch_ends": ends, "processes": [asdict(process) for process in ranks]}
         options.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return 0 if all(is_flat(process, options.tolerance) for process in found) else 1
 

@@ -33,11 +33,13 @@ from plain_step import PlainStep, same_weights
 def step_config(spec: dict[str, Any]) -> TrainConfig:
     """One process, one group: batch norm sees the whole batch on both sides, however keys are shuffled."""
     recipe = find_preset(spec.get("preset", "modist-r18-128"))(Path(), Path())
+    # Eq. 2 as printed, as the plain step writes it and the figures of docs/step.md were taken.
+    objective = replace(recipe.objective, bank_size=spec["bank"], shuffle_bn=False, cross_negatives="own")
     return replace(
         recipe,
         batch_size=spec["batch"],
         group_size=spec["batch"],
-        objective=replace(recipe.objective, bank_size=spec["bank"], shuffle_bn=False),
+        objective=objective,
         clips=replace(recipe.clips, crop_size=spec["crop"]),
     )
 

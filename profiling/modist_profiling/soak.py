@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,14 @@ class Flatness:
     def growth(self) -> float:
         """Share by which resident memory grew."""
         return self.last_mb / self.warm_mb - 1
+
+
+def lasting(watched: Sequence[Watched], moment: float) -> list[Watched]:
+    """Those that were still there at a moment, in seconds.
+
+    A child that comes and goes has its parent's command line between fork and exec, and may be seen there.
+    """
+    return [process for process in watched if process.seconds[-1] >= moment]
 
 
 def watch(

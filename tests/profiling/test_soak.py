@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clip_store import make_store
 
-from modist_profiling.soak import Watched, flatness, watch
+from modist_profiling.soak import Watched, flatness, lasting, watch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 320
@@ -41,6 +41,12 @@ def test_children_of_the_command_are_watched_and_others_are_not() -> None:
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PROGRAM!r}, 'inner'])"
     _, watched = watch([sys.executable, "-c", program], lambda line: line.endswith("inner "))
     assert len(watched) == 1
+
+
+def test_a_child_seen_before_it_became_another_program_is_left_out() -> None:
+    rank = Watched(1, [0, 1, 2, 3], [10, 10, 10, 10], [3, 3, 3, 3])
+    forked = Watched(2, [0.5], [10], [3])
+    assert lasting([rank, forked], 1) == [rank]
 
 
 def test_windows_are_medians() -> None:
