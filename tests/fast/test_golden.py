@@ -1,4 +1,4 @@
-"""The first 20 steps of the demo, loss by loss: a change that does not change the computation leaves them alone.
+"""The first steps of the demo, loss by loss: a change that does not change the computation leaves them alone.
 
 After a change that is meant to change it, write the file anew and say why in the commit:
 
@@ -15,14 +15,14 @@ from modist_fast.metrics import read_metrics
 from tests.fast.launching import run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"
-NUM_STEPS = 20
+NUM_STEPS = 12
 # The recipe is steep: at the demo's own rate a difference of rounding grows tenfold a step, at this one far less.
-LEARNING_RATE = 0.002
-# Another instruction set (torch and oneDNN held to AVX2) moved the first three steps by 2e-7 of their value, and later
-# ones by at most 2e-3. The first three hold plan, decoding, augmentation, nets, loss and bank to the letter; the
-# rest hold the optimizer: not training at all moves each term somewhere by 4.5e-2 to 1e-1.
+LEARNING_RATE = 0.001
+# Another instruction set (torch and oneDNN held to AVX2) moved these steps by 5e-7 of their value or less; from step 13
+# on it would be up to 7e-3. The first three hold plan, decoding, augmentation, nets, loss and bank to the letter; the
+# rest hold the optimizer: not training at all moves each term somewhere by 2e-2 to 5e-2.
 EXACT_STEPS = 3
-EXACT_TOLERANCE, TOLERANCE = 3e-4, 2e-2
+EXACT_TOLERANCE, TOLERANCE = 3e-4, 5e-3
 NAMES = ("loss_visual", "loss_motion", "loss_visual_to_motion", "loss_motion_to_visual")
 
 
