@@ -160,7 +160,7 @@ def count_traffic(size: int) -> float:
 def count_in_interpreter(size: int) -> None:
     """Print bytes over compulsory of one frame, cut up as one of many (32 clips of 16 frames)."""
     from modist_kernels.configurations import edges_configuration
-    from modist_kernels.flow_edges_triton import forward
+    from modist_kernels.flow_edges.kernels import forward
     from modist_kernels.interpreter_guard import watch
 
     configuration = edges_configuration(90, 32 * 16, size, size)

@@ -213,7 +213,7 @@ def count_in_interpreter(batch: int, num: int, dim: int) -> None:
     """
     from modist_kernels.configurations import partial_configuration
     from modist_kernels.interpreter_guard import watch
-    from modist_kernels.queue_infonce_triton import split_bank
+    from modist_kernels.queue_infonce.launches import split_bank
 
     configuration = partial_configuration(90, batch, dim)
     row_tiles, splits, _ = split_bank(configuration, batch, num, 2)

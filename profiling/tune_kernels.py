@@ -34,9 +34,9 @@ from modist_kernels.configurations import (
     edges_configuration,
     partial_configuration,
 )
-from modist_kernels.flow_edges_triton import forward as edges_forward
-from modist_kernels.queue_infonce_triton import SUPPORTED_DIMS
-from modist_kernels.queue_infonce_triton import forward as loss_forward
+from modist_kernels.flow_edges.kernels import forward as edges_forward
+from modist_kernels.queue_infonce.launches import SUPPORTED_DIMS
+from modist_kernels.queue_infonce.launches import forward as loss_forward
 from modist_profiling.benchmark import interleave, percentile
 
 BLOCK_ROWS = (16, 32, 64, 128)

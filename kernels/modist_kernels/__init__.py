@@ -5,8 +5,10 @@ of use without the rest of the project.
 """
 
 from modist_kernels.dispatch import BACKENDS
-from modist_kernels.flow_edges import flow_edges, flow_edges_reference
-from modist_kernels.queue_infonce import QueueInfoNCE, queue_infonce, queue_infonce_reference
+from modist_kernels.flow_edges.definition import flow_edges_reference
+from modist_kernels.flow_edges.op import flow_edges
+from modist_kernels.queue_infonce.definition import QueueInfoNCE, queue_infonce_reference
+from modist_kernels.queue_infonce.op import queue_infonce
 
 __all__ = [
     "BACKENDS",

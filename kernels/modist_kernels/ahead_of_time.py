@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from modist_kernels.configurations import PartialConfiguration
-from modist_kernels.queue_infonce_kernels import partial_kernel
+from modist_kernels.queue_infonce.kernels import partial_kernel
 
 # Most shared memory of one program, bytes.
 SHARED_MEMORY_LIMIT = {80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}

@@ -8,7 +8,7 @@ from oracles import make_case
 
 from modist_kernels import flow_edges, queue_infonce
 from modist_kernels.configurations import EdgesConfiguration
-from modist_kernels.flow_edges_triton import forward
+from modist_kernels.flow_edges.kernels import forward
 from modist_kernels.interpreter_guard import watch
 from modist_kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from oracles import Case, loop_oracle, make_case, plain_gradient
 
-import modist_kernels.queue_infonce_cpu as cpu_path
 from modist_kernels import dispatch, queue_infonce, queue_infonce_reference
+from modist_kernels.queue_infonce import cpu as cpu_path
 
 BACKENDS = ("reference", "cpu")
 

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from modist_kernels.queue_infonce import POSITIVE, PRODUCT, QUERY, num_terms
+from modist_kernels.queue_infonce.definition import POSITIVE, PRODUCT, QUERY, num_terms
 
 CHUNK = 4096  # bank rows; with their logits they fit a core's share of the cache
 

@@ -7,8 +7,8 @@ import triton
 from torch import Tensor
 
 from modist_kernels.configurations import PartialConfiguration, architecture, partial_configuration
-from modist_kernels.queue_infonce import num_products, num_terms
-from modist_kernels.queue_infonce_kernels import backward_kernel, combine_kernel, partial_kernel
+from modist_kernels.queue_infonce.definition import num_products, num_terms
+from modist_kernels.queue_infonce.kernels import backward_kernel, combine_kernel, partial_kernel
 
 SUPPORTED_DIMS = (64, 128, 256)
 COMBINE_TILE = 16  # splits that a program of the combination adds at a time
