@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE_DIRS = {
     "modist_fast": "modist_fast",
@@ -21,12 +21,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[
-        *PACKAGE_DIRS,
-        "modist_fast.ablation",
-        "modist_fast.evaluation",
-        "modist_fast.gradcam",
-        "modist_fast.models",
-        "modist_profiling.report",
+        package
+        for name, folder in PACKAGE_DIRS.items()
+        for package in (name, *(f"{name}.{inner}" for inner in find_packages(folder)))
     ],
     package_dir=PACKAGE_DIRS,
     package_data={"modist_profiling.report": ["page.css", "page.js"]},

@@ -4,8 +4,8 @@ import tyro
 
 from modist_fast.cli import run_cli
 from modist_fast.preparation import prepare_store
-from modist_pipelines.prepare import PrepareConfig
-from modist_pipelines.summary import Summary
+from modist_pipelines.prepare.run import PrepareConfig
+from modist_pipelines.store.summary import Summary
 
 
 def main() -> None:

@@ -249,7 +249,7 @@ def _cupy() -> str:
 
 
 def _torchcodec() -> str:
-    from modist_pipelines.frame_decoder import torchcodec_problem
+    from modist_pipelines.video.frames import torchcodec_problem
 
     found = _module("torchcodec")
     if problem := torchcodec_problem():
@@ -260,7 +260,7 @@ def _torchcodec() -> str:
 def _raft() -> str:
     importlib.import_module("torchvision")
     from modist_pipelines.errors import DataError
-    from modist_pipelines.flow import RAFT_WEIGHTS, find_raft_weights
+    from modist_pipelines.prepare.flow import RAFT_WEIGHTS, find_raft_weights
 
     cached = []
     for name in ("raft-large", "raft-small"):

@@ -20,7 +20,7 @@ from modist_fast.budget_keeper import BudgetKeeper
 from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
 from modist_fast.finite import REMEDY
-from modist_pipelines.loader import ClipBatch
+from modist_pipelines.clips.loader import ClipBatch
 from modist_profiling.spans import Spans, StepTimes
 
 log = logging.getLogger("modist")

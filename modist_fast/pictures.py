@@ -12,7 +12,7 @@ from torch import Tensor
 from modist_fast.config import TrainConfig
 from modist_fast.metrics import read_metrics
 from modist_fast.objective import TERMS
-from modist_pipelines.loader import ClipLoader
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.source import ClipSource
 
 matplotlib.use("Agg")

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from modist_kernels import flow_edges
-from modist_pipelines.estimate import Estimate
-from modist_pipelines.flow import Flow
-from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.summary import Summary
+from modist_pipelines.prepare.estimate import Estimate
+from modist_pipelines.prepare.flow import Flow
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.store.summary import Summary
 
 
 def edge_map(
@@ -31,5 +31,5 @@ def edge_map(
 
 
 def prepare_store(config: PrepareConfig) -> Summary | Estimate | None:
-    """`modist_pipelines.prepare.prepare` with this project's flow edges."""
+    """`modist_pipelines.prepare.run.prepare` with this project's flow edges."""
     return prepare(config, edge_map)

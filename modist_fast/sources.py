@@ -5,9 +5,9 @@ import logging
 import torch
 
 from modist_fast.config import TrainConfig
-from modist_pipelines.raw import RawVideos
 from modist_pipelines.source import ClipSource
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
+from modist_pipelines.video.raw import RawVideos
 
 log = logging.getLogger("modist")
 

@@ -18,7 +18,7 @@ from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist
 from modist_fast.precision import resolve_precision
 from modist_fast.running_statistics import StepStatistics
-from modist_pipelines.loader import ClipBatch
+from modist_pipelines.clips.loader import ClipBatch
 from modist_profiling.spans import Spans, clock_of
 
 log = logging.getLogger("modist")

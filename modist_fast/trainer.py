@@ -22,7 +22,7 @@ from modist_fast.optim import learning_rate
 from modist_fast.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.running_statistics import running_statistics
 from modist_fast.step import TrainingStep
-from modist_pipelines.loader import ClipLoader
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.source import ClipSource
 from modist_profiling.profiler import StepProfiler
 from modist_profiling.spans import annotate

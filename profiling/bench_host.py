@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from modist_fast.cli import run_cli
-from modist_pipelines.decoders import GpuDecoder
-from modist_pipelines.graph import Kind
-from modist_pipelines.loader import ClipLoader
+from modist_pipelines.clips.backends import GpuDecoder
+from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 from modist_profiling.benchmark import environment
 
 PHASES = ("plan and read", "hand over")

@@ -26,9 +26,9 @@ import torch
 
 from modist_fast.cli import run_cli
 from modist_fast.errors import ConfigError
-from modist_pipelines.discovery import discover_videos
-from modist_pipelines.video import VideoError
-from modist_pipelines.video_index import read_index
+from modist_pipelines.video.discovery import discover_videos
+from modist_pipelines.video.index import read_index
+from modist_pipelines.video.reader import VideoError
 from modist_profiling.benchmark import environment
 from modist_profiling.soak import family
 
@@ -252,7 +252,7 @@ def _missing(row: str) -> str:
     package = PACKAGES.get(row)
     if package is None or importlib.util.find_spec(package) is not None:
         if row == "torchcodec":
-            from modist_pipelines.frame_decoder import torchcodec_loads
+            from modist_pipelines.video.frames import torchcodec_loads
 
             return "" if torchcodec_loads() else "does not load: FFmpeg's shared libraries are missing"
         return ""

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modist_fast.cli import run_cli
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 from modist_profiling.throughput_model import DEVICES, SOURCES, Assumptions, Workload, bottleneck, scale, stage_rates
 
 LOCAL_BATCH = 8

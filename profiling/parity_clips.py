@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from modist_pipelines.clip_reads import PlannedClip
-from modist_pipelines.decoders import build_decoder
-from modist_pipelines.feed import feed_and_run
-from modist_pipelines.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.clips.backends import build_decoder
+from modist_pipelines.clips.decoder import feed_and_run
+from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_clips
-from modist_pipelines.store import VideoInfo
+from modist_pipelines.store.reader import VideoInfo
 from modist_profiling.parity import Parity
 
 SIZE, FRAMES = 112, 2

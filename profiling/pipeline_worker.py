@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from modist_pipelines.loader import ClipLoader
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
-from modist_pipelines.raw import RawVideos
-from modist_pipelines.store import Store
-from modist_pipelines.video_index import read_index
+from modist_pipelines.store.reader import Store
+from modist_pipelines.video.index import read_index
+from modist_pipelines.video.raw import RawVideos
 from pipeline_peers import MOTION, VISUAL, PeerClips, planned_frames
 
 PLAIN = Augmentation(flip=0.0, color=0.0, gray=0.0, blur=0.0)

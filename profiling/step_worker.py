@@ -24,7 +24,7 @@ from modist_fast.config import TrainConfig
 from modist_fast.distributed import World, join_world
 from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
-from modist_pipelines.loader import ClipBatch
+from modist_pipelines.clips.loader import ClipBatch
 from modist_profiling.memory import peak_memory
 from modist_profiling.operations import count_operations
 from plain_step import PlainStep, same_weights

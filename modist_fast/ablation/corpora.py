@@ -11,7 +11,7 @@ from modist_fast.ablation.arms import Table
 from modist_fast.ablation.jobs import Job
 from modist_fast.demo_videos import MOTIONS
 from modist_fast.errors import ConfigError
-from modist_pipelines.store import META_NAME
+from modist_pipelines.store.reader import META_NAME
 
 log = logging.getLogger("modist")
 

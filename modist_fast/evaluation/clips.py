@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from modist_fast.evaluation.views import ViewSpec
-from modist_pipelines.clip_reads import PlannedClip
-from modist_pipelines.decoders import build_decoder
+from modist_pipelines.clips.backends import build_decoder
+from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.resources import default_threads

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_pipelines.discovery import discover_videos
-from modist_pipelines.listing import Entry, ListFormat, read_entries
-from modist_pipelines.raw import RawVideos
+from modist_pipelines.prepare.listing import Entry, ListFormat, read_entries
 from modist_pipelines.source import ClipSource, VideoInfo
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
+from modist_pipelines.video.discovery import discover_videos
+from modist_pipelines.video.raw import RawVideos
 
 log = logging.getLogger("modist")
 _SHOWN = 5  # names of videos that a message gives

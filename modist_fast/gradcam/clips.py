@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from modist_fast.evaluation.views import ViewSpec, plan_views
-from modist_pipelines.clip_reads import PlannedClip
-from modist_pipelines.decoders import build_decoder
+from modist_pipelines.clips.backends import build_decoder
+from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.errors import DamagedError
-from modist_pipelines.graph import Kind
 from modist_pipelines.plan import ClipPlan
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from modist_fast.gradcam.cam import grad_cam, resize_cam, with_output_stride
 from modist_fast.gradcam.clips import PairedClip, PairedClips
 from modist_fast.gradcam.pictures import ShownClip, save_grid, save_video
 from modist_fast.models import ResNet
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 
 log = logging.getLogger("modist")
 

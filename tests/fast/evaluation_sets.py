@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from clip_store import jpeg, picture
 
-from modist_pipelines.store import MotionInput, Store, StoreMeta
-from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
+from modist_pipelines.store.reader import MotionInput, Store, StoreMeta
+from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 
 def write_list(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from modist_fast import checkpoint, metrics, step
 from modist_fast.pathways import MoDist, Pathways
-from modist_pipelines import clip_reads, decoders, store
+from modist_pipelines.clips import backends as decoders
+from modist_pipelines.clips import reading as clip_reads
+from modist_pipelines.store import reader as store
 from modist_profiling.spans import Spans, StepTimes
 
 REPOSITORY = Path(__file__).resolve().parents[2]

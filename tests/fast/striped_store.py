@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from clip_store import jpeg
 
-from modist_pipelines.store import MotionInput, StoreMeta
-from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
+from modist_pipelines.store.reader import MotionInput, StoreMeta
+from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 CLASSES = ("across", "down")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modist_fast.metrics import read_metrics
-from modist_pipelines.store import Store, shard_path
+from modist_pipelines.store.reader import Store, shard_path
 from tests.fast.launching import run_script
 from tests.fast.test_pretrain import options
 

@@ -33,7 +33,7 @@ from modist_fast.evaluation.tasks import (
 )
 from modist_fast.evaluation.views import ViewsConfig
 from modist_fast.models.resnet import Block
-from modist_pipelines.store import Store, shard_path
+from modist_pipelines.store.reader import Store, shard_path
 from tests.fast.evaluation_sets import demo_rows, store_of_pictures, write_list
 from tests.fast.launching import run_script
 from tests.fast.test_pretrain import options

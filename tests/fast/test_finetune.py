@@ -31,7 +31,7 @@ from modist_fast.evaluation.training_clips import SampleOrder, TrainingAugmentat
 from modist_fast.evaluation.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
 from modist_fast.metrics import read_metrics
 from modist_fast.models import build_visual
-from modist_pipelines.store import Store, shard_path
+from modist_pipelines.store.reader import Store, shard_path
 from tests.fast.launching import run_script, script_command, start_and_signal
 from tests.fast.striped_store import make_striped_store
 

@@ -19,7 +19,7 @@ from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
 from modist_fast.gradcam.agreement import motion_agreement, moving_region
 from modist_fast.gradcam.clips import PairedClips
 from modist_fast.models import ResNet, build_visual
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 from tests.fast.launching import run_script
 
 

@@ -14,7 +14,7 @@ from modist_fast.distributed import join_world
 from modist_fast.presets import demo
 from modist_fast.running_statistics import MOMENTUM, StepStatistics
 from modist_fast.step import TrainingStep
-from modist_pipelines.loader import ClipBatch
+from modist_pipelines.clips.loader import ClipBatch
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from made_videos import texture
 
-from modist_pipelines.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
 from modist_pipelines.plan import Augmentation, ClipPlan
-from modist_pipelines.store import MotionInput, Store, StoreMeta, VideoInfo
-from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
+from modist_pipelines.store.reader import MotionInput, Store, StoreMeta, VideoInfo
+from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from modist_pipelines.prepare import PrepareConfig, prepare
+from modist_pipelines.prepare.run import PrepareConfig, prepare
 
 _BORDERS = {"replicate": cv2.BORDER_REPLICATE, "zero": cv2.BORDER_CONSTANT}
 

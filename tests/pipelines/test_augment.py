@@ -9,10 +9,10 @@ import torch
 from clip_store import jpeg, picture, run_graph, video_info
 from made_videos import texture
 
-from modist_pipelines.augment import augment_frame
-from modist_pipelines.clip_reads import PlannedClip
-from modist_pipelines.decoders import ArrayPool, CpuDecoder
-from modist_pipelines.graph import color_transforms
+from modist_pipelines.clips.augment import augment_frame
+from modist_pipelines.clips.backends import ArrayPool, CpuDecoder
+from modist_pipelines.clips.graph import color_transforms
+from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_sample
 
 CONFIG = PlanConfig(ClipSpec(2, 4), ClipSpec(2, 4), 48, grid=4)

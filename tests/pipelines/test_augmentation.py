@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
-from modist_pipelines.graph import blur_window, color_transforms
+from modist_pipelines.clips.graph import blur_window, color_transforms
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_sample
 
 HEIGHT, WIDTH, SIZE = 72, 100, 40

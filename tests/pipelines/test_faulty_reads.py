@@ -14,12 +14,12 @@ from isal.isal_zlib import crc32
 from PIL import Image
 from torch import Tensor
 
+from modist_pipelines.clips.jpeg_headers import JpegHeaders
+from modist_pipelines.clips.loader import ClipBatch, ClipLoader
+from modist_pipelines.clips.patience import ReadThreads
 from modist_pipelines.errors import DataError
-from modist_pipelines.jpeg_headers import JpegHeaders
-from modist_pipelines.loader import ClipBatch, ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
-from modist_pipelines.reads import ReadThreads
-from modist_pipelines.store import Store, shard_path
+from modist_pipelines.store.reader import Store, shard_path
 
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
 BATCH, NUM_VIDEOS = 6, 12
@@ -175,7 +175,7 @@ def test_failing_read_is_tried_again(tmp_path, monkeypatch):
 
 
 def test_shard_that_shrank_is_damage(tmp_path, monkeypatch):
-    monkeypatch.setattr("modist_pipelines.store._READ_PAUSES", (0.0,))
+    monkeypatch.setattr("modist_pipelines.store.reader._READ_PAUSES", (0.0,))
     store = make_store(tmp_path, [12] * NUM_VIDEOS)
     path = shard_path(store.path, 0)
     os.truncate(path, path.stat().st_size - 200)  # the last video's last map

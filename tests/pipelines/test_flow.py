@@ -10,8 +10,8 @@ from made_videos import texture
 from scipy import ndimage
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.flow import DisFlow, RaftFlow, make_flow_estimator
-from modist_pipelines.motion import MotionMaps, motion_inputs
+from modist_pipelines.prepare.flow import DisFlow, RaftFlow, make_flow_estimator
+from modist_pipelines.prepare.motion import MotionMaps, motion_inputs
 
 
 def read_flo(path: Path) -> np.ndarray:

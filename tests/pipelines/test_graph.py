@@ -9,8 +9,8 @@ from clip_store import jpeg, picture, run_graph, video_info
 from made_videos import texture
 from nvidia import dali
 
+from modist_pipelines.clips.graph import Kind, clip_graph
 from modist_pipelines.errors import DataError
-from modist_pipelines.graph import Kind, clip_graph
 from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
 
 KINDS: tuple[Kind, ...] = ("visual", "motion")

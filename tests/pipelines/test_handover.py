@@ -13,12 +13,13 @@ from clip_store import make_store
 from fake_cuda import FakeCuda, FakeEvent, FakeGraph, FakeStream, FakeTensor
 from made_videos import moving_pictures, write_video
 
-from modist_pipelines import decoders, gpu_video
-from modist_pipelines.handover import Handed, Handover
-from modist_pipelines.loader import ClipLoader
+from modist_pipelines.clips import backends as decoders
+from modist_pipelines.clips.handover import Handed, Handover
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
-from modist_pipelines.raw import RawVideos
 from modist_pipelines.source import ClipSource
+from modist_pipelines.video import engine as gpu_video
+from modist_pipelines.video.raw import RawVideos
 
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
 RGB_ALONE = replace(CONFIG, motion_threshold=0.0, motion_input=None)

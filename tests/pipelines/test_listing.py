@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.listing import detect, read_listing
+from modist_pipelines.prepare.listing import detect, read_listing
 
 
 def touch(root: Path, *names: str) -> None:

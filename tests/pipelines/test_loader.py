@@ -15,10 +15,10 @@ import torch
 from clip_store import make_store, run_graph
 from torch import Tensor
 
+from modist_pipelines.clips.loader import ClipBatch, ClipLoader
 from modist_pipelines.errors import DataError
-from modist_pipelines.loader import ClipBatch, ClipLoader
 from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig, deal_keys, plan_sample, video_order
-from modist_pipelines.store import Store
+from modist_pipelines.store.reader import Store
 
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
 NUM_VIDEOS, BATCH = 15, 6  # two steps an epoch, three videos of each left out

@@ -16,17 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 from made_videos import numbered_picture, read_number, write_video
 
-from modist_pipelines import frame_decoder, video
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.errors import DamagedError, DataError
-from modist_pipelines.frame_decoder import decode_nominal
-from modist_pipelines.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
-from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.raw import RawVideos
-from modist_pipelines.shards import ShardMaker, ShardTask
-from modist_pipelines.store import Store, StoreMeta
-from modist_pipelines.video import VideoReader
-from modist_pipelines.video_index import read_index
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask
+from modist_pipelines.store.reader import Store, StoreMeta
+from modist_pipelines.video import frames as frame_decoder
+from modist_pipelines.video import reader as video
+from modist_pipelines.video.frames import decode_nominal
+from modist_pipelines.video.index import read_index
+from modist_pipelines.video.raw import RawVideos
+from modist_pipelines.video.reader import VideoReader
 
 NUM_FRAMES = 24
 NUM_GOOD = 3  # packets that come before a fault

@@ -25,8 +25,8 @@ from modist_pipelines.plan import (
     subset_of,
     video_order,
 )
-from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.store import Store, VideoInfo
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.store.reader import Store, VideoInfo
 
 CONFIG = PlanConfig(ClipSpec(4, 8), ClipSpec(8, 4), crop_size=32, grid=4)
 VISUAL_SPAN, MOTION_SPAN = 7, 8  # grid frames from the first of a clip to the last

@@ -21,15 +21,15 @@ import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
 from scipy import ndimage
 
-from modist_pipelines.discovery import discover_videos
 from modist_pipelines.errors import DataError
-from modist_pipelines.estimate import Estimate, Sample, extrapolate
-from modist_pipelines.motion import motion_inputs
-from modist_pipelines.partial import PartialStore
-from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.shards import ShardMaker, ShardTask, plan_shards
-from modist_pipelines.store import Store, StoreMeta
-from modist_pipelines.summary import Summary
+from modist_pipelines.prepare.estimate import Estimate, Sample, extrapolate
+from modist_pipelines.prepare.motion import motion_inputs
+from modist_pipelines.prepare.partial import PartialStore
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask, plan_shards
+from modist_pipelines.store.reader import Store, StoreMeta
+from modist_pipelines.store.summary import Summary
+from modist_pipelines.video.discovery import discover_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -201,7 +201,7 @@ def test_killed_run_is_resumed_to_the_same_bytes(folder, tmp_path):
 
 
 def test_missing_shard_of_a_half_made_store_is_made_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("modist_pipelines.prepare.write_tables", lambda *args: 1 / 0)
+    monkeypatch.setattr("modist_pipelines.prepare.run.write_tables", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(folder, tmp_path / "a")
     monkeypatch.undo()
@@ -404,7 +404,7 @@ def test_options_out_of_range(folder, tmp_path, options, message):
 
 def half_made(folder: Path, out: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("modist_pipelines.prepare.write_tables", lambda *args: 1 / 0)
+        patch.setattr("modist_pipelines.prepare.run.write_tables", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(folder, out, motion_inputs=())
 

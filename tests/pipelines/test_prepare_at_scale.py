@@ -17,13 +17,13 @@ import pytest
 import torch
 from made_videos import moving_pictures, write_video
 
-from modist_pipelines.encode import ahead
+from modist_pipelines.clips.ahead import ahead
 from modist_pipelines.errors import DataError
-from modist_pipelines.estimate import Estimate, Sample, extrapolate
-from modist_pipelines.flow import make_flow_estimator, nvof_graph
-from modist_pipelines.prepare import PrepareConfig, prepare
-from modist_pipelines.store import Store
-from modist_pipelines.summary import Summary
+from modist_pipelines.prepare.estimate import Estimate, Sample, extrapolate
+from modist_pipelines.prepare.flow import make_flow_estimator, nvof_graph
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.store.reader import Store
+from modist_pipelines.store.summary import Summary
 
 NUM_VIDEOS = 9
 
@@ -74,7 +74,7 @@ def test_parts_at_the_same_time_and_on_disks_of_their_own(folder, whole, tmp_pat
     """Two processes at work in one folder, a third part made elsewhere and copied in."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import prepare_parts;"
-        "from pathlib import Path; from modist_pipelines.prepare import PrepareConfig, prepare;"
+        "from pathlib import Path; from modist_pipelines.prepare.run import PrepareConfig, prepare;"
         "prepare(PrepareConfig(Path(sys.argv[2]), Path(sys.argv[3]), short_side=32, workers=1, shard=sys.argv[4]),"
         "prepare_parts.opencv_edges) if __name__ == '__main__' else None"
     )

@@ -12,16 +12,16 @@ import torch
 from av.stream import Disposition
 from clip_store import run_graph
 
-from modist_pipelines import frame_decoder
+from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.errors import DamagedError, DataError
-from modist_pipelines.frame_decoder import decode_nominal, torchcodec_loads, upright_rgb
-from modist_pipelines.gpu_video import EngineDecoder, video_graph
-from modist_pipelines.graph import Kind
-from modist_pipelines.loader import ClipLoader
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
-from modist_pipelines.raw import RawVideos
-from modist_pipelines.video import VideoError, VideoReader
-from modist_pipelines.video_index import read_index
+from modist_pipelines.video import frames as frame_decoder
+from modist_pipelines.video.engine import EngineDecoder, video_graph
+from modist_pipelines.video.frames import decode_nominal, torchcodec_loads, upright_rgb
+from modist_pipelines.video.index import read_index
+from modist_pipelines.video.raw import RawVideos
+from modist_pipelines.video.reader import VideoError, VideoReader
 
 FPS = 30.0
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), 24, grid=4, motion_threshold=0.0, motion_input="difference")

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.store import MotionInput, Store, StoreMeta, shard_path
-from modist_pipelines.store_writer import ShardWriter, quarantine_table, write_tables
+from modist_pipelines.store.reader import MotionInput, Store, StoreMeta, shard_path
+from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 KINDS = ("rgb", "edges", "difference")
 META = StoreMeta(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
 
-from modist_pipelines.video import FrameScaler, VideoError, VideoReader, resample, scaled_size
+from modist_pipelines.video.reader import FrameScaler, VideoError, VideoReader, resample, scaled_size
 
 
 def shown_numbers(path: Path, fps: float = 30.0) -> list[int]:

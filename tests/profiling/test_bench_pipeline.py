@@ -10,9 +10,9 @@ import pytest
 from test_raw import write_video
 
 from bench_pipeline import Row, figures, indexed_videos
-from modist_pipelines.frame_decoder import torchcodec_loads, upright_rgb
-from modist_pipelines.video import VideoReader
-from modist_pipelines.video_index import VideoIndex
+from modist_pipelines.video.frames import torchcodec_loads, upright_rgb
+from modist_pipelines.video.index import VideoIndex
+from modist_pipelines.video.reader import VideoReader
 from pipeline_peers import DECODERS, PeerClips, planned_frames
 from pipeline_worker import num_decoded
 

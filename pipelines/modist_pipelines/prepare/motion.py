@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
-from modist_pipelines.flow import Flow
+from modist_pipelines.prepare.flow import Flow
 from modist_pipelines.source import SCORE_FULL_SCALE
-from modist_pipelines.store import Border, MotionInput
+from modist_pipelines.store.reader import Border, MotionInput
 
 MotionName = Literal["edges", "magnitude", "difference"]
 

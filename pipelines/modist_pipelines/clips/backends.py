@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.augment import augment_frame
-from modist_pipelines.feed import ClipDecoder, JpegRows, feed_and_run
-from modist_pipelines.graph import Kind, clip_graph, decode_graph, graph_inputs
-from modist_pipelines.handover import Handed, Handover
+from modist_pipelines.clips.augment import augment_frame
+from modist_pipelines.clips.decoder import ClipDecoder, JpegRows, feed_and_run
+from modist_pipelines.clips.graph import Kind, clip_graph, decode_graph, graph_inputs
+from modist_pipelines.clips.handover import Handed, Handover
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 

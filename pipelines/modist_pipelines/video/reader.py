@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.media_file import DECODER_ERRORS, explain, open_media
+from modist_pipelines.video.media_file import DECODER_ERRORS, explain, open_media
 
 MIN_FRAMES = 16  # a shorter video is of no use: one clip of the motion pathway has 16 frames
 MAX_ASPECT = 10  # beyond this the long side explodes when the short side is brought to size

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from modist_pipelines.clip_reads import PlannedClip
-from modist_pipelines.graph import Kind
-from modist_pipelines.handover import Handed
-from modist_pipelines.jpeg_headers import JpegHeaders
+from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.handover import Handed
+from modist_pipelines.clips.jpeg_headers import JpegHeaders
+from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 # What stands for a damaged clip, whose sample no loss counts: mid-gray, or no motion.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from modist_pipelines.discovery import file_size
-from modist_pipelines.shards import ShardMaker
-from modist_pipelines.video import VideoError, VideoReader
-from modist_pipelines.workers import WorkerPool
+from modist_pipelines.prepare.shards import ShardMaker
+from modist_pipelines.prepare.workers import WorkerPool
+from modist_pipelines.video.discovery import file_size
+from modist_pipelines.video.reader import VideoError, VideoReader
 
 NUM_SAMPLES = 12
 SAMPLE_SECONDS = 2.0

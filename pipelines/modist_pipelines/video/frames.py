@@ -10,9 +10,9 @@ from typing import Any
 import av
 import numpy as np
 
-from modist_pipelines.media_file import DECODER_ERRORS
-from modist_pipelines.video import VideoError, VideoReader, blamed_on_file
-from modist_pipelines.video_index import VideoIndex, read_index
+from modist_pipelines.video.index import VideoIndex, read_index
+from modist_pipelines.video.media_file import DECODER_ERRORS
+from modist_pipelines.video.reader import VideoError, VideoReader, blamed_on_file
 
 log = logging.getLogger("modist")
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.clip_reads import PlannedClip, VideoClips, read_clips
-from modist_pipelines.decoders import build_decoder
+from modist_pipelines.clips.ahead import Producer
+from modist_pipelines.clips.backends import build_decoder
+from modist_pipelines.clips.decoder import ClipDecoder
+from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.handover import receive
+from modist_pipelines.clips.patience import Job, ReadThreads
+from modist_pipelines.clips.reading import PlannedClip, VideoClips, read_clips
 from modist_pipelines.errors import DataError
-from modist_pipelines.feed import ClipDecoder
-from modist_pipelines.graph import Kind
-from modist_pipelines.handover import receive
 from modist_pipelines.plan import PlanConfig, deal_keys, eligible_videos, subset_of, video_order
-from modist_pipelines.producer import Producer
-from modist_pipelines.reads import Job, ReadThreads
 from modist_pipelines.resources import default_prefetch, default_threads
 from modist_pipelines.source import ClipSource
 

@@ -7,7 +7,7 @@ difference: a gray level or so.
 import cv2
 import numpy as np
 
-from modist_pipelines.graph import Kind, blur_window
+from modist_pipelines.clips.graph import Kind, blur_window
 from modist_pipelines.plan import Augmentation, ClipPlan
 
 

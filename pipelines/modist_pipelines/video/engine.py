@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.graph import import_dali
-from modist_pipelines.handover import Handover
-from modist_pipelines.video import blamed_on_file
+from modist_pipelines.clips.handover import Handover
+from modist_pipelines.dali import import_dali
+from modist_pipelines.video.reader import blamed_on_file
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline

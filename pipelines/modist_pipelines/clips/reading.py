@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modist_pipelines.clips.graph import Kind
 from modist_pipelines.errors import DamagedError
-from modist_pipelines.graph import Kind
 from modist_pipelines.plan import ClipPlan, PlanConfig, plan_clips
 from modist_pipelines.source import ClipSource, Reading
 

@@ -1,22 +1,20 @@
 """One video in, the frames and motion maps of its grid out."""
 
-import contextlib
 import itertools
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import av
 import cv2
 import numpy as np
 
-from modist_pipelines.flow import Flow, FlowEstimator, to_gray
-from modist_pipelines.motion import FLOW_SPAN, MotionMaps
-from modist_pipelines.video import MIN_FRAMES, FrameScaler, VideoError, VideoReader
+from modist_pipelines.clips.ahead import ahead
+from modist_pipelines.prepare.flow import Flow, FlowEstimator, to_gray
+from modist_pipelines.prepare.motion import FLOW_SPAN, MotionMaps
+from modist_pipelines.video.reader import MIN_FRAMES, FrameScaler, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
 _MOTIONLESS_LEVELS = 8
@@ -146,50 +144,6 @@ class VideoEncoder:
         done, jpeg = cv2.imencode(".jpg", pixels, self._jpeg_options)
         assert done
         return jpeg.tobytes()
-
-
-Item = TypeVar("Item")
-
-
-def ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, made by a thread that stays up to `depth` ahead of whoever takes them.
-
-    Raises:
-        Exception: what the iterator raised, at its place.
-    """
-    end = object()
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    left = threading.Event()
-
-    def put(item: Any) -> None:
-        while not left.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if left.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:  # whoever takes the items raises it
-            put((end, error))
-
-    thread = threading.Thread(target=work, name="decode-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        left.set()
-        thread.join()
 
 
 class _Loader:

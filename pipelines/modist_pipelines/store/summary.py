@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from modist_pipelines.source import SCORE_FULL_SCALE
-from modist_pipelines.store import INDEX_NAME, QUARANTINE_NAME, Store
-from modist_pipelines.video import REASONS
+from modist_pipelines.store.reader import INDEX_NAME, QUARANTINE_NAME, Store
+from modist_pipelines.video.reader import REASONS
 
 # The paper's γ, a share of full scale: the share of frames below it is the first thing to look at.
 _MOTION_THRESHOLD = 0.02

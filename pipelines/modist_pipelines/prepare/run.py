@@ -16,24 +16,24 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modist_pipelines.discovery import discover_videos, file_size
 from modist_pipelines.errors import DataError
-from modist_pipelines.estimate import Estimate, estimate, free_gigabytes
-from modist_pipelines.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
-from modist_pipelines.listing import ListFormat, read_listing
-from modist_pipelines.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
-from modist_pipelines.partial import PartialStore, check_same_plan
-from modist_pipelines.shards import ShardMaker, ShardTask, VideoReport, plan_shards
-from modist_pipelines.store import (
+from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
+from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
+from modist_pipelines.prepare.listing import ListFormat, read_listing
+from modist_pipelines.prepare.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
+from modist_pipelines.prepare.partial import PartialStore, check_same_plan
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
+from modist_pipelines.prepare.workers import HUNG, WorkerPool
+from modist_pipelines.store.reader import (
     META_NAME,
     QUARANTINE_NAME,
     Border,
     Store,
     StoreMeta,
 )
-from modist_pipelines.store_writer import quarantine_table, write_parquet, write_tables
-from modist_pipelines.summary import Summary
-from modist_pipelines.workers import HUNG, WorkerPool
+from modist_pipelines.store.summary import Summary
+from modist_pipelines.store.writer import quarantine_table, write_parquet, write_tables
+from modist_pipelines.video.discovery import discover_videos, file_size
 
 logger = logging.getLogger("modist")
 

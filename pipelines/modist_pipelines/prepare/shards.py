@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 
 import cv2
 
-from modist_pipelines.encode import VideoEncoder
 from modist_pipelines.errors import DataError
-from modist_pipelines.flow import FlowDevice, FlowName, make_flow_estimator
-from modist_pipelines.motion import EdgeFunction, MotionMaps, needs_flow
-from modist_pipelines.partial import PartialStore
-from modist_pipelines.store import StoreMeta
-from modist_pipelines.store_writer import ShardWriter, quarantine_table
-from modist_pipelines.video import VideoError
+from modist_pipelines.prepare.encode import VideoEncoder
+from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
+from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps, needs_flow
+from modist_pipelines.prepare.partial import PartialStore
+from modist_pipelines.store.reader import StoreMeta
+from modist_pipelines.store.writer import ShardWriter, quarantine_table
+from modist_pipelines.video.reader import VideoError
 
 # Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
 _MANY_SHARDS = 128

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.store import PARTIAL_NAME, shard_path
-from modist_pipelines.store_writer import write_file, write_parquet
+from modist_pipelines.store.reader import PARTIAL_NAME, shard_path
+from modist_pipelines.store.writer import write_file, write_parquet
 
 _NUM_BYTES = b"shard_num_bytes"
 

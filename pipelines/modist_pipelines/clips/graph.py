@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modist_pipelines.errors import DataError
+from modist_pipelines.dali import import_dali
 from modist_pipelines.plan import Augmentation, ClipPlan
 
 if TYPE_CHECKING:
@@ -119,22 +119,6 @@ def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, de
         output_type=types.RGB if kind == "visual" else types.GRAY,
         device="mixed" if device == "gpu" else "cpu",
     )
-
-
-def import_dali() -> tuple[Any, Any, Any]:  # its type stubs lack the half of it
-    """fn, pipeline_def and types of DALI.
-
-    Raises:
-        DataError: DALI is not installed.
-    """
-    try:
-        from nvidia.dali import fn, pipeline_def, types
-    except ImportError as error:
-        raise DataError(
-            f"NVIDIA DALI cannot be imported ({error}); it decodes and augments the clips. Install it with "
-            "`pip install nvidia-dali-cuda130` (or -cuda120); `nvidia-dali` on PyPI is another package."
-        ) from error
-    return fn, pipeline_def, types
 
 
 def graph_inputs(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modist_pipelines.store import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
+from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
 
 # Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file.
 _SPOOL_BYTES = 64 << 20

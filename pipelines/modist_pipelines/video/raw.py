@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.discovery import discover_videos, file_size
 from modist_pipelines.errors import DamagedError, DataError
-from modist_pipelines.frame_decoder import DecodedFrames, decode_nominal, upright_rgb
-from modist_pipelines.gpu_video import EngineDecoder
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
-from modist_pipelines.video import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
+from modist_pipelines.video.discovery import discover_videos, file_size
+from modist_pipelines.video.engine import EngineDecoder
+from modist_pipelines.video.frames import DecodedFrames, decode_nominal, upright_rgb
+from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
 
 log = logging.getLogger("modist")
 _SHOWN = 3  # names of videos that a message gives

@@ -1,10 +1,11 @@
-"""A thread that makes steps ready ahead of whoever takes them."""
+"""A thread that makes steps, or items, ready ahead of whoever takes them."""
 
+import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Begun(Protocol):
@@ -15,6 +16,7 @@ class Begun(Protocol):
 
 Reads = TypeVar("Reads", bound=Begun)
 Batch = TypeVar("Batch")
+Item = TypeVar("Item")
 
 
 class Producer(Generic[Reads, Batch]):
@@ -86,3 +88,44 @@ class Producer(Generic[Reads, Batch]):
             except queue.Full:
                 continue
             return
+
+
+def ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+    """The same items, made by a thread that stays up to `depth` ahead of whoever takes them.
+
+    Raises:
+        Exception: what the iterator raised, at its place.
+    """
+    end = object()
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if left.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # whoever takes the items raises it
+            put((end, error))
+
+    thread = threading.Thread(target=work, name="decode-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        left.set()
+        thread.join()

@@ -131,7 +131,7 @@ def nvof_graph(batch_size: int, device_id: int | None):
     Raises:
         DataError: DALI is not installed.
     """
-    from modist_pipelines.graph import import_dali
+    from modist_pipelines.dali import import_dali
 
     fn, pipeline_def, types = import_dali()
 
