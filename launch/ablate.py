@@ -8,7 +8,7 @@ import tyro
 from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
 from modist_fast.ablation.report import write_report
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 
 log = logging.getLogger("modist")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from modist_fast.cli import run_cli
-from modist_fast.distributed import default_processes
-from modist_fast.metrics import read_metrics
+from modist_fast.commands.cli import run_cli
+from modist_fast.host.distributed import default_processes
+from modist_fast.watch.metrics import read_metrics
 
 LAUNCH = Path(__file__).resolve().parent
 console = Console()

@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from modist_fast.cli import run_cli
-from modist_fast.distributed import join_world
+from modist_fast.commands.cli import run_cli
 from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.finetune import run_finetune
-from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, with_recipe
-from modist_fast.evaluation.results import print_result, write_result
-from modist_fast.evaluation.tasks import (
+from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, with_recipe
+from modist_fast.evaluation.finetune.run import run_finetune
+from modist_fast.evaluation.frozen.tasks import (
     KnnEvaluationConfig,
     LinearConfig,
     LowShotConfig,
@@ -23,6 +21,8 @@ from modist_fast.evaluation.tasks import (
     run_lowshot,
     run_retrieval,
 )
+from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.host.distributed import join_world
 
 log = logging.getLogger("modist")
 _RUNS: dict[type, Any] = {

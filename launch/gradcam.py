@@ -4,9 +4,9 @@ import sys
 
 import tyro
 
-from modist_fast.cli import run_cli
-from modist_fast.distributed import join_world
-from modist_fast.gradcam.report import GradCamConfig, run_gradcam
+from modist_fast.commands.cli import run_cli
+from modist_fast.gradcam.run import GradCamConfig, run_gradcam
+from modist_fast.host.distributed import join_world
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.demo_videos import MOTIONS, make_demo_videos
 
 

@@ -2,7 +2,7 @@
 
 import tyro
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.preparation import prepare_store
 from modist_pipelines.prepare.run import PrepareConfig
 from modist_pipelines.store.summary import Summary

@@ -6,12 +6,12 @@ import sys
 
 import tyro
 
-from modist_fast import checkpoint
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.config import TrainConfig, check
-from modist_fast.distributed import join_world
 from modist_fast.errors import ConfigError
+from modist_fast.host.distributed import join_world
 from modist_fast.presets import PRESETS, find_preset
+from modist_fast.run import checkpoint
 from modist_fast.sources import open_source
 from modist_fast.trainer import Trainer
 

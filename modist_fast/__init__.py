@@ -12,8 +12,8 @@ __all__ = ["load_backbone"]
 def load_backbone(path: str | PathLike[str]) -> "nn.Module":
     """The visual pathway that a run exported: clips (B, 3, T, H, W) in, pooled features (B, D) out.
 
-    See `modist_fast.export.load_backbone`; torch is imported only here, so that the doctor can report its absence.
+    See `modist_fast.run.export.load_backbone`; torch is imported only here, so that the doctor can report its absence.
     """
-    from modist_fast.export import load_backbone as load
+    from modist_fast.run.export import load_backbone as load
 
     return load(path)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from modist_fast.doctor import run_doctor
+from modist_fast.host.doctor import run_doctor
 
 
 def main() -> int:

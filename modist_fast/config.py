@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from modist_fast.distributed import DeviceOption
 from modist_fast.errors import ConfigError
+from modist_fast.host.distributed import DeviceOption
+from modist_fast.host.precision import PrecisionOption
 from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
-from modist_fast.precision import PrecisionOption
 from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
 
 

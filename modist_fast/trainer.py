@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from modist_fast import checkpoint
-from modist_fast.affinity import bind_near_gpu
-from modist_fast.allocator import keep_freed_memory
-from modist_fast.beginning import claim, resume
-from modist_fast.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, mean_over_ranks, on_main
-from modist_fast.environment import environment, git_revision
-from modist_fast.export import export_backbone, visual_card
-from modist_fast.metrics import Display, Recorder, RunLog, drop_lines_after
+from modist_fast.host.affinity import bind_near_gpu
+from modist_fast.host.allocator import keep_freed_memory
+from modist_fast.host.distributed import World, mean_over_ranks, on_main
+from modist_fast.host.environment import environment, git_revision
 from modist_fast.optim import learning_rate
-from modist_fast.pictures import save_contact_sheet, save_loss_curve
+from modist_fast.run import checkpoint
+from modist_fast.run.beginning import claim, resume
+from modist_fast.run.export import export_backbone, visual_card
+from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.running_statistics import running_statistics
 from modist_fast.step import TrainingStep
+from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
+from modist_fast.watch.metrics import Display, Recorder, RunLog, drop_lines_after
+from modist_fast.watch.profiler import StepProfiler
+from modist_fast.watch.spans import annotate
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.source import ClipSource
-from modist_profiling.profiler import StepProfiler
-from modist_profiling.spans import annotate
 
 log = logging.getLogger("modist")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
+from modist_fast.watch.budget import RankBudget
+from modist_fast.watch.spans import Spans, annotate, clock_of
 from modist_profiling.benchmark import percentile
-from modist_profiling.budget import RankBudget
-from modist_profiling.spans import Spans, annotate, clock_of
 
 _ONCE = ("copy", "gather", "momentum", "keys", "gather", "optimizer", "log", "enqueue", "log", "log")
 _EACH_GROUP = ("queries", "loss", "backward", "log")

@@ -16,7 +16,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.models import build_visual
 from modist_fast.models.resnet import Arch
 from modist_profiling.benchmark import interleave, percentile

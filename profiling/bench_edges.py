@@ -22,6 +22,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from modist_fast.watch.rates import Roofline, roofline
 from modist_kernels import flow_edges, flow_edges_reference
 from modist_kernels.traffic import edges_compulsory_bytes
 from modist_profiling.benchmark import (
@@ -34,7 +35,6 @@ from modist_profiling.benchmark import (
     write_csv,
     write_json,
 )
-from modist_profiling.roofline import Roofline, roofline
 
 CLAMP = 10.0
 FLOPS_PER_PIXEL = 25  # two products, a sum and a root for |flow|; 10 sums, 4 products and a root for |Sobel|; scaling

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_pipelines.clips.backends import GpuDecoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader

@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from modist_fast.watch.rates import Roofline, roofline
 from modist_kernels import queue_infonce, queue_infonce_reference
 from modist_kernels.traffic import loss_compulsory_bytes
 from modist_profiling.benchmark import (
@@ -34,7 +35,6 @@ from modist_profiling.benchmark import (
     write_csv,
     write_json,
 )
-from modist_profiling.roofline import Roofline, roofline
 from plain_step import TERMS, moco_loss
 
 TEMPERATURE = 0.1

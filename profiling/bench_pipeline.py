@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_pipelines.video.discovery import discover_videos
 from modist_pipelines.video.index import read_index

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import tyro
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_profiling.benchmark import environment
 from modist_profiling.throughput_model import Link, ParallelStep, parallel_step

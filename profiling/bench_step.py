@@ -25,11 +25,11 @@ import torch
 import tyro
 
 from backbone_peers import BACKBONES
-from modist_fast.budget_keeper import step_flops
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
+from modist_fast.watch.budget_keeper import step_flops
+from modist_fast.watch.flops import count_flops
 from modist_profiling.benchmark import environment, percentile
-from modist_profiling.flops import count_flops
 from plain_step import CHOICES
 from step_worker import step_config
 

@@ -22,7 +22,7 @@ import tyro
 from gpu_check_page import ATTACHMENT_LIMIT_MB, DRY_RUN, machine, next_steps, write_results, write_zip
 from gpu_check_runner import WORK_PREFIX, readable, run_stages
 from gpu_check_stages import Setting, Stage, stages
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 
 

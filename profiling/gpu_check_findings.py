@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from modist_profiling.budget import table as budget_table
+from modist_fast.watch.budget import table as budget_table
 
 NEEDED_ON_A_GPU = ("DALI", "kernels", "CUDA devices", "Triton", "NCCL", "NVML")
 

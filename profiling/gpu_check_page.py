@@ -11,7 +11,7 @@ import torch
 
 from gpu_check_findings import markdown_table
 from gpu_check_runner import Result, log_of, readable
-from modist_fast.environment import environment
+from modist_fast.host.environment import environment
 
 ATTACHMENT_LIMIT_MB = 25
 DRY_RUN = "dry run on a CPU: no figure here is a GPU's"

@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_pipelines.store.reader import Store

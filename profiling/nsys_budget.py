@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_profiling import nsys
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 import tyro
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_profiling.benchmark import environment
 from modist_profiling.parity import Parity, print_figures

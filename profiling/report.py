@@ -6,7 +6,7 @@ The page needs no network, and can be made while the run goes on.
 import argparse
 from pathlib import Path
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_profiling.report.page import page
 from modist_profiling.report.runs import ReportError, read_run

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from modist_fast.allocator import keep_freed_memory
-from modist_fast.budget_keeper import BudgetKeeper, facts_of
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, gather_rows, join_world
-from modist_fast.metrics import Display, Recorder
+from modist_fast.host.allocator import keep_freed_memory
+from modist_fast.host.distributed import World, gather_rows, join_world
 from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
-from modist_profiling.budget import PHASES, WARM_UP_STEPS
+from modist_fast.watch.budget import PHASES, WARM_UP_STEPS
+from modist_fast.watch.budget_keeper import BudgetKeeper, facts_of
+from modist_fast.watch.metrics import Display, Recorder
 from modist_profiling.communication import CollectiveCounter, bytes_sent_on_sockets
 from step_worker import fill_bank, made_up_batch
 

@@ -14,11 +14,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from modist_fast.cli import run_cli
-from modist_fast.distributed import default_processes
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
-from modist_fast.metrics import read_metrics
-from modist_fast.run_files import traces
+from modist_fast.host.distributed import default_processes
+from modist_fast.run.files import traces
+from modist_fast.watch.metrics import read_metrics
 from modist_profiling.soak import Flatness, flatness, lasting, watch
 
 PRETRAIN = Path(__file__).resolve().parents[1] / "launch" / "pretrain.py"

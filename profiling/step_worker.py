@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from backbone_peers import BACKBONES, prepared
-from modist_fast.allocator import keep_freed_memory
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, join_world
+from modist_fast.host.allocator import keep_freed_memory
+from modist_fast.host.distributed import World, join_world
 from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
+from modist_fast.watch.memory import peak_memory
 from modist_pipelines.clips.loader import ClipBatch
-from modist_profiling.memory import peak_memory
 from modist_profiling.operations import count_operations
 from plain_step import PlainStep, same_weights
 

@@ -21,7 +21,7 @@ import triton
 import tyro
 
 from kernel_table import MeasuredEntry, MeasuredTable, read_table, rewritten
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_kernels import configurations
 from modist_kernels.ahead_of_time import SHARED_MEMORY_LIMIT, Resources, compile_partial

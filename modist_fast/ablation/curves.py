@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 
 from modist_fast.ablation.experiment import Ablation
-from modist_fast.metrics import read_metrics
+from modist_fast.watch.metrics import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

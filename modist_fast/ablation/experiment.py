@@ -14,7 +14,7 @@ from modist_fast.ablation.arms import TABLES, Arm, Table, TableName
 from modist_fast.ablation.corpora import LAUNCH, Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
 from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
 from modist_fast.errors import ConfigError
-from modist_fast.metrics import read_metrics
+from modist_fast.watch.metrics import read_metrics
 
 log = logging.getLogger("modist")
 

@@ -12,8 +12,8 @@ import numpy as np
 from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.ablation.statistics import estimate, paired_difference
-from modist_fast.environment import environment
-from modist_fast.metrics import read_metrics
+from modist_fast.host.environment import environment
+from modist_fast.watch.metrics import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

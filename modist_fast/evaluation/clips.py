@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modist_fast.evaluation.views import ViewSpec
+from modist_fast.evaluation.data.views import ViewSpec
 from modist_pipelines.clips.backends import build_decoder
 from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.errors import DamagedError

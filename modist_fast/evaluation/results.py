@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from modist_fast.evaluation.labelled import LabelledVideos
-from modist_fast.evaluation.splits import Fold
+from modist_fast.evaluation.data.labelled import LabelledVideos
+from modist_fast.evaluation.data.splits import Fold
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from modist_profiling.roofline import Roofline
+from modist_fast.watch.rates import Roofline
 
 _L2_FLUSH_BYTES = 256 << 20
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modist_profiling.budget import PHASES, phase_lines
+from modist_fast.watch.budget import PHASES, phase_lines
 
 REPORTS = ("nvtx_pushpop_sum", "nvtx_gpu_proj_sum", "cuda_gpu_kern_sum")
 """What `nsys stats` has to make of a report: nsys-rankR_<report>.csv each."""

@@ -16,12 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modist_fast import checkpoint, metrics, step
+from modist_fast import step
 from modist_fast.pathways import MoDist, Pathways
+from modist_fast.run import checkpoint
+from modist_fast.watch import metrics
+from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips import backends as decoders
 from modist_pipelines.clips import reading as clip_reads
 from modist_pipelines.store import reader as store
-from modist_profiling.spans import Spans, StepTimes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIDE = 768

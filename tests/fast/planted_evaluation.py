@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from modist_fast.evaluation import features
+from modist_fast.evaluation.frozen import features
 
 original = os.replace
 

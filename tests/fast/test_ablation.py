@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tyro
 
-from modist_fast import checkpoint
 from modist_fast.ablation.arms import TABLES, TableName
 from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
 from modist_fast.ablation.jobs import Job, run_jobs
@@ -19,6 +18,7 @@ from modist_fast.ablation.statistics import bootstrap_means, estimate, paired_di
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.presets import find_preset
+from modist_fast.run import checkpoint
 
 # What each arm changes in the paper's recipe (Table 3, and the options of spec and objective). Where it does not stand
 # the preset's own value holds.

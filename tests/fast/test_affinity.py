@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modist_fast.affinity import bind_near_gpu
+from modist_fast.host.affinity import bind_near_gpu
 
 GPU = torch.device("cuda", 1)
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from modist_fast.config import CheckpointConfig, TrainConfig, check
-from modist_fast.distributed import join_world
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
-from modist_fast.metrics import read_metrics
+from modist_fast.host.distributed import join_world
 from modist_fast.optim import OptimConfig
 from modist_fast.presets import PRESETS
-from modist_fast.run_files import traces
+from modist_fast.run.files import traces
 from modist_fast.sources import open_source
 from modist_fast.trainer import Trainer
+from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.errors import DataError
 
 STEPS = 4

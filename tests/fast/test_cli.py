@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from modist_fast.cli import run_cli
+from modist_fast.commands.cli import run_cli
 
 
 def test_names_that_the_terminal_has_no_letters_for_do_not_end_a_command(monkeypatch):

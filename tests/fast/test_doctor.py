@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modist_fast import doctor
-from modist_fast.doctor import Check, examine, run_doctor
+from modist_fast.host import doctor
+from modist_fast.host.doctor import Check, examine, run_doctor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED_ON_A_CPU = {

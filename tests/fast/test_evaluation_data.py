@@ -12,8 +12,8 @@ from clip_store import make_store
 from made_videos import moving_pictures, write_video
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.splits import SplitConfig, find_leaks, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
+from modist_fast.evaluation.data.splits import SplitConfig, find_leaks, low_shot_subset, make_folds, refuse_leaks
 from modist_pipelines.store.reader import QUARANTINE_NAME
 from modist_pipelines.store.writer import quarantine_table, write_parquet
 from tests.fast.evaluation_sets import store_of_pictures, write_list

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from modist_fast import checkpoint
-from modist_fast.distributed import World, join_world
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation import features as features_module
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.evaluation.clips import ClipReader, Request
-from modist_fast.evaluation.features import FeaturesConfig
-from modist_fast.evaluation.frozen import FrozenConfig, open_frozen, training_clip
-from modist_fast.evaluation.labelled import LabelledConfig, open_labelled
-from modist_fast.evaluation.neighbours import KnnConfig
-from modist_fast.evaluation.shape_probe import shape_probabilities
-from modist_fast.evaluation.splits import SplitConfig
-from modist_fast.evaluation.tasks import (
+from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
+from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.data.views import ViewsConfig
+from modist_fast.evaluation.frozen import features as features_module
+from modist_fast.evaluation.frozen.features import FeaturesConfig
+from modist_fast.evaluation.frozen.neighbours import KnnConfig
+from modist_fast.evaluation.frozen.session import FrozenConfig, open_frozen, training_clip
+from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
+from modist_fast.evaluation.frozen.tasks import (
     KnnEvaluationConfig,
     LinearConfig,
     LowShotConfig,
@@ -31,8 +30,9 @@ from modist_fast.evaluation.tasks import (
     run_lowshot,
     run_retrieval,
 )
-from modist_fast.evaluation.views import ViewsConfig
+from modist_fast.host.distributed import World, join_world
 from modist_fast.models.resnet import Block
+from modist_fast.run import checkpoint
 from modist_pipelines.store.reader import Store, shard_path
 from tests.fast.evaluation_sets import demo_rows, store_of_pictures, write_list
 from tests.fast.launching import run_script

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
+from modist_fast.evaluation.frozen.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation import neighbours
-from modist_fast.evaluation.neighbours import KnnConfig, first_hits, knn_probabilities
+from modist_fast.evaluation.frozen import neighbours
+from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
 
 CPU = torch.device("cpu")
 

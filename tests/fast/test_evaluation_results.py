@@ -8,9 +8,9 @@ import pytest
 from clip_store import make_store
 from PIL import Image
 
-from modist_fast.evaluation.labelled import LabelledVideos
+from modist_fast.evaluation.data.labelled import LabelledVideos
+from modist_fast.evaluation.data.splits import Fold
 from modist_fast.evaluation.results import bootstrap_interval, classification, ranks_of_truth, write_result
-from modist_fast.evaluation.splits import Fold
 
 NUM = 40
 CLASSES = list("abcdefg")

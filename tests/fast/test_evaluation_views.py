@@ -9,13 +9,13 @@ import torch
 from clip_store import video_info
 from made_videos import moving_pictures, write_video
 
-from modist_fast.distributed import join_world
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone
-from modist_fast.evaluation.features import Extraction, FeaturesConfig, extract
-from modist_fast.evaluation.labelled import LabelledConfig, open_labelled
-from modist_fast.evaluation.linear import Linear
-from modist_fast.evaluation.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
+from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
+from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
+from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
+from modist_fast.evaluation.frozen.linear import Linear
+from modist_fast.host.distributed import join_world
 from modist_fast.models import build_visual
 from modist_pipelines.plan import ClipPlan
 

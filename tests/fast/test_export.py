@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import modist_fast
 from modist_fast.errors import ConfigError
-from modist_fast.export import export_backbone, read_card
 from modist_fast.models import ResNet, build_visual
+from modist_fast.run.export import export_backbone, read_card
 
 CARD = {"arch": "r18", "width": 8, "mean": [0.45] * 3, "std": [0.225] * 3, "num_frames": 8, "stride": 8}
 

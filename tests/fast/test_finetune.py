@@ -16,21 +16,21 @@ from safetensors.torch import load_file
 from torch import nn
 
 from modist_fast.config import CheckpointConfig
-from modist_fast.distributed import World, join_world
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.classifier import Classifier, FrozenPart
-from modist_fast.evaluation.finetune import run_finetune
-from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, check, with_recipe
-from modist_fast.evaluation.labelled import LabelledConfig
+from modist_fast.evaluation.data.labelled import LabelledConfig
+from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.data.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
+from modist_fast.evaluation.finetune.classifier import Classifier, FrozenPart
+from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check, with_recipe
+from modist_fast.evaluation.finetune.run import run_finetune
+from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingClips
+from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
 from modist_fast.evaluation.precise_bn import set_precise_statistics
 from modist_fast.evaluation.results import write_result
-from modist_fast.evaluation.schedule import SupervisedOptimConfig, supervised_learning_rate
-from modist_fast.evaluation.splits import SplitConfig
-from modist_fast.evaluation.training_clips import SampleOrder, TrainingAugmentation, TrainingClips
-from modist_fast.evaluation.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
-from modist_fast.metrics import read_metrics
+from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
+from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
 from tests.fast.launching import run_script, script_command, start_and_signal
 from tests.fast.striped_store import make_striped_store
@@ -248,8 +248,8 @@ def test_damaged_frames_cost_their_video_alone(tmp_path: Path) -> None:
 
 
 def test_a_damaged_sample_adds_nothing_to_the_gradient(striped: Path) -> None:
-    from modist_fast.evaluation.classifier_training import ClassifierStep
-    from modist_fast.evaluation.training_clips import TrainingBatch
+    from modist_fast.evaluation.finetune.samples import TrainingBatch
+    from modist_fast.evaluation.finetune.training import ClassifierStep
 
     config = replace(small_config(striped, Path("none")), dropout=0.0, batch_size=4, group_size=4)
     clips, labels = torch.randn(4, 3, 4, 32, 32), torch.tensor([0, -1, 1, 0])
@@ -473,7 +473,7 @@ def test_the_recipes_are_the_papers() -> None:
 
 
 def test_training_clips_follow_the_augmentation(striped: Path) -> None:
-    from modist_fast.evaluation.labelled import open_labelled
+    from modist_fast.evaluation.data.labelled import open_labelled
 
     labelled = open_labelled(LabelledConfig(store=striped, labels=striped / "list.csv"), 4, torch.device("cpu"))
     spec = resolve_views(VIEWS, {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modist_fast.metrics import read_metrics
+from modist_fast.watch.metrics import read_metrics
 from tests.fast.launching import run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"

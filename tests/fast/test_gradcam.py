@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from modist_fast.demo_videos import FPS, HEIGHT, WIDTH, write_video
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.views import ViewsConfig, resolve_views
+from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
 from modist_fast.gradcam.agreement import motion_agreement, moving_region
-from modist_fast.gradcam.clips import PairedClips
+from modist_fast.gradcam.paired import PairedClips
 from modist_fast.models import ResNet, build_visual
 from modist_pipelines.store.reader import Store
 from tests.fast.launching import run_script

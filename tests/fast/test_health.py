@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modist_fast.bank import KeyBank
-from modist_fast.health import bank_health, retrieval, uniformity
+from modist_fast.watch.health import bank_health, retrieval, uniformity
 
 
 def unit(*shape: int) -> torch.Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from modist_fast.metrics import read_metrics
-from modist_profiling.budget import PHASES
+from modist_fast.watch.budget import PHASES
+from modist_fast.watch.metrics import read_metrics
 from tests.fast.launching import HANG, REPOSITORY
 
 # One thread and one step ahead: slow data is late soon, and as slow on any number of cores.

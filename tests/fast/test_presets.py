@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from modist_fast.checkpoint import flat, plain_config
 from modist_fast.presets import PRESETS
+from modist_fast.run.checkpoint import flat, plain_config
 
 
 def values(preset: str) -> dict:

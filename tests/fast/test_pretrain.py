@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modist_fast import load_backbone
-from modist_fast.metrics import read_metrics
+from modist_fast.watch.metrics import read_metrics
 from tests.fast.launching import REPOSITORY, run_script, script_command, start_and_signal
 
 # Small nets: the trainer is under test, not what it learns.

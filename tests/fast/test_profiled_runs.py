@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modist_fast.metrics import read_metrics
+from modist_fast.watch.metrics import read_metrics
 from tests.fast.launching import HANG, REPOSITORY, run_script
 
 SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]

@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import join_world
+from modist_fast.host.distributed import join_world
 from modist_fast.presets import demo
 from modist_fast.running_statistics import MOMENTUM, StepStatistics
 from modist_fast.step import TrainingStep

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from modist_fast.watch.rates import Roofline
 from modist_kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 from modist_profiling.benchmark import Provider, interleave, measure, peak_extra_memory, percentile
-from modist_profiling.roofline import Roofline
 
 PROFILING = Path(__file__).parents[2] / "profiling"
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modist_profiling.budget import COLUMNS, WARM_UP_STEPS, WINDOW_STEPS, RunBudget, RunFacts
+from modist_fast.watch.budget import COLUMNS, WARM_UP_STEPS, WINDOW_STEPS, RunBudget, RunFacts
 
 BATCH = 32
 TERMS = ("visual", "motion", "visual_to_motion", "motion_to_visual")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from bench_scaling import Constants, Options, Row, add_model, measure, ratios_of
-from modist_fast.distributed import join_world
+from modist_fast.host.distributed import join_world
 from modist_profiling.communication import CollectiveCounter, Message
 from modist_profiling.throughput_model import Link, ParallelStep, parallel_step, ring_bytes
 from scaling_worker import config_of

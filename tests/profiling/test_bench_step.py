@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench_step import Options, Row, print_rows, ratios_of, run_rows, step_rows
-from modist_fast.distributed import join_world
+from modist_fast.host.distributed import join_world
 from modist_fast.objective import TERMS
 from modist_fast.step import TrainingStep
 from plain_step import CHOICES, PlainStep, same_weights

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from modist_profiling.budget import BACKGROUND, COLUMNS, PHASES, RankBudget, RunBudget, RunFacts, table
-from modist_profiling.verdict import verdict
+from modist_fast.watch.budget import BACKGROUND, COLUMNS, PHASES, RankBudget, RunBudget, RunFacts, table
+from modist_fast.watch.verdict import verdict
 
 CLIPS = {"frames_used": 4, "frames_decoded": 6, "bytes_read": 300, "bytes_needed": 200, "videos_damaged": 1}
 FACTS = RunFacts(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modist_profiling.device_monitor import DeviceMonitor
+from modist_fast.host.device_monitor import DeviceMonitor
 
 GPU = torch.device("cuda", 0)
 

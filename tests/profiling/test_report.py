@@ -334,8 +334,8 @@ def test_the_wheel_has_every_package_and_the_pages_files(tmp_path: Path):
 
 def test_config_of_the_planted_run_is_a_runs(tmp_path: Path):
     """The options that the page reads by name exist."""
-    from modist_fast.checkpoint import plain_config
     from modist_fast.presets import PRESETS
+    from modist_fast.run.checkpoint import plain_config
 
     real = plain_config(PRESETS["demo"](Path("store"), Path("out")))
     for name, value in CONFIG.items():

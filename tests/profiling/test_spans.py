@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from modist_profiling.spans import HostClock, Spans, annotate
+from modist_fast.watch.spans import HostClock, Spans, annotate
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from modist_profiling.budget import WARM_UP_STEPS
+from modist_fast.watch.budget import WARM_UP_STEPS
 from modist_profiling.report.runs import Run
 from modist_profiling.report.svg import number
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modist_profiling.budget import PHASES, WARM_UP_STEPS
+from modist_fast.watch.budget import PHASES, WARM_UP_STEPS
 
 Columns = dict[str, np.ndarray]
 """Float64 by key of metrics.jsonl, a value a step, NaN where a line has none; of nested keys as "spans.keys"."""

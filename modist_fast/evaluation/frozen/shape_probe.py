@@ -6,8 +6,8 @@ Where crops or durations differ by class, as in UT-Interaction, a backbone's sco
 import numpy as np
 import torch
 
-from modist_fast.evaluation.labelled import LabelledVideos
-from modist_fast.evaluation.linear import LbfgsConfig, fit_lbfgs
+from modist_fast.evaluation.data.labelled import LabelledVideos
+from modist_fast.evaluation.frozen.linear import LbfgsConfig, fit_lbfgs
 
 
 def shape_features(labelled: LabelledVideos, videos: np.ndarray) -> np.ndarray:

@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from modist_fast.checkpoint import kept
 from modist_fast.errors import ConfigError
-from modist_fast.finite import REMEDY, flaw_of
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch
-from modist_fast.tensor_files import write_tensors
+from modist_fast.run.checkpoint import kept
+from modist_fast.run.finite import REMEDY, flaw_of
+from modist_fast.run.tensor_files import write_tensors
 
 FORMAT = "modist-backbone"
 VERSION = 1

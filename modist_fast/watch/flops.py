@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modist_profiling.roofline import matmul_rate
+from modist_fast.watch.rates import matmul_rate
 
 
 def count_flops(net: nn.Module, inputs: Sequence[Tensor | None], backward: bool) -> int:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from modist_profiling.device_monitor import gpu_handle
+from modist_fast.host.device_monitor import gpu_handle
 
 
 def bind_near_gpu(device: torch.device) -> str:

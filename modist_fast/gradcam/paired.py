@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_fast.evaluation.views import ViewSpec, plan_views
+from modist_fast.evaluation.data.views import ViewSpec, plan_views
 from modist_pipelines.clips.backends import build_decoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.reading import PlannedClip

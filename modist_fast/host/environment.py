@@ -58,7 +58,7 @@ def cpu_model() -> str:
 
 def git_revision() -> str | None:
     """The checked-out commit of this source tree, with "-dirty" where files differ; None outside its checkout."""
-    source = Path(__file__).resolve().parents[1]
+    source = Path(__file__).resolve().parents[2]
     if _git("rev-parse", "--show-toplevel") != str(source):
         return None  # installed somewhere inside another project's checkout, or no checkout at all
     return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from modist_fast.environment import package_version
+from modist_fast.host.environment import package_version
 
 State = Literal["ok", "absent", "wrong"]
 
@@ -174,7 +174,7 @@ def _opencv() -> str:
 def _bf16() -> str:
     import torch
 
-    from modist_fast.precision import resolve_precision
+    from modist_fast.host.precision import resolve_precision
 
     dtype, reason = resolve_precision("auto", torch.device("cpu"))
     if dtype != torch.bfloat16:

@@ -8,16 +8,16 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from modist_fast.config import CheckpointConfig, check_beginning
-from modist_fast.distributed import DeviceOption
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.classifier import FrozenPart
-from modist_fast.evaluation.labelled import LabelledConfig
-from modist_fast.evaluation.schedule import SupervisedOptimConfig, check_schedule
-from modist_fast.evaluation.splits import SplitConfig
-from modist_fast.evaluation.training_clips import TrainingAugmentation
-from modist_fast.evaluation.views import ViewsConfig
-from modist_fast.precision import PrecisionOption
+from modist_fast.evaluation.data.labelled import LabelledConfig
+from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.data.views import ViewsConfig
+from modist_fast.evaluation.finetune.classifier import FrozenPart
+from modist_fast.evaluation.finetune.samples import TrainingAugmentation
+from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
+from modist_fast.host.distributed import DeviceOption
+from modist_fast.host.precision import PrecisionOption
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 

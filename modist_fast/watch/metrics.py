@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from modist_fast.budget_keeper import BudgetKeeper
-from modist_fast.distributed import mean_over_ranks
 from modist_fast.errors import ConfigError
-from modist_fast.finite import REMEDY
+from modist_fast.host.distributed import mean_over_ranks
+from modist_fast.run.finite import REMEDY
+from modist_fast.watch.budget_keeper import BudgetKeeper
+from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
-from modist_profiling.spans import Spans, StepTimes
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from modist_fast.config import CheckpointConfig
-from modist_fast.distributed import is_main_process
 from modist_fast.errors import ConfigError
-from modist_fast.finite import REMEDY, flaw_of
+from modist_fast.host.distributed import is_main_process
+from modist_fast.run.finite import REMEDY, flaw_of
 
 log = logging.getLogger("modist")
 

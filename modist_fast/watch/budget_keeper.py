@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from modist_fast.config import TrainConfig
-from modist_fast.distributed import World, gather_rows
+from modist_fast.host.device_monitor import DeviceMonitor
+from modist_fast.host.distributed import World, gather_rows
 from modist_fast.pathways import Pathways
-from modist_profiling.budget import RankBudget, RunBudget, RunFacts, table
-from modist_profiling.device_monitor import DeviceMonitor
-from modist_profiling.flops import count_flops, peak_flops
-from modist_profiling.memory import peak_memory
-from modist_profiling.verdict import verdict
+from modist_fast.watch.budget import RankBudget, RunBudget, RunFacts, table
+from modist_fast.watch.flops import count_flops, peak_flops
+from modist_fast.watch.memory import peak_memory
+from modist_fast.watch.verdict import verdict
 
 
 class BudgetKeeper:

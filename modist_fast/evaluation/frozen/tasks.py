@@ -5,15 +5,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modist_fast.distributed import World
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.features import Extraction, extract
-from modist_fast.evaluation.frozen import Frozen, FrozenConfig, features_folder, open_frozen, training_clip
-from modist_fast.evaluation.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
-from modist_fast.evaluation.neighbours import KnnConfig, first_hits, knn_probabilities
+from modist_fast.evaluation.data.splits import Fold, low_shot_subset, make_folds
+from modist_fast.evaluation.frozen.features import Extraction, extract
+from modist_fast.evaluation.frozen.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
+from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
+from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, features_folder, open_frozen, training_clip
+from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification
-from modist_fast.evaluation.shape_probe import shape_probabilities
-from modist_fast.evaluation.splits import Fold, low_shot_subset, make_folds
+from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
 
 

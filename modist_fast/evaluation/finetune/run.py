@@ -13,26 +13,26 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from modist_fast.affinity import bind_near_gpu
-from modist_fast.allocator import keep_freed_memory
-from modist_fast.beginning import claim
-from modist_fast.distributed import World, on_main
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, open_backbone
-from modist_fast.evaluation.classifier import Classifier
-from modist_fast.evaluation.classifier_training import ClassifierTraining, Trained
-from modist_fast.evaluation.finetune_config import FinetuneConfig, SupervisedConfig, check
-from modist_fast.evaluation.frozen import describe
-from modist_fast.evaluation.labelled import LabelledVideos, open_labelled
+from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
+from modist_fast.evaluation.data.splits import Fold, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.data.views import ViewSpec, resolve_views
+from modist_fast.evaluation.finetune.classifier import Classifier
+from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
+from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingClips
+from modist_fast.evaluation.finetune.scores import view_probabilities
+from modist_fast.evaluation.finetune.training import ClassifierTraining, Trained
+from modist_fast.evaluation.frozen.session import describe
 from modist_fast.evaluation.results import classification
-from modist_fast.evaluation.splits import Fold, low_shot_subset, make_folds, refuse_leaks
-from modist_fast.evaluation.training_clips import SampleOrder, TrainingClips
-from modist_fast.evaluation.view_scores import view_probabilities
-from modist_fast.evaluation.views import ViewSpec, resolve_views
-from modist_fast.export import export_backbone, refuse_flaw
+from modist_fast.host.affinity import bind_near_gpu
+from modist_fast.host.allocator import keep_freed_memory
+from modist_fast.host.distributed import World, on_main
 from modist_fast.models.resnet import Block
-from modist_fast.run_files import FINETUNING, traces
-from modist_fast.tensor_files import write_tensors
+from modist_fast.run.beginning import claim
+from modist_fast.run.export import export_backbone, refuse_flaw
+from modist_fast.run.files import FINETUNING, traces
+from modist_fast.run.tensor_files import write_tensors
 
 log = logging.getLogger("modist")
 

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modist_fast.checkpoint import plain
-from modist_fast.distributed import World
-from modist_fast.environment import git_revision
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.frozen import Frozen, FrozenConfig, open_frozen
-from modist_fast.evaluation.linear import LbfgsConfig, Linear, fit_lbfgs
+from modist_fast.evaluation.data.views import ViewsConfig
+from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, fit_lbfgs
+from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, open_frozen
 from modist_fast.evaluation.results import bootstrap_interval
-from modist_fast.evaluation.views import ViewsConfig
 from modist_fast.gradcam.agreement import RULE, Agreement, motion_agreement, moving_region
 from modist_fast.gradcam.cam import grad_cam, resize_cam, with_output_stride
-from modist_fast.gradcam.clips import PairedClip, PairedClips
-from modist_fast.gradcam.pictures import ShownClip, save_grid, save_video
+from modist_fast.gradcam.drawing import ShownClip, save_grid, save_video
+from modist_fast.gradcam.paired import PairedClip, PairedClips
+from modist_fast.host.distributed import World
+from modist_fast.host.environment import git_revision
 from modist_fast.models import ResNet
+from modist_fast.run.checkpoint import plain
 from modist_pipelines.store.reader import Store
 
 log = logging.getLogger("modist")

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from modist_fast.config import TrainConfig
-from modist_fast.metrics import read_metrics
 from modist_fast.objective import TERMS
+from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.source import ClipSource
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from modist_fast.evaluation.clips import ClipReader, Request
-from modist_fast.evaluation.labelled import LabelledVideos
-from modist_fast.evaluation.views import ViewSpec, plan_training_clip
+from modist_fast.evaluation.data.labelled import LabelledVideos
+from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip
 from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.plan import ClipPlan, augmented_clip, video_order
 

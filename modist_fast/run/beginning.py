@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modist_fast import checkpoint
-from modist_fast.checkpoint import RunConfig
-from modist_fast.distributed import World, on_main
 from modist_fast.errors import ConfigError
-from modist_fast.run_files import RUN, listed, remove, traces
+from modist_fast.host.distributed import World, on_main
+from modist_fast.run import checkpoint
+from modist_fast.run.checkpoint import RunConfig
+from modist_fast.run.files import RUN, listed, remove, traces
 
 log = logging.getLogger("modist")
 

@@ -23,14 +23,14 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from modist_fast.distributed import World
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone
 from modist_fast.evaluation.clips import ClipReader, Request
-from modist_fast.evaluation.labelled import LabelledVideos, report_odd
-from modist_fast.evaluation.views import ViewSpec
-from modist_fast.precision import PrecisionOption, resolve_precision
-from modist_fast.tensor_files import write_tensors
+from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
+from modist_fast.evaluation.data.views import ViewSpec
+from modist_fast.host.distributed import World
+from modist_fast.host.precision import PrecisionOption, resolve_precision
+from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")

@@ -16,20 +16,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from modist_fast import checkpoint
-from modist_fast.beginning import resume
-from modist_fast.distributed import World, mean_over_ranks, on_main
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.classifier import Classifier, seed_dropout
-from modist_fast.evaluation.finetune_config import FinetuneConfig
+from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
+from modist_fast.evaluation.finetune.config import FinetuneConfig
+from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
+from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
 from modist_fast.evaluation.precise_bn import set_precise_statistics
-from modist_fast.evaluation.schedule import supervised_learning_rate
-from modist_fast.evaluation.training_clips import SampleOrder, TrainingBatch, TrainingClips
-from modist_fast.finite import REMEDY
-from modist_fast.metrics import RunLog
+from modist_fast.host.distributed import World, mean_over_ranks, on_main
+from modist_fast.host.precision import resolve_precision
 from modist_fast.optim import build_optimizer
-from modist_fast.precision import resolve_precision
+from modist_fast.run import checkpoint
+from modist_fast.run.beginning import resume
+from modist_fast.run.finite import REMEDY
 from modist_fast.running_statistics import StepStatistics, running_statistics
+from modist_fast.watch.metrics import RunLog
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modist_fast.distributed import World
 from modist_fast.evaluation.clips import ClipReader, Request
-from modist_fast.evaluation.labelled import LabelledVideos, report_odd
-from modist_fast.evaluation.views import ViewSpec, plan_views
+from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
+from modist_fast.evaluation.data.views import ViewSpec, plan_views
+from modist_fast.host.distributed import World
 
 log = logging.getLogger("modist")
 _VIEWS_AT_A_TIME = 8

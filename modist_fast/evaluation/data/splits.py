@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.labelled import LabelledVideos
+from modist_fast.evaluation.data.labelled import LabelledVideos
 
 log = logging.getLogger("modist")
 
