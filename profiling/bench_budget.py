@@ -15,7 +15,7 @@ from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
 from modist_fast.watch.budget import RankBudget
 from modist_fast.watch.spans import Spans, annotate, clock_of
-from modist_profiling.benchmark import percentile
+from modist_profiling.frame import percentile
 
 _ONCE = ("copy", "gather", "momentum", "keys", "gather", "optimizer", "log", "enqueue", "log", "log")
 _EACH_GROUP = ("queries", "loss", "backward", "log")

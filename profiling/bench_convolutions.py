@@ -19,7 +19,7 @@ from torch.nn import functional
 from modist_fast.commands.cli import run_cli
 from modist_fast.models import build_visual
 from modist_fast.models.resnet import Arch
-from modist_profiling.benchmark import interleave, percentile
+from modist_profiling.frame import interleave, percentile
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,15 @@ from modist_fast.commands.cli import run_cli
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_pipelines.store.reader import Store
-from modist_profiling.throughput_model import DEVICES, SOURCES, Assumptions, Workload, bottleneck, scale, stage_rates
+from modist_profiling.scaling.throughput_model import (
+    DEVICES,
+    SOURCES,
+    Assumptions,
+    Workload,
+    bottleneck,
+    scale,
+    stage_rates,
+)
 
 LOCAL_BATCH = 8
 NUM_GPUS = (1, 2, 4, 8, 16, 64, 512)

@@ -16,10 +16,10 @@ import tyro
 
 from modist_fast.commands.cli import run_cli
 from modist_fast.errors import ConfigError
-from modist_profiling.benchmark import environment
+from modist_profiling.data.parity import clip_parity
+from modist_profiling.frame import environment
+from modist_profiling.kernels.parity import edges_parity, loss_cases, loss_parity
 from modist_profiling.parity import Parity, print_figures
-from parity_clips import clip_parity
-from parity_kernels import edges_parity, loss_cases, loss_parity
 
 
 @dataclass(frozen=True)

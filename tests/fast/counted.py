@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from modist_fast.pathways import MoDist
 from modist_fast.trainer import Trainer
-from modist_profiling.communication import CollectiveCounter, bytes_sent_on_sockets
+from modist_profiling.scaling.link import CollectiveCounter, bytes_sent_on_sockets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ from oracles import make_case
 from modist_kernels import flow_edges, queue_infonce
 from modist_kernels.configurations import EdgesConfiguration
 from modist_kernels.flow_edges.kernels import forward
-from modist_kernels.interpreter_guard import watch
-from modist_kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
+from modist_profiling.kernels.interpreter_guard import watch
+from modist_profiling.kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 
 
 @triton.jit

@@ -6,11 +6,11 @@ vectorized loads. They catch what a new Triton compiles worse without a word.
 
 import pytest
 
-from modist_kernels.ahead_of_time import SHARED_MEMORY_LIMIT, compile_kernel, compile_partial
 from modist_kernels.configurations import ARCHITECTURES, PARTIAL, PartialConfiguration, edges_warps
 from modist_kernels.flow_edges.kernels import edges_kernel
 from modist_kernels.queue_infonce.kernels import backward_kernel, combine_kernel
 from modist_kernels.queue_infonce.launches import COMBINE_TILE, SUPPORTED_DIMS
+from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, compile_kernel, compile_partial
 
 # (architecture, C, block rows): most registers, kilobytes of shared memory, class of the matrix instruction.
 # As compiled with Triton 3.8 for fp32 queries, and rounded up to a multiple of 8 registers.

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modist_fast.watch.rates import Roofline
-from modist_kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
-from modist_profiling.benchmark import Provider, interleave, measure, peak_extra_memory, percentile
+from modist_profiling.frame import Provider, interleave, measure, peak_extra_memory, percentile
+from modist_profiling.kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 
 PROFILING = Path(__file__).parents[2] / "profiling"
 CPU = torch.device("cpu")

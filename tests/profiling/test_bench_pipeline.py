@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_raw import write_video
 
-from bench_pipeline import Row, figures, indexed_videos
 from modist_pipelines.video.frames import torchcodec_loads, upright_rgb
 from modist_pipelines.video.index import VideoIndex
 from modist_pipelines.video.reader import VideoReader
-from pipeline_peers import DECODERS, PeerClips, planned_frames
-from pipeline_worker import num_decoded
+from modist_profiling.data.bench import Row, figures, indexed_videos
+from modist_profiling.data.peers import DECODERS, PeerClips, planned_frames
+from modist_profiling.data.worker import num_decoded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

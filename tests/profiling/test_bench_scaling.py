@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bench_scaling import Constants, Options, Row, add_model, measure, ratios_of
 from modist_fast.host.distributed import join_world
-from modist_profiling.communication import CollectiveCounter, Message
-from modist_profiling.throughput_model import Link, ParallelStep, parallel_step, ring_bytes
-from scaling_worker import config_of
-from sent_bytes import Sent, minimum_bytes
+from modist_profiling.scaling.bench import Constants, Options, Row, add_model, measure, ratios_of
+from modist_profiling.scaling.link import CollectiveCounter, Message
+from modist_profiling.scaling.sent_bytes import Sent, minimum_bytes
+from modist_profiling.scaling.throughput_model import Link, ParallelStep, parallel_step, ring_bytes
+from modist_profiling.scaling.worker import config_of
 
 LINK = Link(bytes_per_s=1e9, latency=0.002)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench_step import Options, Row, print_rows, ratios_of, run_rows, step_rows
 from modist_fast.host.distributed import join_world
 from modist_fast.objective import TERMS
 from modist_fast.step import TrainingStep
-from plain_step import CHOICES, PlainStep, same_weights
-from step_worker import fill_bank, made_up_batch, step_config
+from modist_profiling.step.bench import Options, Row, print_rows, ratios_of, run_rows, step_rows
+from modist_profiling.step.plain import CHOICES, PlainStep, same_weights
+from modist_profiling.step.worker import fill_bank, made_up_batch, step_config
 
 SPEC = {"batch": 4, "crop": 32, "bank": 64}
 

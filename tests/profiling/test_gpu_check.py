@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import tyro
 
-import bench_edges
-import bench_loss
-import bench_step
-import gpu_check_findings as findings
 import parity as parity_script
-import tune_kernels
-from gpu_check import check, chosen
-from gpu_check_page import DRY_RUN
-from gpu_check_runner import WORK_PREFIX
-from gpu_check_stages import Setting, Stage, stages
-from kernel_table import MeasuredEntry, MeasuredTable
 from modist_fast.config import check as check_config
 from modist_fast.errors import ConfigError
 from modist_kernels.configurations import PartialConfiguration
+from modist_profiling.gpu_check import findings as findings
+from modist_profiling.gpu_check.page import DRY_RUN
+from modist_profiling.gpu_check.run import check, chosen
+from modist_profiling.gpu_check.runner import WORK_PREFIX
+from modist_profiling.gpu_check.stages import Setting, Stage, stages
+from modist_profiling.kernels import edges as bench_edges
+from modist_profiling.kernels import loss as bench_loss
+from modist_profiling.kernels import tuning as tune_kernels
+from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable
+from modist_profiling.step import bench as bench_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GPU_ONLY = {"bench-step-compile", "bench-step-choices"}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kernel_table import MeasuredEntry, MeasuredTable, read_table, rewritten
 from modist_fast.errors import ConfigError
 from modist_kernels import configurations
 from modist_kernels.configurations import EDGES_PROGRAMS, PARTIAL, PartialConfiguration
-from tune_kernels import best_programs, write_configurations
+from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, rewritten
+from modist_profiling.kernels.tuning import best_programs, write_configurations
 
 SOURCE = Path(configurations.__file__).read_text(encoding="utf-8")
 ENTRIES = [PartialConfiguration(16, 256, 8, 2, 264), PartialConfiguration(64, 64, 4, 3, 132)]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modist_profiling.operations import count_operations
+from modist_profiling.step.operations import count_operations
 
 
 def test_each_call_counts_once_and_views_not_at_all():

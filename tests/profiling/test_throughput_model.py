@@ -11,7 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_throughput import SIZES, count_flops, store_bytes, tables
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
-from modist_profiling.throughput_model import DEVICES, Assumptions, Device, Workload, bottleneck, scale, stage_rates
+from modist_profiling.scaling.throughput_model import (
+    DEVICES,
+    Assumptions,
+    Device,
+    Workload,
+    bottleneck,
+    scale,
+    stage_rates,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "throughput-model.md"
 DEVICE = Device("toy", 100.0, 1000.0, 10.0, 100.0, 1000.0, 500.0)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gpu_check_findings as findings
-from gpu_check_findings import Findings
+from modist_profiling.gpu_check import findings as findings
+from modist_profiling.gpu_check.findings import Findings
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gpu_check_findings import Findings
-from gpu_check_stages import Stage
+from modist_profiling.gpu_check.findings import Findings
+from modist_profiling.gpu_check.stages import Stage
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[3]
 WORK_PREFIX = "gpu-check-work-"
 GRACE = 20.0  # seconds between SIGTERM and SIGKILL
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from gpu_check_findings import markdown_table
-from gpu_check_runner import Result, log_of, readable
 from modist_fast.host.environment import environment
+from modist_profiling.gpu_check.findings import markdown_table
+from modist_profiling.gpu_check.runner import Result, log_of, readable
 
 ATTACHMENT_LIMIT_MB = 25
 DRY_RUN = "dry run on a CPU: no figure here is a GPU's"

@@ -1,6 +1,6 @@
 """One row of bench_step.py, in a process of its own, as training has one: runs once for each line on standard input.
 
-    python profiling/step_worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
+    python profiling/modist_profiling/step/worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
 
 Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run, by
 the clock and of the processor, and the process's peak memory.
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbone_peers import BACKBONES, prepared
 from modist_fast.config import TrainConfig
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, join_world
@@ -26,8 +25,9 @@ from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
 from modist_fast.watch.memory import peak_memory
 from modist_pipelines.clips.loader import ClipBatch
-from modist_profiling.operations import count_operations
-from plain_step import PlainStep, same_weights
+from modist_profiling.step.operations import count_operations
+from modist_profiling.step.peers import BACKBONES, prepared
+from modist_profiling.step.plain import PlainStep, same_weights
 
 
 def step_config(spec: dict[str, Any]) -> TrainConfig:

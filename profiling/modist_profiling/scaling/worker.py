@@ -1,6 +1,6 @@
 """A process of bench_scaling.py: takes training steps, measures its link or counts its messages, as asked.
 
-    [torchrun …] profiling/scaling_worker.py SPEC        (SPEC: JSON, see `bench_scaling.spec_of`)
+    [torchrun …] profiling/modist_profiling/scaling/worker.py SPEC        (SPEC: JSON, see `bench_scaling.spec_of`)
 
 Rank 0 reads a command a line from standard input, tells the others, and answers each with a line of JSON.
 """
@@ -26,8 +26,8 @@ from modist_fast.step import TrainingStep
 from modist_fast.watch.budget import PHASES, WARM_UP_STEPS
 from modist_fast.watch.budget_keeper import BudgetKeeper, facts_of
 from modist_fast.watch.metrics import Display, Recorder
-from modist_profiling.communication import CollectiveCounter, bytes_sent_on_sockets
-from step_worker import fill_bank, made_up_batch
+from modist_profiling.scaling.link import CollectiveCounter, bytes_sent_on_sockets
+from modist_profiling.step.worker import fill_bank, made_up_batch
 
 BUCKET_BYTES = 25 << 20  # DDP's default
 COUNTED_STEPS = WARM_UP_STEPS

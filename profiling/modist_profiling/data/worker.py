@@ -1,6 +1,6 @@
 """One row of bench_pipeline.py, in a process of its own: makes as many samples as it is told to on standard input.
 
-    python profiling/pipeline_worker.py SPEC        (SPEC: JSON, see `bench_pipeline.Row`)
+    python profiling/modist_profiling/data/worker.py SPEC        (SPEC: JSON, see `bench_pipeline.Row`)
 
 Answers each number with a line of JSON: the counters of those samples.
 """
@@ -20,7 +20,7 @@ from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.index import read_index
 from modist_pipelines.video.raw import RawVideos
-from pipeline_peers import MOTION, VISUAL, PeerClips, planned_frames
+from modist_profiling.data.peers import MOTION, VISUAL, PeerClips, planned_frames
 
 PLAIN = Augmentation(flip=0.0, color=0.0, gray=0.0, blur=0.0)
 

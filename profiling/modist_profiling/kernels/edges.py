@@ -1,0 +1,213 @@
+"""Flow to edge maps: this project's pass against OpenCV, plain torch, kornia and, on a GPU, CuPy.
+
+    python profiling/bench_edges.py
+    python profiling/bench_edges.py --sweep --json edges.json --csv edges.csv --plot edges.png
+
+The baseline is OpenCV on the CPU (magnitude, two Sobel filters, magnitude, clamp, uint8, mean), plain torch on a
+GPU. All get the same float32 flow and return uint8 maps and scores.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from modist_fast.watch.rates import Roofline, roofline
+from modist_kernels import flow_edges, flow_edges_reference
+from modist_profiling.frame import (
+    Provider,
+    Row,
+    environment,
+    measure,
+    plot,
+    print_rows,
+    write_csv,
+    write_json,
+)
+from modist_profiling.kernels.traffic import edges_compulsory_bytes
+
+CLAMP = 10.0
+FLOPS_PER_PIXEL = 25  # two products, a sum and a root for |flow|; 10 sums, 4 products and a root for |Sobel|; scaling
+Result = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Benchmark of flow edges."""
+
+    device: str = "auto"
+    frames: int = 32
+    """Frames of a call: two clips of 16."""
+    size: int = 224
+    threads: int = 1
+    """CPU threads, of torch and of OpenCV."""
+    seconds: float = 8.0
+    """Time for each shape, beyond one call of each provider."""
+    rounds: int = 300
+    sweep: bool = False
+    """Also sweep the size and the number of frames around those given."""
+    count: bool = True
+    """Count bytes moved in Triton's interpreter."""
+    json: Path | None = None
+    csv: Path | None = None
+    plot: Path | None = None
+
+
+# ---- Providers: functions of the flow, (K, 2, H, W) or (K, H, W, 2) float32, that return edge maps and scores
+
+
+def opencv(flow: Tensor, layout: str) -> Result:
+    edges, scores = [], []
+    for frame in flow.numpy():
+        u, v = cv2.split(frame) if layout == "hwc" else frame
+        magnitude = cv2.magnitude(u, v)
+        across = cv2.Sobel(magnitude, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        down = cv2.Sobel(magnitude, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        clamped = cv2.min(cv2.magnitude(across, down), CLAMP)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        edges.append(cv2.convertScaleAbs(clamped, alpha=255 / CLAMP))
+        scores.append(cv2.mean(clamped)[0])
+    return torch.from_numpy(np.stack(edges)), torch.tensor(scores)
+
+
+def plain_torch(flow: Tensor, layout: str) -> Result:
+    return flow_edges_reference(flow, layout=layout, clamp=CLAMP)  # pyright: ignore[reportArgumentType]
+
+
+def ours(flow: Tensor, layout: str) -> Result:
+    return flow_edges(flow, layout=layout, clamp=CLAMP)  # pyright: ignore[reportArgumentType]
+
+
+def kornia_sobel(flow: Tensor, layout: str) -> Result:
+    filters = importlib.import_module("kornia.filters")
+    vectors = flow.movedim(-1, -3) if layout == "hwc" else flow
+    magnitude = vectors.square().sum(1, keepdim=True).sqrt()
+    gradient = filters.spatial_gradient(magnitude, normalized=False)[:, 0]
+    clamped = gradient.square().sum(1).sqrt().clamp(max=CLAMP)
+    return (clamped * (255 / CLAMP)).round().to(torch.uint8), clamped.mean((1, 2))
+
+
+def cupy_sobel(flow: Tensor, layout: str) -> Result:
+    cupy = importlib.import_module("cupy")
+    ndimage = importlib.import_module("cupyx.scipy.ndimage")
+    vectors = cupy.from_dlpack(flow.movedim(-1, -3) if layout == "hwc" else flow)
+    magnitude = cupy.sqrt((vectors * vectors).sum(1))
+    across, down = (ndimage.sobel(magnitude, axis=axis, mode="nearest") for axis in (2, 1))
+    clamped = cupy.minimum(cupy.sqrt(across * across + down * down), CLAMP)
+    quantized = cupy.rint(clamped * (255 / CLAMP)).astype(cupy.uint8)
+    return torch.from_dlpack(quantized), torch.from_dlpack(clamped.mean((1, 2)))
+
+
+# ---- Report
+
+
+def bench_shape(
+    options: Options, frames: int, size: int, layout: str, device: torch.device, limits: Roofline
+) -> list[Row]:
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.randn(frames, 2, size, size, generator=generator) * 0.7  # maps between black and clamp
+    flow = (flow.movedim(1, -1) if layout == "hwc" else flow).contiguous().to(device)
+    exact = flow_edges_reference(flow.double(), layout=layout, clamp=CLAMP, out_dtype=torch.float32)[0]  # pyright: ignore[reportArgumentType]
+    pixels = frames * size * size
+    functions: dict[str, tuple[Callable[[Tensor, str], Result], float | None, str]] = {}
+    if device.type == "cpu":
+        functions["OpenCV"] = (opencv, pixels * 57.0, "a frame at a time, on the CPU")
+    functions["plain torch"] = (plain_torch, pixels * 65.0, "")
+    for module, function, needs_gpu in (("kornia", kornia_sobel, False), ("cupy", cupy_sobel, True)):
+        if importlib.util.find_spec(module) is None:
+            print(f"{module}: not installed")
+        elif needs_gpu and device.type != "cuda":
+            print(f"{module}: needs a GPU")
+        else:
+            functions[module] = (function, None, "a kernel or more for each operation")
+    compulsory = edges_compulsory_bytes(frames, size, size, 4, 1)
+    functions["modist flow_edges"] = (ours, compulsory, "")  # what lies between stays in the cache
+    providers = []
+    for name, (function, moved, limit) in functions.items():
+        edges, _ = function(flow, layout)
+        error = float((edges.double() / 255 * CLAMP - exact.double()).abs().max() / CLAMP)
+        run = partial(function, flow, layout)
+        providers.append(Provider(name, run, moved, "estimated" if moved else "", limit, error))
+    return measure(
+        "flow edges, float32 to uint8 (error: of the map, half a level is 0.002)",
+        providers,
+        {"frames": frames, "size": size, "layout": layout, "threads": torch.get_num_threads()},
+        compulsory_bytes=compulsory,
+        flops=pixels * FLOPS_PER_PIXEL,
+        limits=limits,
+        device=device,
+        rounds=options.rounds,
+        seconds=options.seconds,
+    )
+
+
+def count_traffic(size: int) -> float:
+    """Bytes over compulsory bytes of the Triton kernel, fp16 to uint8, counted in the interpreter."""
+    command = [sys.executable, __file__, "--count-in-interpreter", str(size)]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+def count_in_interpreter(size: int) -> None:
+    """Print bytes over compulsory of one frame, cut up as one of many (32 clips of 16 frames)."""
+    from modist_kernels.configurations import edges_configuration
+    from modist_kernels.flow_edges.kernels import forward
+    from modist_profiling.kernels.interpreter_guard import watch
+
+    configuration = edges_configuration(90, 32 * 16, size, size)
+    with watch() as seen:
+        forward(torch.randn(1, 2, size, size).half(), "chw", 1.0, "replicate", CLAMP, 1.0, torch.uint8, configuration)
+    print(seen.bytes_moved / edges_compulsory_bytes(1, size, size, 2, 1))
+
+
+def main() -> None:
+    if "--count-in-interpreter" in sys.argv:
+        return count_in_interpreter(int(sys.argv[2]))
+    options = tyro.cli(Options, description=__doc__)
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    limits = roofline(device)
+    rows: list[Row] = []
+    ratios: dict[str, float] = {}
+    for layout in ("chw", "hwc"):
+        rows += bench_shape(options, options.frames, options.size, layout, device, limits)
+        median = {row.provider: row.median for row in rows if row.shape["layout"] == layout and row.mode != "cold L2"}
+        suffix = "" if layout == "chw" else "_interleaved"
+        baseline, key = (
+            ("OpenCV", "cpu_speedup_vs_opencv") if device.type == "cpu" else ("plain torch", "gpu_speedup_vs_torch")
+        )
+        ratios[f"edges_{key}{suffix}"] = median[baseline] / median["modist flow_edges"]
+    if options.count:
+        ratios["edges_traffic_vs_compulsory"] = count_traffic(options.size)
+    if options.sweep:
+        for frames, size in (
+            (1, options.size),
+            (8, options.size),
+            (128, options.size),
+            (options.frames, 128),
+            (options.frames, 448),
+        ):
+            rows += bench_shape(options, frames, size, "chw", device, limits)
+    print_rows(rows)
+    print("\nratios")
+    for key, value in ratios.items():
+        print(f"  {key:42} {value:.4g}")
+    found = environment(device, limits)
+    if options.json:
+        write_json(options.json, rows, ratios, found)
+    if options.csv:
+        write_csv(options.csv, rows, found)
+    if options.plot:
+        plot(options.plot, rows, ("frames", "size"))
+    return None
