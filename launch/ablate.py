@@ -1,34 +1,7 @@
 """The paper's ablations: python launch/ablate.py --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
 
-import logging
-import signal
-
-import tyro
-
-from modist_fast.ablation.curves import save_curves
-from modist_fast.ablation.experiment import Ablation, AblationConfig
-from modist_fast.ablation.report import write_report
+from modist_fast.commands.ablate import main
 from modist_fast.commands.cli import run_cli
-
-log = logging.getLogger("modist")
-
-
-def main() -> int:
-    config = tyro.cli(AblationConfig)
-    ablation = Ablation(config)
-    if config.dry_run:
-        print("\n".join(ablation.commands()))
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends as Ctrl-C does: the children are told
-    failed = ablation.run()
-    write_report(ablation)
-    save_curves(config.out / "curves.png", ablation)
-    print((config.out / "table.md").read_text(encoding="utf-8"))
-    print(f"{config.out}: table.md, table.png, curves.png; result.json has every prediction")
-    for name, reason in failed.items():
-        log.error("%s: %s", name, reason)
-    return 1 if failed else 0
-
 
 if __name__ == "__main__":
     run_cli(main)

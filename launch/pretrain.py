@@ -1,51 +1,7 @@
 """Pre-train: torchrun --standalone --nproc-per-node N launch/pretrain.py --preset NAME --store STORE --out RUN"""
 
-import argparse
-import logging
-import sys
-
-import tyro
-
 from modist_fast.commands.cli import run_cli
-from modist_fast.config import TrainConfig, check
-from modist_fast.errors import ConfigError
-from modist_fast.host.distributed import join_world
-from modist_fast.presets import PRESETS, find_preset
-from modist_fast.run import checkpoint
-from modist_fast.sources import open_source
-from modist_fast.trainer import Trainer
-
-log = logging.getLogger("modist")
-
-
-def parse(arguments: list[str]) -> TrainConfig:
-    """The preset that --preset names, with every value that the command line overrides."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    wants_help = "--help" in arguments or "-h" in arguments
-    preset = first.parse_known_args(arguments)[0].preset or ("modist-r50" if wants_help else None)
-    if preset is None:
-        raise ConfigError(f"--preset is missing. There are: {', '.join(PRESETS)}.")
-    recipe = find_preset(preset)
-    return tyro.cli(
-        TrainConfig,
-        default=recipe(None, tyro.MISSING),
-        args=arguments,
-        description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
-    )
-
-
-def main() -> None:
-    config = parse(sys.argv[1:])
-    with join_world(config.device) as world:
-        if not world.is_main:
-            log.setLevel(logging.WARNING)
-        check(config, world.size)
-        options = checkpoint.flat(checkpoint.plain_config(config))
-        log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
-        log.info("%d process(es) on %s", world.size, world.device)
-        Trainer(config, world, open_source(config, world.device)).run()
-
+from modist_fast.commands.pretrain import main
 
 if __name__ == "__main__":
     run_cli(main)

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ from modist_fast.ablation.arms import Table
 from modist_fast.ablation.jobs import Job
 from modist_fast.demo_videos import MOTIONS
 from modist_fast.errors import ConfigError
+from modist_fast.host.processes import command
 from modist_pipelines.store.reader import META_NAME
 
 log = logging.getLogger("modist")
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 REAL_SETS = ("ut_interaction", "weizmann", "ucf101_6")
 _DEMO_TRAIN_SHARE = 0.8
 _HELD_OUT = {"split": "test", "group": "held-out"}
@@ -84,7 +83,7 @@ def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
     labels = write_list(out / "labels.csv", rows)
     train = write_list(out / "train.csv", (row for row in rows if row["split"] == "train"))
     common = ("--store", str(out / "store"), "--labels", str(labels), *_SMALL_VIEWS)
-    make = _script("make_demo_videos.py", videos, "--num-videos", num_videos)
+    make = command("make_demo_videos", videos, "--num-videos", num_videos)
     return Corpus(
         name="demo",
         store=out / "train-store",
@@ -187,9 +186,5 @@ def listed_videos(corpus: Corpus) -> set[str]:
 
 def _store_job(name: str, store: Path, listing: Path, root: Path, motion_inputs: Sequence[str], *, grid: int) -> Job:
     words = (listing, "--root", root, "--out", store, "--short-side", 72, "--grid", grid)
-    command = _script("prepare.py", *words, "--motion-inputs", *motion_inputs)
-    return Job(name, command, store.parent / "jobs" / store.name, store / META_NAME)
-
-
-def _script(name: str, *words: object) -> tuple[str, ...]:
-    return (sys.executable, str(LAUNCH / name), *map(str, words))
+    prepare = command("prepare", *words, "--motion-inputs", *motion_inputs)
+    return Job(name, prepare, store.parent / "jobs" / store.name, store / META_NAME)

@@ -4,16 +4,16 @@ import json
 import logging
 import shlex
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from modist_fast.ablation.arms import TABLES, Arm, Table, TableName
-from modist_fast.ablation.corpora import LAUNCH, Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
+from modist_fast.ablation.corpora import Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
 from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
 from modist_fast.errors import ConfigError
+from modist_fast.host.processes import command
 from modist_fast.watch.metrics import read_metrics
 
 log = logging.getLogger("modist")
@@ -139,7 +139,7 @@ class Ablation:
             words += ["--epochs", self._epochs_of_equal_time(run)]
         return Job(
             run.name,
-            self._script("pretrain.py", words),
+            self._command("pretrain", words),
             folder.parent / f"{folder.name}-job",
             folder / _CARD,
             tuple(needs),
@@ -155,12 +155,11 @@ class Ablation:
         words = ["linear", "--backbone", backbone, "--out", folder, "--seed", run.seed]
         words += ["--features.folder", self.config.out / "features", *evaluation.options]
         name = f"{run.name}: {evaluation.name}"
-        return Job(name, self._script("evaluate.py", words), folder, folder / "result.json", (trained.name,))
+        return Job(name, self._command("evaluate", words), folder, folder / "result.json", (trained.name,))
 
-    def _script(self, name: str, words: Sequence[object]) -> tuple[str, ...]:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.config.processes]
-        launcher = torchrun if self.config.processes > 1 else []
-        return (sys.executable, *map(str, [*launcher, LAUNCH / name, *words]))
+    def _command(self, name: str, words: Sequence[object]) -> tuple[str, ...]:
+        processes = self.config.processes
+        return command(name, *words, processes=processes if processes > 1 else None)
 
     def _arm(self, name: str) -> Arm:
         return next(arm for arm in self.table.arms if arm.name == name)

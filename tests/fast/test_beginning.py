@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modist_fast.commands.pretrain import open_source
 from modist_fast.config import CheckpointConfig, TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
@@ -19,7 +20,6 @@ from modist_fast.host.distributed import join_world
 from modist_fast.optim import OptimConfig
 from modist_fast.presets import PRESETS
 from modist_fast.run.files import traces
-from modist_fast.sources import open_source
 from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.errors import DataError

@@ -1,35 +1,24 @@
 """The demo's commands; CI and users run the whole of it by `make demo`."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.fast.launching import REPOSITORY
-
-
-@pytest.fixture
-def demo():
-    spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "launch" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from modist_fast.commands import demo
 
 
 @pytest.mark.parametrize(
     ("num_gpus", "asked", "started"), [(0, [], 2), (1, [], 1), (2, [], 2), (8, [], 2), (8, ["--num-processes", 4], 4)]
 )
 def test_every_process_finds_a_device(
-    demo, num_gpus: int, asked: list, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_gpus: int, asked: list, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
-    monkeypatch.setattr(demo, "_do", lambda title, command: commands.append([str(word) for word in command]))
+    monkeypatch.setattr(demo, "_do", lambda title, words: commands.append(words))
     monkeypatch.setattr(demo, "_summarize", lambda run, seconds: None)
     monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path), *map(str, asked)])
     demo.main()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modist_fast.preparation import edge_map
+from modist_fast.commands.edge_map import edge_map
 from modist_kernels import flow_edges_reference
 
 

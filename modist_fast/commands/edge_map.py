@@ -1,4 +1,4 @@
-"""Preparing a store with the project's own flow-edge kernel: where the data plane and the kernels meet."""
+"""The flow edges that `prepare` hands to its workers, which import them by name: the data plane knows no kernels."""
 
 from typing import Literal
 
@@ -6,10 +6,7 @@ import numpy as np
 import torch
 
 from modist_kernels import flow_edges
-from modist_pipelines.prepare.estimate import Estimate
 from modist_pipelines.prepare.flow import Flow
-from modist_pipelines.prepare.run import PrepareConfig, prepare
-from modist_pipelines.store.summary import Summary
 
 
 def edge_map(
@@ -28,8 +25,3 @@ def edge_map(
     """
     edges, score = flow_edges(torch.as_tensor(flow), layout="hwc", gain=gain, border=border, clamp=clamp)
     return edges.numpy(force=True), float(score)
-
-
-def prepare_store(config: PrepareConfig) -> Summary | Estimate | None:
-    """`modist_pipelines.prepare.run.prepare` with this project's flow edges."""
-    return prepare(config, edge_map)

@@ -1,0 +1,71 @@
+"""Evaluate a backbone: [torchrun … ] launch/evaluate.py linear --backbone RUN --store STORE --labels LIST --out OUT"""
+
+import argparse
+import logging
+import sys
+from typing import Annotated, Any
+
+import tyro
+
+from modist_fast.commands.cli import run_cli
+from modist_fast.evaluation.backbones import BackboneConfig
+from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, with_recipe
+from modist_fast.evaluation.finetune.run import run_finetune
+from modist_fast.evaluation.frozen.tasks import (
+    KnnEvaluationConfig,
+    LinearConfig,
+    LowShotConfig,
+    RetrievalConfig,
+    run_knn,
+    run_linear,
+    run_lowshot,
+    run_retrieval,
+)
+from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.host.distributed import join_world
+
+log = logging.getLogger("modist")
+_RUNS: dict[type, Any] = {
+    LinearConfig: run_linear,
+    KnnEvaluationConfig: run_knn,
+    RetrievalConfig: run_retrieval,
+    LowShotConfig: run_lowshot,
+    FinetuneConfig: run_finetune,
+    SupervisedConfig: run_finetune,
+}
+
+
+def parse(arguments: list[str]) -> Any:
+    """The sub-command's options; those of finetune and supervised begin with the recipe that --preset names."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    preset = first.parse_known_args(arguments)[0].preset
+    finetune = FinetuneConfig(out=tyro.MISSING, network=BackboneConfig(backbone=tyro.MISSING))
+    supervised = SupervisedConfig(out=tyro.MISSING)
+    if preset is not None:
+        finetune, supervised = with_recipe(finetune, preset), with_recipe(supervised, preset)
+    commands = (
+        Annotated[LinearConfig, tyro.conf.subcommand("linear")]
+        | Annotated[KnnEvaluationConfig, tyro.conf.subcommand("knn")]
+        | Annotated[RetrievalConfig, tyro.conf.subcommand("retrieval")]
+        | Annotated[LowShotConfig, tyro.conf.subcommand("lowshot")]
+        | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune", default=finetune)]
+        | Annotated[SupervisedConfig, tyro.conf.subcommand("supervised", default=supervised)]
+    )
+    return tyro.cli(commands, args=arguments, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def main() -> None:
+    config = parse(sys.argv[1:])
+    with join_world(config.device) as world:
+        if not world.is_main:
+            log.setLevel(logging.WARNING)
+        result = _RUNS[type(config)](config, world)
+        if world.is_main and result is not None:
+            write_result(config.out, result)
+            print_result(result)
+            print(f"result: {config.out / 'result.json'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

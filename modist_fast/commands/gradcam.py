@@ -1,0 +1,37 @@
+"""Show where backbones look: launch/gradcam.py --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
+
+import sys
+
+import tyro
+
+from modist_fast.commands.cli import run_cli
+from modist_fast.gradcam.run import GradCamConfig, run_gradcam
+from modist_fast.host.distributed import join_world
+
+
+def main() -> None:
+    config = tyro.cli(GradCamConfig, args=sys.argv[1:], description=__doc__)
+    with join_world(config.device) as world:
+        result = run_gradcam(config, world)
+    area = result["chance"]
+    print(f"\nmotion agreement: share of the Grad-CAM inside the moving region, which is {_percent(area)} of the area")
+    for part in result["backbones"]:
+        print(
+            f"{part['name']:12} {_percent(part['agreement'])}; in the regions of other clips "
+            f"{_percent(part['of_other_clips'])}; linear top-1 {100 * part['top1']:.1f} %"
+        )
+    if "difference" in result:
+        print(f"difference   {_percent(result['difference'])}, clip by clip")
+    for name in ("gradcam.png", "gradcam.mp4", "gradcam.json"):
+        print(config.out / name)
+
+
+def _percent(figure: dict) -> str:
+    if figure["mean"] is None:
+        return "nowhere defined"
+    low, high = figure["interval"]
+    return f"{100 * figure['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+if __name__ == "__main__":
+    run_cli(main)
