@@ -1,12 +1,18 @@
-"""The step budget out of Nsight Systems: `nsys stats` tables to phases, by rank."""
+"""The step budget out of Nsight Systems: `nsys stats` tables to phases, by rank.
 
+python profiling/nsys_budget.py RUN/profile [--json FILE]
+"""
+
+import argparse
 import csv
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modist_fast.errors import ConfigError
 from modist_fast.watch.budget import PHASES, phase_lines
 
 REPORTS = ("nvtx_pushpop_sum", "nvtx_gpu_proj_sum", "cuda_gpu_kern_sum")
@@ -147,3 +153,17 @@ def as_json(ranks: Sequence[RankStats]) -> Mapping[str, Any]:
         "phases": phases_of(ranks),
         "kernels": [{"name": name, "seconds": seconds, "launches": count} for name, seconds, count in ranks[0].kernels],
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds nsys-rankR_*.csv, as profiling/nsys_pretrain.sh makes them")
+    parser.add_argument("--json", type=Path, help="write the budget here too")
+    options = parser.parse_args()
+    try:
+        ranks = read_stats(options.folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(table(ranks))
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(ranks), indent=1) + "\n", encoding="utf-8")

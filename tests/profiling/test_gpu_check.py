@@ -12,10 +12,10 @@ import pytest
 import tyro
 
 from modist_fast.commands import pretrain
-import parity as parity_script
 from modist_fast.config import check as check_config
 from modist_fast.errors import ConfigError
 from modist_kernels.configurations import PartialConfiguration
+from modist_profiling import parity as parity_script
 from modist_profiling.gpu_check import findings as findings
 from modist_profiling.gpu_check.page import DRY_RUN
 from modist_profiling.gpu_check.run import check, chosen

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from modist_profiling.data.parity import clip_parity, made_up_clips, reference, run_graph
+from modist_profiling.frame import Parity, largest_error, print_figures
 from modist_profiling.kernels import parity as parity_kernels
 from modist_profiling.kernels.parity import LossCase, edges_parity, loss_parity
-from modist_profiling.parity import Parity, largest_error, print_figures
 
 CPU = torch.device("cpu")
 CASE = LossCase(5, 300, dim=64, cross_negatives="other", part_filled=True)

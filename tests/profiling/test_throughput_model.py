@@ -8,9 +8,9 @@ import torch
 from clip_store import make_store
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_throughput import SIZES, count_flops, store_bytes, tables
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
+from modist_profiling.scaling.throughput import SIZES, count_flops, store_bytes, tables
 from modist_profiling.scaling.throughput_model import (
     DEVICES,
     Assumptions,

@@ -1,16 +1,24 @@
-"""The page: sections in the order in which they are read. Styles and script are page.css and page.js."""
+"""A run, or two side by side, as one HTML page: python profiling/report.py RUN [RUN] [--out FILE]
 
+The page needs no network, and can be made while the run goes on.
+"""
+
+# Sections come in the order in which they are read. Styles and script are page.css and page.js.
+
+import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 from importlib import resources
+from pathlib import Path
 
+from modist_fast.errors import ConfigError
 from modist_profiling.report import charts
 from modist_profiling.report.budget_view import budget_cards, phase_table, rank_cards, rank_sentence
 from modist_profiling.report.clips import contact_sheet, rejected_sentence
 from modist_profiling.report.key_figures import tiles
-from modist_profiling.report.runs import Run
+from modist_profiling.report.runs import ReportError, Run, read_run
 from modist_profiling.report.svg import number
 from modist_profiling.report.tables import environment_table, options_tables
 
@@ -126,3 +134,27 @@ def _missing(runs: Sequence[Run]) -> str:
     reasons += [(f"“{title}”", f"no line has {why}") for title, why in charts.missing(runs, every).items()]
     items = "".join(f"<li><b>{escape(name)}</b>: {escape(why)}.</li>" for name, why in reasons)
     return f"<ul>{items}</ul>" if items else ""
+
+
+def main() -> None:
+    options = _parse()
+    try:
+        html = page([read_run(folder) for folder in options.runs])
+    except ReportError as error:
+        raise ConfigError(str(error)) from error
+    out: Path = options.out or options.runs[0] / "report.html"
+    try:
+        out.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror}. Choose another file.") from error
+    print(f"{out}  {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a launch/pretrain.py")
+    parser.add_argument("--out", type=Path, help="the page; without it report.html in the first RUN")
+    options = parser.parse_args()
+    if len(options.runs) > 2:
+        raise ConfigError(f"{len(options.runs)} runs were given. A page shows one run, or two side by side.")
+    return options
