@@ -10,6 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores;
 
 import torch
 
+from tests.commands.launching import run_script
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -20,6 +22,17 @@ def shared_data() -> Path:
     if not (path / "manifest.csv").is_file():
         pytest.skip("no real videos here: set MODIST_TEST_DATA to a folder with manifest.csv")
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 made-up videos on a grid of 4 frames, short side 72."""
+    folder = tmp_path_factory.mktemp("demo")
+    made = run_script("make_demo_videos.py", folder / "videos", "--num-videos", 32, "--seed", 0)
+    assert made.returncode == 0, made.stderr
+    prepared = run_script("prepare.py", folder / "videos", "--out", folder / "store", "--short-side", 72)
+    assert prepared.returncode == 0, prepared.stderr
+    return folder / "store"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modist_fast.watch.metrics import read_metrics
-from tests.fast.launching import HANG, REPOSITORY, run_script
+from tests.commands.launching import HANG, REPOSITORY, run_script
 
 SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]
 SMALL += ["--group-size", 8, "--objective.bank-size", 64]

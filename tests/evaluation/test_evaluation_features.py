@@ -34,9 +34,9 @@ from modist_fast.host.distributed import World, join_world
 from modist_fast.models.resnet import Block
 from modist_fast.run import checkpoint
 from modist_pipelines.store.reader import Store, shard_path
-from tests.fast.evaluation_sets import demo_rows, store_of_pictures, write_list
-from tests.fast.launching import run_script
-from tests.fast.test_pretrain import options
+from tests.commands.launching import run_script
+from tests.commands.test_pretrain import options
+from tests.evaluation.evaluation_sets import demo_rows, store_of_pictures, write_list
 
 RANDOM = BackboneConfig("random", arch="r18", width=8)
 VIEWS = ViewsConfig(temporal=2, spatial=1, num_frames=4, stride=4, crop_size=32)

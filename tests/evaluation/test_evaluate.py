@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fast.evaluation_sets import demo_rows, write_list
-from tests.fast.launching import REPOSITORY, run_script
-from tests.fast.test_pretrain import assert_refused
+from tests.commands.launching import REPOSITORY, run_script
+from tests.commands.test_pretrain import assert_refused
+from tests.evaluation.evaluation_sets import demo_rows, write_list
 
 CLIPS = ["--views.num-frames", 4, "--views.stride", 4, "--views.crop-size", 32, "--views.spatial", 1]
 VIEWS = ["--views.temporal", 2, *CLIPS]

@@ -16,7 +16,7 @@ from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos,
 from modist_fast.evaluation.data.splits import SplitConfig, find_leaks, low_shot_subset, make_folds, refuse_leaks
 from modist_pipelines.store.reader import QUARANTINE_NAME
 from modist_pipelines.store.writer import quarantine_table, write_parquet
-from tests.fast.evaluation_sets import store_of_pictures, write_list
+from tests.evaluation.evaluation_sets import store_of_pictures, write_list
 
 CPU = torch.device("cpu")
 LEAVE_OUT = SplitConfig(protocol="leave-one-group-out")

@@ -12,7 +12,7 @@ import torch
 
 from modist_fast import load_backbone
 from modist_fast.watch.metrics import read_metrics
-from tests.fast.launching import REPOSITORY, run_script, script_command, start_and_signal
+from tests.commands.launching import REPOSITORY, run_script, script_command, start_and_signal
 
 # Small nets: the trainer is under test, not what it learns.
 SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]

@@ -2,7 +2,7 @@
 
 After a change that is meant to change it, write the file anew and say why in the commit:
 
-    MODIST_WRITE_GOLDEN=1 python -m pytest tests/fast/test_golden.py
+    MODIST_WRITE_GOLDEN=1 python -m pytest tests/method/test_golden.py
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modist_fast.watch.metrics import read_metrics
-from tests.fast.launching import run_script
+from tests.commands.launching import run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"
 NUM_STEPS = 12

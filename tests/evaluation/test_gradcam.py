@@ -20,7 +20,7 @@ from modist_fast.gradcam.agreement import motion_agreement, moving_region
 from modist_fast.gradcam.paired import PairedClips
 from modist_fast.models import ResNet, build_visual
 from modist_pipelines.store.reader import Store
-from tests.fast.launching import run_script
+from tests.commands.launching import run_script
 
 
 class PlainFeatures(nn.Module):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fast.held import held_file
+from tests.commands.held import held_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HANG = 1200

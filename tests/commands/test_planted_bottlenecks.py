@@ -11,7 +11,7 @@ import pytest
 
 from modist_fast.watch.budget import PHASES
 from modist_fast.watch.metrics import read_metrics
-from tests.fast.launching import HANG, REPOSITORY
+from tests.commands.launching import HANG, REPOSITORY
 
 # One thread and one step ahead: slow data is late soon, and as slow on any number of cores.
 SMALL = ["--preset", "demo", "--device", "cpu", "--precision", "fp32", "--loader.num-threads", 1]

@@ -8,8 +8,8 @@ import torch
 
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
-from tests.fast.launching import run_script
-from tests.fast.test_pretrain import options
+from tests.commands.launching import run_script
+from tests.commands.test_pretrain import options
 
 NUM_DAMAGED = 5
 

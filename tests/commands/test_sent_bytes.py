@@ -14,7 +14,7 @@ from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_profiling.scaling.sent_bytes import Sent, by_purpose, minimum_bytes, sent_of
 from modist_profiling.scaling.worker import config_of
-from tests.fast.launching import HANG, REPOSITORY
+from tests.commands.launching import HANG, REPOSITORY
 
 COUNTED = Path(__file__).with_name("counted.py")
 STEPS = 6

@@ -32,8 +32,8 @@ from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
-from tests.fast.launching import run_script, script_command, start_and_signal
-from tests.fast.striped_store import make_striped_store
+from tests.commands.launching import run_script, script_command, start_and_signal
+from tests.method.striped_store import make_striped_store
 
 # float32: a net as small as this, on pictures as small as these, is no matter for a CPU's bf16.
 VIEWS = ViewsConfig(temporal=2, spatial=1, num_frames=4, stride=4, crop_size=32)
