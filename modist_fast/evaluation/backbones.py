@@ -15,7 +15,7 @@ from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch, Block
 from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
-from modist_fast.run.finite import flaw_of
+from modist_fast.watch.finite import flaw_of
 
 _EXPORT = "backbone.safetensors"
 _VISUAL = "online.visual."  # the visual pathway's place in a checkpoint

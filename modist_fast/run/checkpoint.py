@@ -13,7 +13,7 @@ import torch
 from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import is_main_process
-from modist_fast.run.finite import REMEDY, flaw_of
+from modist_fast.watch.finite import REMEDY, flaw_of
 
 log = logging.getLogger("modist")
 

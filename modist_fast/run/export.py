@@ -14,8 +14,8 @@ from modist_fast.errors import ConfigError
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch
 from modist_fast.run.checkpoint import kept
-from modist_fast.run.finite import REMEDY, flaw_of
 from modist_fast.run.tensor_files import write_tensors
+from modist_fast.watch.finite import REMEDY, flaw_of
 
 FORMAT = "modist-backbone"
 VERSION = 1

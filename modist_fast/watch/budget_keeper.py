@@ -14,8 +14,7 @@ from modist_fast.host.device_monitor import DeviceMonitor
 from modist_fast.host.distributed import World, gather_rows
 from modist_fast.pathways import Pathways
 from modist_fast.watch.budget import RankBudget, RunBudget, RunFacts, table
-from modist_fast.watch.flops import count_flops, peak_flops
-from modist_fast.watch.memory import peak_memory
+from modist_fast.watch.rates import count_flops, peak_flops, peak_memory
 from modist_fast.watch.verdict import verdict
 
 

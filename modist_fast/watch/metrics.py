@@ -18,8 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import mean_over_ranks
-from modist_fast.run.finite import REMEDY
 from modist_fast.watch.budget_keeper import BudgetKeeper
+from modist_fast.watch.finite import REMEDY
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
 

@@ -1,9 +1,13 @@
-"""What a device can do at most, to say which share of it was reached."""
+"""What a device can do at most, what the nets ask of it, and how much memory a process has held."""
 
+import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,31 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 4096 if device.type == "cuda" else 768
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / _best_seconds(lambda: a @ b, device) / 1e12
+
+
+def count_flops(net: nn.Module, inputs: Sequence[Tensor | None], backward: bool) -> int:
+    """Operations (a multiply-add is two) of one call of `net`, without computing it.
+
+    Args:
+        net: on torch's meta device; returns one tensor.
+        inputs: on the meta device too.
+        backward: count the backward pass to all parameters as well.
+    """
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        result = net(*inputs)
+        if backward:
+            result.sum().backward()
+    return counter.get_total_flops()
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """Operations a second that a large matrix product reaches on `device` now, and how that was found."""
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    rate = matmul_rate(device, dtype)
+    return rate * 1e12, f"the {rate:.2f} TFLOP/s that a {name} matrix product reaches here"
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most that this process held so far, in MB: host_mb, and device_mb as torch's allocator counts it."""
+    allocated = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
+    return {"host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "device_mb": allocated}

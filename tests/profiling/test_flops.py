@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modist_fast.watch.flops import count_flops, peak_flops
+from modist_fast.watch.rates import count_flops, peak_flops
 
 
 def test_convolution_and_linear_by_hand():

@@ -27,8 +27,8 @@ from modist_fast.host.precision import resolve_precision
 from modist_fast.optim import build_optimizer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
-from modist_fast.run.finite import REMEDY
 from modist_fast.running_statistics import StepStatistics, running_statistics
+from modist_fast.watch.finite import REMEDY
 from modist_fast.watch.metrics import RunLog
 
 log = logging.getLogger("modist")

@@ -26,7 +26,7 @@ import tyro
 
 from modist_fast.errors import ConfigError
 from modist_fast.watch.budget_keeper import step_flops
-from modist_fast.watch.flops import count_flops
+from modist_fast.watch.rates import count_flops
 from modist_profiling.frame import environment, percentile
 from modist_profiling.step.peers import BACKBONES
 from modist_profiling.step.plain import CHOICES

@@ -23,7 +23,7 @@ from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, join_world
 from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
-from modist_fast.watch.memory import peak_memory
+from modist_fast.watch.rates import peak_memory
 from modist_pipelines.clips.loader import ClipBatch
 from modist_profiling.step.operations import count_operations
 from modist_profiling.step.peers import BACKBONES, prepared
