@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint gpu-check clean
+.PHONY: install demo test quick lint gpu-check clean
 
 install: .venv/.installed
 
@@ -22,6 +22,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# For the inner loop: without the tests that start processes of their own.
+quick: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu" -q
 
 # Everything that only a GPU can show, about an hour; a folder to attach to an issue. GPU_CHECK=--dry-run on a CPU.
 gpu-check: install

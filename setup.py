@@ -1,5 +1,6 @@
 """Packaging: one distribution, four import packages, each nested so that none takes a common name."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -10,10 +11,12 @@ PACKAGE_DIRS = {
     "modist_pipelines": "pipelines/modist_pipelines",
     "modist_profiling": "profiling/modist_profiling",
 }
+# Read, not imported: torch may not be there yet.
+VERSION = re.findall(r'^__version__ = "(.+)"$', Path("modist_fast/__init__.py").read_text(encoding="utf-8"), re.M)[0]
 
 setup(
     name="modist-fast",
-    version="0.1.0",
+    version=VERSION,
     description="MoDist (motion distillation) video pre-training: fused kernels, a DALI data plane, DDP",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -26,7 +29,7 @@ setup(
         for package in (name, *(f"{name}.{inner}" for inner in find_packages(folder)))
     ],
     package_dir=PACKAGE_DIRS,
-    package_data={"modist_profiling.report": ["page.css", "page.js"]},
+    package_data={**{name: ["py.typed"] for name in PACKAGE_DIRS}, "modist_profiling.report": ["page.css", "page.js"]},
     install_requires=[
         "torch>=2.14",
         "torchvision>=0.29",

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_backbone"]
+__all__ = ["__version__", "load_backbone"]
+
+__version__ = "0.1.0"
 
 
 def load_backbone(path: str | PathLike[str]) -> "nn.Module":
