@@ -19,6 +19,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/interrogate --quiet modist_fast kernels pipelines profiling launch
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -66,6 +66,7 @@ setup(
             "scipy>=1.14",
             "ruff>=0.9",
             "pyright>=1.1.390",
+            "interrogate>=1.7",  # share of public names that have a docstring
         ],
     },
 )
