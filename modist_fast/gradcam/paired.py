@@ -1,5 +1,6 @@
 """The clips that a Grad-CAM is drawn on: RGB frames, and the motion maps of the very same pixels."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,9 +8,7 @@ import torch
 from torch import Tensor
 
 from modist_fast.evaluation.data.views import ViewSpec, plan_views
-from modist_pipelines.clips.backends import build_decoder
-from modist_pipelines.clips.graph import Kind
-from modist_pipelines.clips.reading import PlannedClip
+from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.store.reader import Store
@@ -36,19 +35,13 @@ class PairedClips:
         DataError: the store lacks the motion input, or its grid does not divide the stride.
     """
 
-    def __init__(self, store: Store, spec: ViewSpec, motion_input: str = "edges", num_threads: int = 1) -> None:
+    def __init__(self, store: Store, spec: ViewSpec, motion_input: str = "edges") -> None:
         store.check_motion(motion_input)
-        self._store, self._motion_input = store, motion_input
+        self._store = store
         self._spec = replace(spec, temporal=1, spatial=1)
         config = self._spec.plan_config(store.grid)
-        config = replace(config, motion=config.visual)
-        kinds: tuple[Kind, Kind] = ("visual", "motion")
-        self._decoders = {
-            kind: build_decoder(
-                kind, config, store.pixels, num_clips=1, num_threads=num_threads, device=torch.device("cpu")
-            )
-            for kind in kinds
-        }
+        config = replace(config, motion=config.visual, motion_input=motion_input)
+        self._reader = ClipReader(store, config, torch.device("cpu"), kinds=("visual", "motion"))
 
     def middle(self, video: int) -> ClipPlan:
         """The clip in the middle of a video.
@@ -73,21 +66,16 @@ class PairedClips:
             for phase in range(step)
         ]
 
-    def read(self, video: int, plan: ClipPlan) -> PairedClip:
-        """Decode a clip.
+    def read(self, asked: Iterable[tuple[int, ClipPlan]]) -> Iterator[PairedClip]:
+        """Clips, each of a video and a plan, in the order asked.
 
         Raises:
-            DamagedError: one of its frames cannot be had.
+            DamagedError: a frame of one cannot be had.
         """
-        tensors = []
-        for kind, name in (("visual", "rgb"), ("motion", self._motion_input)):
-            jpegs = self._store.read_frames(video, name, plan.frames)
-            clips, blank = self._decoders[kind].decode([PlannedClip(plan, jpegs)])
-            if blank:
-                raise DamagedError(f"{self._store.videos[video]}: a {name} frame of it does not decode.")
-            tensors.append(clips.receive()[0].clone())
-        return PairedClip(tensors[0], tensors[1][0])
+        for _, clips in self._reader.read(Request(video, video, [plan]) for video, plan in asked):
+            if isinstance(clips, str):
+                raise DamagedError(clips)
+            yield PairedClip(clips["visual"][0], clips["motion"][0, 0])
 
     def close(self) -> None:
-        for decoder in self._decoders.values():
-            decoder.close()
+        self._reader.close()

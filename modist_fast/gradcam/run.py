@@ -101,7 +101,7 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
     reader = PairedClips(store, frozen.spec, config.motion_input)
     try:
         rows = [int(frozen.labelled.rows[video]) for _, video in tested]
-        clips = [reader.read(row, reader.middle(row)) for row in rows]
+        clips = list(reader.read((row, reader.middle(row)) for row in rows))
         regions = torch.stack([moving_region(clip.edges) for clip in clips])
         seen = [_look(config, name, part, tested, clips) for name, part in opened]
         agreements = [motion_agreement(part.cams, regions) for part in seen]
@@ -280,8 +280,8 @@ def _film(
     frames: dict[int, np.ndarray] = {}
     edges: dict[int, Tensor] = {}
     cams: list[dict[int, Tensor]] = [{} for _ in seen]
-    for plan in reader.covering(row):
-        clip = reader.read(row, plan)
+    plans = reader.covering(row)
+    for plan, clip in zip(plans, reader.read((row, plan) for plan in plans), strict=True):
         numbers = plan.frames.tolist()
         frames |= dict(zip(numbers, _pixels(clip.visual, seen[0].frozen), strict=True))
         edges |= dict(zip(numbers, clip.edges, strict=True))

@@ -11,7 +11,6 @@ import torch
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
-from modist_fast.evaluation.clips import ClipReader, Request
 from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
 from modist_fast.evaluation.data.splits import SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig
@@ -33,6 +32,7 @@ from modist_fast.evaluation.frozen.tasks import (
 from modist_fast.host.distributed import World, join_world
 from modist_fast.models.resnet import Block
 from modist_fast.run import checkpoint
+from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.store.reader import Store, shard_path
 from tests.commands.launching import run_script
 from tests.commands.test_pretrain import options
@@ -127,14 +127,15 @@ def test_a_random_network_is_random_throughout_and_calibrated(
     assert all(block.residual[-1].weight.min() == 1 for block in net.modules() if isinstance(block, Block))  # type: ignore[union-attr]
     seen: list[torch.Tensor] = []
     hook = net.stem.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    with ClipReader(frozen.labelled.source, frozen.spec, world.device) as reader:
+    source = frozen.labelled.source
+    with ClipReader(source, frozen.spec.plan_config(source.grid), world.device) as reader:
         train = frozen.folds[0].train.tolist()
         labelled, spec = frozen.labelled, frozen.spec
         plans = {video: [training_clip(labelled, spec, 0, 0, video)] for video in train}
         chosen = [Request(video, int(labelled.rows[video]), plans[video]) for video in train]
         for _, clip in reader.read(chosen):
-            assert isinstance(clip, torch.Tensor)
-            net(clip)
+            assert isinstance(clip, dict)
+            net(clip["visual"])
     hook.remove()
     together = torch.cat(seen).transpose(0, 1).flatten(1).double()
     assert net.stem_norm.running_mean is not None

@@ -188,7 +188,7 @@ def disc_clips(tmp_path_factory: pytest.TempPathFactory):
     spec = resolve_views(ViewsConfig(spatial=1, num_frames=8, stride=8, crop_size=64, short_side=64), {})
     reader = PairedClips(store, spec)
     plans = [reader.middle(row) for row in range(store.num_videos)]
-    clips = [reader.read(row, plan) for row, plan in enumerate(plans)]
+    clips = list(reader.read(enumerate(plans)))
     reader.close()
     return store, plans, clips
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clip_store import make_store
@@ -16,7 +17,8 @@ from made_videos import moving_pictures, write_video
 from modist_pipelines.clips import backends as decoders
 from modist_pipelines.clips.handover import Handed, Handover
 from modist_pipelines.clips.loader import ClipLoader
-from modist_pipelines.plan import ClipSpec, PlanConfig
+from modist_pipelines.clips.reader import ClipReader, Request
+from modist_pipelines.plan import ClipPlan, ClipSpec, PlanConfig
 from modist_pipelines.source import ClipSource
 from modist_pipelines.video import engine as gpu_video
 from modist_pipelines.video.raw import RawVideos
@@ -39,7 +41,7 @@ def cuda(monkeypatch) -> FakeCuda:
     return fake
 
 
-def train(cuda: FakeCuda, source: ClipSource, config: PlanConfig) -> list[float]:
+def train(source: ClipSource, config: PlanConfig = CONFIG) -> list[float]:
     """Steps that read their clips on the default stream and forget them; what they saw."""
     clips = ClipLoader(source, config, batch_size=4, seed=7, device="cuda:0", num_threads=2, prefetch=2)
     seen = []
@@ -59,6 +61,21 @@ def on_cpu(source: ClipSource, config: PlanConfig) -> list[float]:
     return seen
 
 
+def evaluate(source: ClipSource, device: str = "cuda:0") -> list[float]:
+    """The same of clips that a reader gives, of more views of a video than a decoder takes at a time."""
+    config = replace(CONFIG, motion=CONFIG.visual)
+    plans = [ClipPlan(np.array([first % 7, first % 7 + 1]), (8, first, 36, 36)) for first in range(10)]
+    requests = [Request(video, video, plans) for video in range(NUM_STEPS)]
+    seen = []
+    with ClipReader(source, config, torch.device(device), num_threads=2, kinds=("visual", "motion")) as reader:
+        for _, clips in reader.read(requests):
+            assert isinstance(clips, dict)
+            seen += [(clip * 2).mean() for clip in clips.values()]  # work in the queue
+            del clips
+    gc.collect()
+    return [float(mean) for mean in seen]
+
+
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path / "store", [8] * 9)
@@ -74,7 +91,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def test_clips_outlive_the_work_on_them(cuda, store):
-    seen = train(cuda, store, CONFIG)
+    seen = train(store)
     assert seen == pytest.approx(on_cpu(store, CONFIG), abs=0.05)
     assert cuda.timeline.faults() == []
     released = [block.owner for block in cuda.timeline.blocks if block.released is not None]
@@ -82,8 +99,16 @@ def test_clips_outlive_the_work_on_them(cuda, store):
     assert released.count("torch") >= 2 * NUM_STEPS
 
 
+def test_clips_of_a_reader_outlive_the_work_on_them(cuda, store):
+    seen = evaluate(store)
+    assert seen == pytest.approx(evaluate(store, "cpu"), abs=0.05)
+    assert cuda.timeline.faults() == []
+    released = [block.owner for block in cuda.timeline.blocks if block.released is not None]
+    assert released.count("dali") == 4 * NUM_STEPS, "two outputs for each kind of clip and video, all given back"
+
+
 def test_frames_of_an_engine_outlive_the_work_on_them(cuda, videos):
-    seen = train(cuda, RawVideos(videos, device="cuda:0"), RGB_ALONE)
+    seen = train(RawVideos(videos, device="cuda:0"), RGB_ALONE)
     assert cuda.timeline.faults() == []
     owners = [block.owner for block in cuda.timeline.blocks if block.released is not None]
     assert owners.count("dali") > 2 * NUM_STEPS, "frames of the engine and clips of the graph"
@@ -110,6 +135,11 @@ def let_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEvent, "synchronize", lambda self: None)
 
 
+def leave_out_the_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader puts parts together that the stream of whoever takes them knows nothing of."""
+    monkeypatch.setattr(Handed, "receive", lambda self: self.tensor)
+
+
 def use_unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's allocator is not told who else uses the clips."""
     monkeypatch.setattr(FakeTensor, "record_stream", lambda self, stream: None)
@@ -129,17 +159,20 @@ def use_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "found"),
+    ("use", "fault", "found"),
     [
-        (clone_behind_the_step, r"clone reads memory \d+ of dali after its release"),
-        (let_go_at_once, r"clone reads memory \d+ of dali after its release"),
-        (use_unrecorded, r"mul reads memory \d+ of torch after its release"),
-        (use_at_once, r"mul reads memory \d+ of torch before it is written"),
+        (train, clone_behind_the_step, r"clone reads memory \d+ of dali after its release"),
+        (train, let_go_at_once, r"clone reads memory \d+ of dali after its release"),
+        (train, use_unrecorded, r"mul reads memory \d+ of torch after its release"),
+        (train, use_at_once, r"mul reads memory \d+ of torch before it is written"),
+        (evaluate, leave_out_the_receive, r"cat reads memory \d+ of torch after its release"),
+        (evaluate, use_unrecorded, r"cat reads memory \d+ of torch after its release"),
+        (evaluate, use_at_once, r"cat reads memory \d+ of torch before it is written"),
     ],
 )
-def test_the_stand_in_finds_what_a_gpu_may_do(cuda, store, monkeypatch, fault, found):
+def test_the_stand_in_finds_what_a_gpu_may_do(cuda, store, monkeypatch, use, fault, found):
     fault(monkeypatch)
-    train(cuda, store, CONFIG)
+    use(store)
     faults = cuda.timeline.faults()
     assert faults
     assert all(re.fullmatch(found, line) for line in faults), faults[:3]
@@ -147,7 +180,7 @@ def test_the_stand_in_finds_what_a_gpu_may_do(cuda, store, monkeypatch, fault, f
 
 def test_the_stand_in_follows_an_engine_too(cuda, videos, monkeypatch):
     let_go_at_once(monkeypatch)
-    train(cuda, RawVideos(videos, device="cuda:0"), RGB_ALONE)
+    train(RawVideos(videos, device="cuda:0"), RGB_ALONE)
     found = " ".join(cuda.timeline.faults())
     assert "rot90 reads memory" in found
     assert "feed_input reads memory" in found

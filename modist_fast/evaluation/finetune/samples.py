@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_fast.evaluation.clips import ClipReader, Request
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip
 from modist_pipelines.clips.ahead import Producer
+from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan, augmented_clip, video_order
 
 _PREFETCH = 2  # steps
@@ -148,7 +148,7 @@ class TrainingClips:
         Raises:
             DataError: the source as a whole cannot be read.
         """
-        with ClipReader(self._labelled.source, self._spec, self._device, self._num_threads) as reader:
+        with ClipReader(self._labelled.source, self._config, self._device, self._num_threads) as reader:
             answers = reader.read(self._requests(start_step, end_step))
             producer = Producer(
                 range(start_step, end_step),
@@ -175,7 +175,7 @@ class TrainingClips:
             for epoch, video in self._mine(step):
                 yield Request(video, int(rows[video]), [self.plan(epoch, video)])
 
-    def _collect(self, step: "_Step", answers: Iterator[tuple[int, Tensor | str]]) -> TrainingBatch:
+    def _collect(self, step: "_Step", answers: Iterator[tuple[int, Clips | str]]) -> TrainingBatch:
         spec = self._spec
         clips = torch.zeros(
             (len(step.samples), 3, spec.num_frames, spec.crop_size, spec.crop_size), device=self._device
@@ -187,7 +187,7 @@ class TrainingClips:
             if isinstance(found, str):
                 damaged[video] = found
                 continue
-            clips[place] = found[0]
+            clips[place] = found["visual"][0]
             labels[place] = int(self._labelled.labels[video])
         return TrainingBatch(step.step, clips, labels, damaged)
 

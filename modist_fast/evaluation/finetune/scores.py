@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modist_fast.evaluation.clips import ClipReader, Request
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec, plan_views
 from modist_fast.host.distributed import World
+from modist_pipelines.clips.reader import ClipReader, Request
 
 log = logging.getLogger("modist")
 _VIEWS_AT_A_TIME = 8
@@ -46,12 +46,12 @@ def view_probabilities(
     )
     found: dict[int, np.ndarray] = {}
     damaged: dict[int, str] = {}
-    with ClipReader(labelled.source, spec, world.device, num_threads) as reader:
+    with ClipReader(labelled.source, spec.plan_config(grid), world.device, num_threads) as reader:
         for video, clips in reader.read(requests):
             if isinstance(clips, str):
                 damaged[video] = clips
                 continue
-            shares = [forward(part).double().softmax(dim=1) for part in clips.split(_VIEWS_AT_A_TIME)]
+            shares = [forward(part).double().softmax(dim=1) for part in clips["visual"].split(_VIEWS_AT_A_TIME)]
             found[video] = torch.cat(shares).mean(dim=0).numpy(force=True)
             if world.is_main and len(found) % _SAID == 0:
                 log.info("test: %d videos of this process", len(found))

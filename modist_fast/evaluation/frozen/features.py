@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone
-from modist_fast.evaluation.clips import ClipReader, Request
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import PrecisionOption, resolve_precision
 from modist_fast.run.tensor_files import write_tensors
+from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")
@@ -123,6 +123,7 @@ def _compute(
     if world.is_main:
         log.info("features: %s", reason)
     labelled = extraction.labelled
+    plan_config = extraction.spec.plan_config(labelled.source.grid)
     net = _placed(extraction.backbone.net, world.device)
 
     def requests() -> Iterator[Request]:
@@ -130,7 +131,7 @@ def _compute(
             for video in videos.tolist():
                 yield Request(video, int(labelled.rows[video]), extraction.plan(video))
 
-    with ClipReader(labelled.source, extraction.spec, world.device, config.num_threads) as reader:
+    with ClipReader(labelled.source, plan_config, world.device, config.num_threads) as reader:
         answers = reader.read(requests())
         for done, (number, videos) in enumerate(shards, start=1):
             damaged: dict[str, str] = {}
@@ -141,13 +142,13 @@ def _compute(
                 log.info("features: %d of %d shards of this process", done, len(shards))
 
 
-def _clips_of(answers: Iterator[tuple[int, Tensor | str]], num: int, damaged: dict[str, str]) -> Iterator[Tensor]:
+def _clips_of(answers: Iterator[tuple[int, Clips | str]], num: int, damaged: dict[str, str]) -> Iterator[Tensor]:
     for _ in range(num):
         video, clips = next(answers)
         if isinstance(clips, str):
             damaged[str(video)] = clips
         else:
-            yield clips
+            yield clips["visual"]
 
 
 def _batches(clips: Iterable[Tensor], size: int) -> Iterator[Tensor]:
@@ -193,8 +194,9 @@ def calibrate(
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # averages all batches equally
-        with ClipReader(labelled.source, spec, world.device, config.num_threads) as reader, torch.no_grad():
-            clips = (found for _, found in reader.read(requests) if isinstance(found, Tensor))
+        plan_config = spec.plan_config(labelled.source.grid)
+        with ClipReader(labelled.source, plan_config, world.device, config.num_threads) as reader, torch.no_grad():
+            clips = (found["visual"] for _, found in reader.read(requests) if not isinstance(found, str))
             for batch in _batches(clips, _CALIBRATION_BATCH):
                 if len(batch) > 1:
                     net(batch.contiguous(memory_format=torch.channels_last_3d))

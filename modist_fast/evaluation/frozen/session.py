@@ -13,7 +13,6 @@ import tyro
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
-from modist_fast.evaluation.clips import Request
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, make_folds, refuse_leaks
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
@@ -22,6 +21,7 @@ from modist_fast.evaluation.results import odd_rows
 from modist_fast.host.distributed import DeviceOption, World
 from modist_fast.host.environment import git_revision
 from modist_fast.run.checkpoint import plain
+from modist_pipelines.clips.reader import Request
 from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")

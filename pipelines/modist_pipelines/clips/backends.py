@@ -1,7 +1,7 @@
 """The two backends: one DALI graph on a GPU; on a CPU, DALI decodes the crops and OpenCV does the rest."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -17,23 +17,24 @@ from modist_pipelines.clips.handover import Handed, Handover
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 
-def build_decoder(
-    kind: Kind,
+def build_decoders(
+    kinds: Iterable[Kind],
     config: PlanConfig,
     pixels: Literal["jpeg", "rgb"],
     *,
     num_clips: int,
     num_threads: int,
     device: torch.device,
-) -> ClipDecoder:
-    """The decoder for a device.
+) -> dict[Kind, ClipDecoder]:
+    """The decoder of each kind for a device.
 
     Args:
-        num_clips: most clips at a time.
+        num_clips: most clips of a kind at a time.
         num_threads: threads of the host.
     """
     backend = GpuDecoder if device.type == "cuda" else CpuDecoder
-    return backend(kind, config, pixels, num_clips=num_clips, num_threads=num_threads, device=device)
+    options = {"num_clips": num_clips, "num_threads": num_threads, "device": device}
+    return {kind: backend(kind, config, pixels, **options) for kind in kinds}
 
 
 class GpuDecoder(ClipDecoder):

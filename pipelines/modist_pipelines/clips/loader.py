@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.clips.ahead import Producer
-from modist_pipelines.clips.backends import build_decoder
-from modist_pipelines.clips.decoder import ClipDecoder
+from modist_pipelines.clips.backends import build_decoders
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.handover import receive
 from modist_pipelines.clips.patience import Job, ReadThreads
@@ -126,22 +125,16 @@ class ClipLoader:
         self.steps_per_epoch = len(self._videos) // batch_size
         self._named_damaged: set[int] = set()
         self._damaged_in_a_row = 0
-        self._decoders: dict[Kind, ClipDecoder] = {
-            kind: build_decoder(
-                kind,
-                plan,
-                source.pixels,
-                num_clips=2 * self._num_local,
-                num_threads=self._num_threads,
-                device=self._device,
-            )
-            for kind in self._kinds()
-        }
+        self._decoders = build_decoders(
+            ["visual"] if plan.motion_input is None else ["visual", "motion"],
+            plan,
+            source.pixels,
+            num_clips=2 * self._num_local,
+            num_threads=self._num_threads,
+            device=self._device,
+        )
         self._readers = ReadThreads(self._num_threads, read_patience, str(source.path))
         self._running: Producer[_Reads, ClipBatch] | None = None
-
-    def _kinds(self) -> list[Kind]:
-        return ["visual"] if self._plan.motion_input is None else ["visual", "motion"]
 
     def _batch_bytes(self) -> int:
         plan = self._plan

@@ -1,8 +1,9 @@
-"""Planning and reading the clips that one process needs of one video in one step."""
+"""Reading planned clips; planning and reading those that one process needs of one video in one step."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from modist_pipelines.clips.graph import Kind
 from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipPlan, PlanConfig, plan_clips
 from modist_pipelines.source import ClipSource, Reading
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -56,52 +59,55 @@ def read_clips(
         if motion is not None:
             plans[key, "motion"] = motion
     planned = time.perf_counter()
-    frames = _read(source, config, video, plans, clips)
-    for (key, kind), plan in plans.items():
-        clips.halves.setdefault(key, {})[kind] = PlannedClip(plan, frames.get((key, kind)))
+    for (key, kind), clip in _read(source, config, video, plans, clips).items():
+        clips.halves.setdefault(key, {})[kind] = clip
     clips.plan_seconds = planned - started
     clips.read_seconds = time.perf_counter() - planned
     return clips
 
 
 def _read(
-    source: ClipSource,
-    config: PlanConfig,
-    video: int,
-    plans: Mapping[tuple[bool, Kind], ClipPlan],
-    clips: VideoClips,
-) -> dict[tuple[bool, Kind], list[np.ndarray]]:
-    """Frames of each clip; where one is damaged, each clip is read by itself and the damaged ones left out."""
+    source: ClipSource, config: PlanConfig, video: int, plans: Mapping[tuple[bool, Kind], ClipPlan], clips: VideoClips
+) -> dict[tuple[bool, Kind], PlannedClip]:
+    """Where a frame is damaged, each clip is read by itself and the damaged ones stay without frames."""
     try:
-        return _read_together(source, config, video, plans, clips)
+        read, reading = read_planned(source, config, video, plans)
     except DamagedError as error:
-        if len(plans) == 1:
-            clips.damage.append(str(error))
-            return {}
-    frames = {}
-    for name, plan in plans.items():
-        frames |= _read(source, config, video, {name: plan}, clips)
-    return frames
-
-
-def _read_together(
-    source: ClipSource,
-    config: PlanConfig,
-    video: int,
-    plans: Mapping[tuple[bool, Kind], ClipPlan],
-    clips: VideoClips,
-) -> dict[tuple[bool, Kind], list[np.ndarray]]:
-    asked: dict[str, set[int]] = {}
-    named: dict[tuple[bool, Kind], tuple[str, list[int]]] = {}
-    for (key, kind), plan in plans.items():
-        name = "rgb" if kind == "visual" else config.motion_input
-        assert name is not None
-        named[key, kind] = name, plan.frames.tolist()
-        asked.setdefault(name, set()).update(named[key, kind][1])
-    wanted = {name: sorted(frames) for name, frames in asked.items()}
-    reading: Reading = source.read(video, wanted)
+        if len(plans) > 1:
+            parts = [_read(source, config, video, {name: plan}, clips) for name, plan in plans.items()]
+            return {name: clip for part in parts for name, clip in part.items()}
+        clips.damage.append(str(error))
+        return {name: PlannedClip(plan, None) for name, plan in plans.items()}
     clips.frames_decoded += reading.frames_decoded
     clips.bytes_read += reading.bytes_read
     clips.bytes_needed += reading.bytes_needed
+    return read
+
+
+def read_planned(
+    source: ClipSource, config: PlanConfig, video: int, plans: Mapping[tuple[Name, Kind], ClipPlan]
+) -> tuple[dict[tuple[Name, Kind], PlannedClip], Reading]:
+    """Read planned clips of a video, each frame once however many clips share it.
+
+    Args:
+        config: whose motion input the motion clips show.
+        plans: the caller's name of a clip, and its kind, to its plan.
+
+    Returns:
+        The clips, in the order of the plans, and what reading them took.
+
+    Raises:
+        DamagedError: a frame cannot be had.
+    """
+    shown: dict[Kind, str] = {"visual": "rgb", "motion": config.motion_input or ""}
+    asked: dict[str, set[int]] = {}
+    for (_, kind), plan in plans.items():
+        asked.setdefault(shown[kind], set()).update(plan.frames.tolist())
+    wanted = {name: sorted(frames) for name, frames in asked.items()}
+    reading = source.read(video, wanted)
     found = {name: dict(zip(frames, reading.frames[name], strict=True)) for name, frames in wanted.items()}
-    return {clip: [found[name][frame] for frame in frames] for clip, (name, frames) in named.items()}
+
+    def planned(kind: Kind, plan: ClipPlan) -> PlannedClip:
+        return PlannedClip(plan, [found[shown[kind]][frame] for frame in plan.frames.tolist()])
+
+    return {clip: planned(clip[1], plan) for clip, plan in plans.items()}, reading

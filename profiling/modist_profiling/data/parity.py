@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-from modist_pipelines.clips.backends import build_decoder
+from modist_pipelines.clips.backends import build_decoders
 from modist_pipelines.clips.decoder import feed_and_run
 from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
 from modist_pipelines.clips.reading import PlannedClip
@@ -100,7 +100,7 @@ def run_graph(
 
 def run_decoder(kind: Kind, clips: Sequence[PlannedClip], device: torch.device) -> np.ndarray:
     """The same through the decoder that training on `device` uses."""
-    decoder = build_decoder(kind, CONFIG, "jpeg", num_clips=len(clips), num_threads=1, device=device)
+    decoder = build_decoders([kind], CONFIG, "jpeg", num_clips=len(clips), num_threads=1, device=device)[kind]
     found, blank = decoder.decode(clips)
     decoder.close()
     assert not blank, blank
