@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import World, gather_keys, leave_out
 from modist_fast.host.precision import resolve_precision
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist
-from modist_fast.running_statistics import StepStatistics
 from modist_fast.watch.health import bank_health, retrieval, spread, uniformity
 from modist_fast.watch.spans import Spans, clock_of
 from modist_pipelines.clips.loader import ClipBatch

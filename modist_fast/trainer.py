@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
+from modist_fast.batch_norm import agree_on_statistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.affinity import bind_near_gpu
 from modist_fast.host.allocator import keep_freed_memory
-from modist_fast.host.distributed import World, mean_over_ranks, on_main
+from modist_fast.host.distributed import World, on_main
 from modist_fast.host.environment import environment, git_revision
 from modist_fast.optim import learning_rate
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import claim, resume
 from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
-from modist_fast.running_statistics import running_statistics
 from modist_fast.step import TrainingStep
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.metrics import Display, Recorder, RunLog, drop_lines_after
@@ -151,8 +151,7 @@ class Trainer:
     def _save(self) -> None:
         step = self.training_step
         with step.spans("checkpoint"):
-            # Means of moving averages are moving averages of means: every number of ranks writes the same.
-            mean_over_ranks(running_statistics(step.model))
+            agree_on_statistics(step.model)
             on_main(self.world, self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:

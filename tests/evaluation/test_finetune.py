@@ -1,4 +1,4 @@
-"""Fine-tuning and the supervised baseline: schedules, sampling, precise batch norm, and runs on a small store."""
+"""Fine-tuning and the supervised baseline: schedules, sampling, and runs on a small store."""
 
 import json
 import math
@@ -21,12 +21,12 @@ from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.data.labelled import LabelledConfig
 from modist_fast.evaluation.data.splits import SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
+from modist_fast.evaluation.finetune import training
 from modist_fast.evaluation.finetune.classifier import Classifier, FrozenPart
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check, with_recipe
 from modist_fast.evaluation.finetune.run import run_finetune
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingClips
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
-from modist_fast.evaluation.precise_bn import set_precise_statistics
 from modist_fast.evaluation.results import write_result
 from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
@@ -133,46 +133,6 @@ def test_steps_take_one_pass_over_the_videos_after_another() -> None:
         assert set(epochs[5 * epoch : 5 * epoch + 5]) == {epoch}
     assert len({tuple(stream[5 * epoch : 5 * epoch + 5]) for epoch in range(4)}) > 1
     assert order.epoch_at(5) == 4.0
-
-
-def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
-    torch.manual_seed(0)
-    net = build_visual("r18", width=4).train()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)  # or residual branches are nothing
-    batches = list((3 + 2 * torch.randn(11, 3, 4, 32, 32)).split([4, 5, 2]))
-    exact = build_visual("r18", width=4).double().train()
-    exact.load_state_dict(net.state_dict())
-    inputs: dict[str, list[np.ndarray]] = {}
-
-    def keep(name: str):
-        def hook(_: nn.Module, x: tuple[torch.Tensor]) -> None:
-            inputs.setdefault(name, []).append(x[0].detach().transpose(0, 1).flatten(1).numpy())
-
-        return hook
-
-    for name, module in exact.named_modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.register_forward_pre_hook(keep(name))
-    for batch in batches:
-        exact(batch.double())
-    momentum = net.stem_norm.momentum
-    with join_world("cpu"):
-        assert set_precise_statistics(net, batches) == 11
-    for name, parts in inputs.items():
-        norm, together = net.get_submodule(name), np.concatenate(parts, axis=1)
-        np.testing.assert_allclose(norm.running_mean.numpy(), together.mean(axis=1), rtol=1e-4, atol=1e-4)  # type: ignore[union-attr]
-        np.testing.assert_allclose(norm.running_var.numpy(), together.var(axis=1, ddof=1), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
-    assert net.stem_norm.momentum == momentum
-
-
-def test_no_clips_leave_the_statistics_alone() -> None:
-    net = build_visual("r18", width=4).train()
-    net.stem_norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
-    with join_world("cpu"), pytest.raises(ConfigError, match="--precise-bn-clips"):
-        set_precise_statistics(net, [])
-    assert (net.stem_norm.running_mean == 3.0).all()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("frozen", ["none", "res3", "res5"])
@@ -432,6 +392,15 @@ def test_a_diverged_net_is_not_kept(striped: Path, tmp_path: Path, lr: float) ->
     files = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert not files & {"backbone.safetensors", "linear.safetensors"}
     assert ("step-00000001.pt" in files) == (lr == 1e33)
+
+
+def test_precise_statistics_of_no_clip_are_an_error(
+    striped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "set_precise_statistics", lambda *_: None)
+    config = replace(short_config(striped, tmp_path / "run", frozen="none"), max_steps=1, precise_bn_clips=16)
+    with pytest.raises(ConfigError, match="--precise-bn-clips: no clip could be read"):
+        run(config)
 
 
 # Options

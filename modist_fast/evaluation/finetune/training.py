@@ -16,18 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from modist_fast.batch_norm import StepStatistics, agree_on_statistics, set_precise_statistics
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
 from modist_fast.evaluation.finetune.config import FinetuneConfig
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
-from modist_fast.evaluation.precise_bn import set_precise_statistics
-from modist_fast.host.distributed import World, mean_over_ranks, on_main
+from modist_fast.host.distributed import World, on_main
 from modist_fast.host.precision import resolve_precision
 from modist_fast.optim import build_optimizer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
-from modist_fast.running_statistics import StepStatistics, running_statistics
 from modist_fast.watch.finite import REMEDY
 from modist_fast.watch.metrics import RunLog
 
@@ -228,16 +227,17 @@ class ClassifierTraining:
         config, first = self.config, self.order.num_steps
         num_steps = math.ceil(config.precise_bn_clips / config.batch_size)
         if not num_steps:
-            mean_over_ranks(running_statistics(self.step.model.training_parts()))
+            agree_on_statistics(self.step.model.training_parts())
             return
         self.step.model.train()
         batches = (
             group
             for batch in self.clips.iterate(first, first + num_steps)
             for group in batch.clips[batch.labels >= 0].split(config.group_size)
-            if len(group) > 1
         )
         num_clips = set_precise_statistics(self.step.model, batches, self.step.forward)
+        if num_clips is None:
+            raise ConfigError("--precise-bn-clips: no clip could be read. Look at the log, or pass 0 to go without.")
         self._say(f"batch norm has the statistics of {num_clips * self.world.size} clips")
 
     def _note(self, damaged: dict[int, str]) -> None:
@@ -247,8 +247,7 @@ class ClassifierTraining:
         self._damaged |= damaged
 
     def _save(self) -> None:
-        # Means of moving averages are moving averages of means: every number of ranks writes the same.
-        mean_over_ranks(running_statistics(self.step.model.training_parts()))
+        agree_on_statistics(self.step.model.training_parts())
         on_main(self.world, self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:

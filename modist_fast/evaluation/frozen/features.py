@@ -36,8 +36,6 @@ from modist_pipelines.plan import ClipPlan
 log = logging.getLogger("modist")
 _SHARD = 16  # videos
 _SAID = 20  # shards from one line in the log to the next
-CALIBRATION_CLIPS = 256
-_CALIBRATION_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _compute(
         log.info("features: %s", reason)
     labelled = extraction.labelled
     plan_config = extraction.spec.plan_config(labelled.source.grid)
-    net = _placed(extraction.backbone.net, world.device)
+    net = placed(extraction.backbone.net, world.device)
 
     def requests() -> Iterator[Request]:
         for _, videos in shards:
@@ -136,7 +134,7 @@ def _compute(
         for done, (number, videos) in enumerate(shards, start=1):
             damaged: dict[str, str] = {}
             clips = _clips_of(answers, len(videos), damaged)
-            features = [_forward(net, batch, dtype) for batch in _batches(clips, config.batch_size)]
+            features = [_forward(net, batch, dtype) for batch in batches(clips, config.batch_size)]
             _write_shard(folder, number, len(videos), features, damaged)
             if world.is_main and (done in (1, len(shards)) or done % _SAID == 0):
                 log.info("features: %d of %d shards of this process", done, len(shards))
@@ -151,61 +149,28 @@ def _clips_of(answers: Iterator[tuple[int, Clips | str]], num: int, damaged: dic
             yield clips["visual"]
 
 
-def _batches(clips: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Clips of consecutive videos, `size` at a time."""
+def batches(clips: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Clips of consecutive videos, `size` at a time, laid out for the net."""
     held: list[Tensor] = []
     for tensor in clips:
         held.append(tensor)
         while sum(map(len, held)) >= size:
             together = torch.cat(held)
-            yield together[:size]
+            yield together[:size].contiguous(memory_format=torch.channels_last_3d)
             held = [together[size:]] if len(together) > size else []
     if held:
-        yield torch.cat(held)
+        yield torch.cat(held).contiguous(memory_format=torch.channels_last_3d)
 
 
-def _placed(net: nn.Module, device: torch.device) -> nn.Module:
+def placed(net: nn.Module, device: torch.device) -> nn.Module:
+    """The net in eval mode on a device, as `batches` lays out its clips."""
     return net.eval().to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 @torch.inference_mode()
 def _forward(net: nn.Module, clips: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.autocast(clips.device.type, dtype, enabled=dtype != torch.float32):
-        return net(clips.contiguous(memory_format=torch.channels_last_3d)).float().cpu()
-
-
-def calibrate(
-    backbone: Backbone,
-    labelled: LabelledVideos,
-    requests: Sequence[Request],
-    spec: ViewSpec,
-    world: World,
-    config: FeaturesConfig,
-) -> None:
-    """Give a random network the batch-norm statistics of clips: without them its eval mode means nothing.
-
-    Args:
-        requests: of the clips; as many as there are, up to 256.
-    """
-    norms = [module for module in backbone.net.modules() if isinstance(module, nn.BatchNorm3d)]
-    momenta = [norm.momentum for norm in norms]
-    if world.is_main:
-        net = _placed(backbone.net, world.device).train()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # averages all batches equally
-        plan_config = spec.plan_config(labelled.source.grid)
-        with ClipReader(labelled.source, plan_config, world.device, config.num_threads) as reader, torch.no_grad():
-            clips = (found["visual"] for _, found in reader.read(requests) if not isinstance(found, str))
-            for batch in _batches(clips, _CALIBRATION_BATCH):
-                if len(batch) > 1:
-                    net(batch.contiguous(memory_format=torch.channels_last_3d))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        log.info("random network: batch norm has the statistics of %d clips", min(len(requests), CALIBRATION_CLIPS))
-    net = _placed(backbone.net, world.device)
-    for buffer in net.buffers():
-        dist.broadcast(buffer, 0)
+        return net(clips).float().cpu()
 
 
 def _write_shard(folder: Path, number: int, num: int, features: list[Tensor], damaged: dict[str, str]) -> None:

@@ -11,17 +11,18 @@ import numpy as np
 import torch.distributed as dist
 import tyro
 
+from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibrate
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, make_folds, refuse_leaks
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
-from modist_fast.evaluation.frozen.features import CALIBRATION_CLIPS, Extraction, FeaturesConfig, calibrate, extract
+from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
 from modist_fast.host.distributed import DeviceOption, World
 from modist_fast.host.environment import git_revision
 from modist_fast.run.checkpoint import plain
-from modist_pipelines.clips.reader import Request
+from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
 
 log = logging.getLogger("modist")
@@ -151,13 +152,22 @@ def _calibrate(
     labelled: LabelledVideos,
     folds: Sequence[Fold],
 ) -> None:
-    train = np.unique(np.concatenate([fold.train for fold in folds]))
-    chosen = np.random.default_rng(config.seed).permutation(train)[:CALIBRATION_CLIPS].tolist()
-    requests = [
-        Request(video, int(labelled.rows[video]), [training_clip(labelled, spec, config.seed, 0, video)])
-        for video in chosen
-    ]
-    calibrate(backbone, labelled, requests, spec, world, config.features)
+    """Give a random network batch-norm statistics; rank 0 reads the clips, and every rank gets what it came to."""
+    net = placed(backbone.net, world.device)
+    if world.is_main:
+        train = np.unique(np.concatenate([fold.train for fold in folds]))
+        chosen = np.random.default_rng(config.seed).permutation(train)[:CALIBRATION_CLIPS].tolist()
+        requests = [
+            Request(video, int(labelled.rows[video]), [training_clip(labelled, spec, config.seed, 0, video)])
+            for video in chosen
+        ]
+        plan_config = spec.plan_config(labelled.source.grid)
+        with ClipReader(labelled.source, plan_config, world.device, config.features.num_threads) as reader:
+            clips = (found["visual"] for _, found in reader.read(requests) if not isinstance(found, str))
+            calibrate(net, batches(clips, CALIBRATION_BATCH))
+        log.info("random network: batch norm has the statistics of %d clips", len(requests))
+    for buffer in net.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def training_clip(labelled: LabelledVideos, spec: ViewSpec, seed: int, epoch: int, video: int) -> ClipPlan:

@@ -1,4 +1,4 @@
-"""Running statistics of a step against the formula in float64, and what torch.compile makes of the groups."""
+"""Running statistics of a step and of clips against float64, and what torch.compile makes of the groups."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from modist_fast.batch_norm import MOMENTUM, StepStatistics, set_precise_statistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import join_world
+from modist_fast.models import build_visual
 from modist_fast.presets import demo
-from modist_fast.running_statistics import MOMENTUM, StepStatistics
 from modist_fast.step import TrainingStep
 from modist_pipelines.clips.loader import ClipBatch
 
@@ -57,6 +58,46 @@ def test_one_graph_for_queries_and_one_for_keys_however_many_groups() -> None:
         assert counters["stats"]["unique_graphs"] == 2
     for name, buffer in plain.model.named_buffers():
         torch.testing.assert_close(compiled.model.get_buffer(name), buffer, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
+    torch.manual_seed(0)
+    net = build_visual("r18", width=4).train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # or residual branches are nothing
+    batches = list((3 + 2 * torch.randn(11, 3, 4, 32, 32)).split([4, 5, 2]))
+    exact = build_visual("r18", width=4).double().train()
+    exact.load_state_dict(net.state_dict())
+    inputs: dict[str, list[np.ndarray]] = {}
+
+    def keep(name: str):
+        def hook(_: nn.Module, x: tuple[torch.Tensor]) -> None:
+            inputs.setdefault(name, []).append(x[0].detach().transpose(0, 1).flatten(1).numpy())
+
+        return hook
+
+    for name, module in exact.named_modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.register_forward_pre_hook(keep(name))
+    for batch in batches:
+        exact(batch.double())
+    momentum = net.stem_norm.momentum
+    with join_world("cpu"):
+        assert set_precise_statistics(net, batches) == 11
+    for name, parts in inputs.items():
+        norm, together = net.get_submodule(name), np.concatenate(parts, axis=1)
+        np.testing.assert_allclose(norm.running_mean.numpy(), together.mean(axis=1), rtol=1e-4, atol=1e-4)  # type: ignore[union-attr]
+        np.testing.assert_allclose(norm.running_var.numpy(), together.var(axis=1, ddof=1), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
+    assert net.stem_norm.momentum == momentum
+
+
+def test_no_clips_leave_the_statistics_alone() -> None:
+    net = build_visual("r18", width=4).train()
+    net.stem_norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
+    with join_world("cpu"):
+        assert set_precise_statistics(net, []) is None
+    assert (net.stem_norm.running_mean == 3.0).all()  # type: ignore[union-attr]
 
 
 def small_config(num_groups: int) -> TrainConfig:
