@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modist_fast.errors import ConfigError
 from modist_fast.models import ResNet, build_visual
-from modist_fast.models.resnet import Arch, Block
+from modist_fast.models.resnet import Arch
 from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
 from modist_fast.watch.finite import flaw_of
@@ -96,13 +96,9 @@ def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
     if run:
         card = _card_of_run(Path(run))
     net = _build(card["arch"], card["width"], seed)
-    for module in net.modules():
-        if isinstance(module, Block):
-            # Training begins with residual branches that are nothing. The baseline is a random network, not the first
-            # convolution and random shortcuts alone, which are weaker.
-            last = module.residual[-1]
-            assert isinstance(last, nn.BatchNorm3d)
-            nn.init.ones_(last.weight)
+    # Training begins with residual branches that are nothing. The baseline is a random network, not the first
+    # convolution and random shortcuts alone, which are weaker.
+    net.scale_residuals(1.0)
     return Backbone(net, card, f"random {card['arch']} of width {card['width']}, seed {seed}", is_random=True)
 
 

@@ -136,10 +136,15 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Block):
+        self.scale_residuals(0.0)
+
+    def scale_residuals(self, scale: float) -> None:
+        """Set the weights of the last norm of each residual branch: at 0 the branch is nothing, at 1 it is whole."""
+        for module in self.modules():
+            if isinstance(module, Block):
                 last = module.residual[-1]
                 assert isinstance(last, nn.BatchNorm3d)
-                nn.init.zeros_(last.weight)
+                nn.init.constant_(last.weight, scale)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32): the output of res5."""

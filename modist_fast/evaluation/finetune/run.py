@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, open_backbone
@@ -28,7 +27,6 @@ from modist_fast.evaluation.results import classification
 from modist_fast.host.affinity import bind_near_gpu
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
-from modist_fast.models.resnet import Block
 from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, refuse_flaw
 from modist_fast.run.files import FINETUNING, traces
@@ -97,11 +95,7 @@ def _first_weights(config: FinetuneConfig) -> Backbone:
     backbone = open_backbone(config.network, config.seed)
     if backbone.is_random:
         # As a baseline of features, random residual branches are whole. Training begins with branches that are nothing.
-        for module in backbone.net.modules():
-            if isinstance(module, Block):
-                last = module.residual[-1]
-                assert isinstance(last, nn.BatchNorm3d)
-                nn.init.zeros_(last.weight)
+        backbone.net.scale_residuals(0.0)
     return backbone
 
 
