@@ -11,7 +11,7 @@ import numpy as np
 
 from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
-from modist_fast.ablation.statistics import estimate, paired_difference
+from modist_fast.evaluation.statistics import estimate, paired_difference
 from modist_fast.host.environment import environment
 from modist_fast.watch.metrics import read_metrics
 

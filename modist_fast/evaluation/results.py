@@ -12,32 +12,10 @@ from rich.table import Table
 
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.splits import Fold
+from modist_fast.evaluation.statistics import bootstrap_interval
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-
-_DRAWS = 10_000
-_CONFIDENCE = 95  # %
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> tuple[float, float]:
-    """Percentile bootstrap interval (95 %) of a mean.
-
-    Args:
-        values: (n,) of the test videos.
-        groups: (n,) draw whole groups, since videos of one group are no independent evidence; None draws videos. So
-            does a single group, which, drawn alone, would give an interval of no width.
-    """
-    names = range(len(values)) if groups is None or len(set(groups)) < 2 else groups
-    _, places = np.unique(np.asarray(list(names)), return_inverse=True)
-    sums, counts = np.bincount(places, values), np.bincount(places)
-    random = np.random.default_rng(seed)
-    means = np.empty(_DRAWS)
-    for first in range(0, _DRAWS, 500):  # so that a large test set needs no large table
-        drawn = random.integers(len(sums), size=(min(500, _DRAWS - first), len(sums)))
-        means[first : first + len(drawn)] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [(100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -93,7 +71,7 @@ def accuracies(labelled: LabelledVideos, videos: np.ndarray, ranks: np.ndarray, 
         "num_test": len(videos),
         "num_odd": int(np.isin(videos, list(labelled.odd)).sum()),
         "top1": float(right.mean()),
-        "interval": bootstrap_interval(right, seed),
+        "interval": bootstrap_interval(right, seed=seed),
         "chance": float(np.bincount(labelled.labels[videos]).max() / len(videos)),
     }
     if len(labelled.classes) > 5:
@@ -101,7 +79,7 @@ def accuracies(labelled: LabelledVideos, videos: np.ndarray, ranks: np.ndarray, 
     if labelled.groups is not None:
         groups = [labelled.groups[video] for video in videos.tolist()]
         if len(set(groups)) > 1:
-            result["interval_over_groups"] = bootstrap_interval(right, seed, groups)
+            result["interval_over_groups"] = bootstrap_interval(right, groups, seed=seed)
     return result
 
 

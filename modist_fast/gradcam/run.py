@@ -15,7 +15,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, fit_lbfgs
 from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, open_frozen
-from modist_fast.evaluation.results import bootstrap_interval
+from modist_fast.evaluation.statistics import bootstrap_interval
 from modist_fast.gradcam.agreement import RULE, Agreement, motion_agreement, moving_region
 from modist_fast.gradcam.cam import grad_cam, resize_cam, with_output_stride
 from modist_fast.gradcam.drawing import ShownClip, save_grid, save_video
@@ -197,7 +197,7 @@ def _result(
         if not kept.any():
             return {"mean": None, "interval": None, "clips": 0}
         of = None if groups is None else [group for group, keep in zip(groups, kept, strict=True) if keep]
-        interval = bootstrap_interval(values[kept], config.seed, of)
+        interval = bootstrap_interval(values[kept], of, seed=config.seed)
         return {"mean": float(values[kept].mean()), "interval": interval, "clips": int(kept.sum())}
 
     backbones = [

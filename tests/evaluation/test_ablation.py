@@ -14,9 +14,9 @@ from modist_fast.ablation.arms import TABLES, TableName
 from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
 from modist_fast.ablation.jobs import Job, run_jobs
 from modist_fast.ablation.report import write_report
-from modist_fast.ablation.statistics import bootstrap_means, estimate, paired_difference
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.statistics import bootstrap_means, estimate, paired_difference
 from modist_fast.presets import find_preset
 from modist_fast.run import checkpoint
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.splits import Fold
-from modist_fast.evaluation.results import bootstrap_interval, classification, ranks_of_truth, write_result
+from modist_fast.evaluation.results import classification, ranks_of_truth, write_result
+from modist_fast.evaluation.statistics import bootstrap_interval
 
 NUM = 40
 CLASSES = list("abcdefg")
@@ -93,7 +94,7 @@ def test_the_interval_covers_what_it_promises(grouped: bool) -> None:
         draws = random.random(40).repeat(5) if grouped else random.random(200)
         values = (draws < 0.6).astype(float)
         for kind, names in (("videos", None), ("groups", groups)):
-            low, high = bootstrap_interval(values, trial, names)
+            low, high = bootstrap_interval(values, names, seed=trial)
             held[kind] += low <= 0.6 <= high
     assert held["groups"] >= 50
     if grouped:
@@ -104,8 +105,8 @@ def test_the_interval_covers_what_it_promises(grouped: bool) -> None:
 
 def test_the_interval_is_seeded() -> None:
     values = (np.arange(50) % 3 == 0).astype(float)
-    assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1)
-    assert bootstrap_interval(values, 1, ["one"] * len(values)) == bootstrap_interval(values, 1)
-    low, high = bootstrap_interval(values, 1)
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values, ["one"] * len(values), seed=1) == bootstrap_interval(values, seed=1)
+    low, high = bootstrap_interval(values, seed=1)
     spread = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / 50)
     assert (high - low) / 2 == pytest.approx(spread, rel=0.15)

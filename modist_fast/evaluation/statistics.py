@@ -1,0 +1,105 @@
+"""How sure a mean is: one bootstrap, over test videos or whole groups of them, over training seeds, and of pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 10_000
+_CHUNK = 1000  # draws held in memory at once
+_CONFIDENCE = 95  # %
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and videos, in percentage points."""
+
+    by_seed: dict[int, float]
+    mean: float
+    low: float
+    """Ends of the 95 % interval."""
+    high: float
+    over_groups: tuple[float, float] | None = None
+    """The interval where whole groups are drawn in place of single videos."""
+
+
+def estimate(correct: Mapping[int, np.ndarray], groups: Sequence[str] | None = None) -> Estimate:
+    """Accuracy of one arm.
+
+    Args:
+        correct: for each training seed, (V,) 1 where the video was classified correctly, else 0; the same videos in
+            the same order for every seed.
+        groups: (V,) what each video belongs to (actor, sequence), where the interval over groups is asked for.
+    """
+    scores = 100.0 * np.stack([np.asarray(values, dtype=np.float64) for values in correct.values()])
+    low, high = bootstrap_interval(scores)
+    over_groups = None if groups is None else bootstrap_interval(scores, groups)
+    by_seed = {key: float(row.mean()) for key, row in zip(correct, scores, strict=True)}
+    return Estimate(by_seed, float(scores.mean()), low, high, over_groups)
+
+
+def paired_difference(
+    arm: Mapping[int, np.ndarray], against: Mapping[int, np.ndarray], groups: Sequence[str] | None = None
+) -> Estimate:
+    """How much better `arm` is than `against`, video by video within each seed. Arguments as for `estimate`.
+
+    Raises:
+        ValueError: no seed that both have.
+    """
+    shared = [key for key in arm if key in against]
+    if not shared:
+        raise ValueError("the two arms have no seed in common")
+    return estimate(
+        {key: np.asarray(arm[key], dtype=np.float64) - np.asarray(against[key], dtype=np.float64) for key in shared},
+        groups,
+    )
+
+
+def bootstrap_interval(
+    scores: np.ndarray, groups: Sequence[str] | None = None, *, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval (95 %) of a mean. Arguments as for `bootstrap_means`."""
+    ends = (100 - _CONFIDENCE) / 2, (100 + _CONFIDENCE) / 2
+    low, high = np.percentile(bootstrap_means(scores, groups, seed=seed), ends)
+    return float(low), float(high)
+
+
+def bootstrap_means(
+    scores: np.ndarray, groups: Sequence[str] | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """Means of resampled scores: the videos are drawn anew with replacement, and so are the seeds, where there are any.
+
+    All seeds of a draw share its videos, for they were tested on the same ones: a video that is hard is hard for every
+    seed, and more seeds do not make it more than one video.
+
+    Args:
+        scores: (V,), or (S, V) of S training seeds.
+        groups: (V,) draw whole groups, since videos of one group are no independent evidence; None draws videos. So
+            does a single group, which, drawn alone, would give an interval of no width.
+        seed: of the draws.
+
+    Returns:
+        (draws,) float64.
+    """
+    names = np.arange(scores.shape[-1]) if groups is None or len(set(groups)) < 2 else np.asarray(groups)
+    _, places = np.unique(names, return_inverse=True)
+    random = np.random.default_rng(seed)
+    # Both draw alike, but other numbers: those that the intervals of evaluations and of ablations have always had.
+    draw = _means_of_one_net if scores.ndim == 1 else _means_over_seeds
+    counts = [min(_CHUNK, draws - begin) for begin in range(0, draws, _CHUNK)]
+    return np.concatenate([draw(random, count, scores, places) for count in counts])
+
+
+def _means_of_one_net(random: np.random.Generator, count: int, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    sums, sizes = np.bincount(places, scores), np.bincount(places)
+    drawn = random.integers(len(sums), size=(count, len(sums)))
+    return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+
+
+def _means_over_seeds(random: np.random.Generator, count: int, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    num_seeds, num_groups = len(scores), int(places.max()) + 1
+    # How often each seed and each group was drawn, not copies of the scores: a draw's mean is then a product.
+    seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=count) / num_seeds
+    videos = random.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=count)[:, places]
+    weights = videos / videos.sum(axis=1, keepdims=True)
+    return np.einsum("ds,sv,dv->d", seeds, scores, weights, optimize=True)
