@@ -12,7 +12,8 @@ from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import join_world
 from modist_fast.presets import PRESETS, find_preset
-from modist_fast.run import checkpoint
+from modist_fast.run.checkpoint import plain_config
+from modist_fast.run.options import spelled
 from modist_fast.trainer import Trainer
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import Store
@@ -69,7 +70,7 @@ def main() -> None:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)
-        options = checkpoint.flat(checkpoint.plain_config(config))
+        options = spelled(plain_config(config))
         log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
         Trainer(config, world, open_source(config, world.device)).run()

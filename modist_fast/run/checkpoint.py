@@ -13,6 +13,7 @@ import torch
 from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import is_main_process
+from modist_fast.run.options import plain, spelled
 from modist_fast.watch.finite import REMEDY, flaw_of
 
 log = logging.getLogger("modist")
@@ -58,15 +59,6 @@ class RunConfig(Protocol):
 def plain_config(config: RunConfig) -> dict[str, Any]:
     """The configuration as JSON-ready values."""
     return plain(dataclasses.asdict(config))  # pyright: ignore[reportArgumentType]
-
-
-def plain(value: Any) -> Any:
-    """Nested options as JSON-ready values: paths as text, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def folder_of(out: Path) -> Path:
@@ -241,7 +233,7 @@ def read_undamaged(path: Path, device: torch.device) -> dict[str, Any]:
 
 def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any], note: str = "") -> None:
     """Raise ConfigError, ending in `note`, where an option that takes part in the computation differs."""
-    before, now = flat(_without_free(saved)), flat(_without_free(wanted))
+    before, now = spelled(_without_free(saved)), spelled(_without_free(wanted))
     changed = [
         f"--{key} {now.get(key)} (saved: {before.get(key)})"
         for key in sorted(before.keys() | now.keys())
@@ -256,15 +248,3 @@ def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any],
 
 def _without_free(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _FREE}
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under the names they have on the command line, without the dashes in front."""
-    options: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + key.replace("_", "-")
-        if isinstance(value, dict):
-            options |= flat(value, f"{name}.")
-        else:
-            options[name] = value
-    return options

@@ -18,7 +18,8 @@ from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.statistics import bootstrap_means, estimate, paired_difference
 from modist_fast.presets import find_preset
-from modist_fast.run import checkpoint
+from modist_fast.run.checkpoint import plain_config
+from modist_fast.run.options import spelled
 
 # What each arm changes in the paper's recipe (Table 3, and the options of spec and objective). Where it does not stand
 # the preset's own value holds.
@@ -80,7 +81,7 @@ def test_arms_change_what_the_papers_table_names_and_nothing_else(
 
 
 def _flat(config: TrainConfig) -> dict:
-    return checkpoint.flat(checkpoint.plain_config(config))
+    return spelled(plain_config(config))
 
 
 def _parse(job: Job, preset: str) -> TrainConfig:

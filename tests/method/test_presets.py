@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from modist_fast.presets import PRESETS
-from modist_fast.run.checkpoint import flat, plain_config
+from modist_fast.run.checkpoint import plain_config
+from modist_fast.run.options import spelled
 
 
 def values(preset: str) -> dict:
-    return flat(plain_config(PRESETS[preset](None, Path("run"))))
+    return spelled(plain_config(PRESETS[preset](None, Path("run"))))
 
 
 def test_all_presets_take_the_negatives_that_learn_but_the_one_that_is_equation_two() -> None:

@@ -21,7 +21,7 @@ from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, b
 from modist_fast.evaluation.results import odd_rows
 from modist_fast.host.distributed import DeviceOption, World
 from modist_fast.host.environment import git_revision
-from modist_fast.run.checkpoint import plain
+from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from modist_fast.run.options import flat
 from modist_fast.watch.budget import PHASES, WARM_UP_STEPS
 
 Columns = dict[str, np.ndarray]
@@ -143,7 +144,9 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
     found: dict[str, array[float]] = {}
     num_rows = 0
     for num_rows, row in enumerate(rows, 1):
-        for name, value in _flat(row):
+        for name, value in flat(row):
+            if not isinstance(value, int | float):
+                continue
             column = found.setdefault(name, array("d"))
             column.extend([np.nan] * (num_rows - 1 - len(column)))
             column.append(value)
@@ -152,14 +155,6 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
         column.extend([np.nan] * (num_rows - len(column)))
         columns[name] = np.array(column)
     return columns
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            yield prefix + name, float(value)
 
 
 def _derived(columns: Columns) -> Columns:

@@ -1,22 +1,14 @@
 """What a run was asked to do, and on what it ran; for two runs, what differs."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from modist_fast.run.options import flat, spelled
 from modist_profiling.report.runs import Run
 
 _ABSENT = "–"
-
-
-def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested keys joined by dots, values as text."""
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def environment_table(runs: Sequence[Run]) -> str:
@@ -32,7 +24,7 @@ def _without_prefix(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def options_tables(runs: Sequence[Run]) -> str:
     """All options of a run, folded away; of two runs, first those that differ. "" where no run has told."""
-    found = _aligned([{_option(name): value for name, value in flat(run.config)} for run in runs])
+    found = _aligned([{f"--{name}": value for name, value in spelled(run.config).items()} for run in runs])
     if not found:
         return ""
     if len(runs) == 1:
@@ -43,14 +35,13 @@ def options_tables(runs: Sequence[Run]) -> str:
     return head + (_folded(f"{len(same)} options are the same in both", _table(runs[:1], same)) if same else "")
 
 
-def _option(name: str) -> str:
-    """As launch/pretrain.py spells it."""
-    return "--" + name.replace("_", "-")
-
-
-def _aligned(documents: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+def _aligned(documents: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     names = dict.fromkeys(name for document in documents for name in document)
-    return {name: [document.get(name, _ABSENT) for document in documents] for name in names}
+    return {name: [_text(document.get(name, _ABSENT)) for document in documents] for name in names}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _differs(values: Sequence[str]) -> bool:
