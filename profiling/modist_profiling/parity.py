@@ -6,7 +6,7 @@
 Exits with 1 where a figure is beyond its bound.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,9 @@ import torch
 import tyro
 
 from modist_fast.commands.cli import run_cli
-from modist_fast.errors import ConfigError
 from modist_profiling.data.parity import clip_parity
-from modist_profiling.frame import Parity, environment, print_figures
+from modist_profiling.frame.accuracy import Parity
+from modist_profiling.frame.report import conditions, find_device, table, write_json
 from modist_profiling.kernels.parity import edges_parity, loss_cases, loss_parity
 
 
@@ -43,20 +43,25 @@ def measure(options: Options, device: torch.device) -> list[Parity]:
     return figures
 
 
+def print_figures(figures: Sequence[Parity]) -> None:
+    """A table; a figure beyond its bound says so."""
+    lines = [
+        (one.what, one.case, f"{one.error:.2e}", f"{one.bound:.2e}", one.unit, "" if one.holds else "BEYOND ITS BOUND")
+        for one in figures
+    ]
+    print(table(("result", "case", "error", "bound", "unit", ""), lines))
+
+
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no CUDA device here. Leave --device out to compare the CPU paths.")
-    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = find_device(options.device)
     figures = measure(options, device)
     print_figures(figures)
     beyond = [figure for figure in figures if not figure.holds]
     print(f"\n{len(figures)} figures on {device}, {len(beyond)} beyond their bounds")
     if options.json:
         rows = [figure._asdict() | {"holds": figure.holds} for figure in figures]
-        record = {"device": name, "figures": rows, "environment": environment(device)}
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, rows, {}, conditions(device))
     return 1 if beyond else 0
 
 

@@ -12,7 +12,7 @@ from test_raw import write_video
 from modist_pipelines.video.frames import torchcodec_loads, upright_rgb
 from modist_pipelines.video.index import VideoIndex
 from modist_pipelines.video.reader import VideoReader
-from modist_profiling.data.bench import Row, figures, indexed_videos
+from modist_profiling.data.bench import clip_row, indexed_videos, ratios_of
 from modist_profiling.data.peers import DECODERS, PeerClips, planned_frames
 from modist_profiling.data.worker import num_decoded
 
@@ -67,21 +67,23 @@ def test_frames_decoded_of_a_known_file():
     assert num_decoded("pyav", index, [3]) == 4
 
 
-def test_figures_take_the_best_peer():
-    rows = [
-        Row(name, workers, augment, cpu_ms=[ms], samples=1, frames_used=4, frames_decoded=decoded, bytes_needed=2)
-        for augment in (False, True)
-        for name, workers, ms, decoded in (
+def test_ratios_take_the_best_peer():
+    rows = []
+    for augment in (False, True):
+        for kind, workers, ms, decoded in (
             ("store", 0, 10.0 + augment, 4),
             ("raw", 0, 70.0, 12),
             ("pyav", 0, 90.0, 20),
             ("opencv", 1, 55.0, 20),
-        )
-    ]
-    found = figures([*rows, Row("decord2", 0, False, missing="not installed")])
+        ):
+            counted = {"samples": 2, "frames_used": 4, "frames_decoded": decoded, "bytes_read": 1, "bytes_needed": 2}
+            rows.append(clip_row(kind, workers, augment))
+            rows[-1].add({"time": 50.0, "cpu_time": 2 * ms, "peak_mb": 1.0, **counted})
+    found = ratios_of([*rows, clip_row("decord2", 0, False)])
     assert found["cpu_speedup_vs_best_peer_plain"] == 5.5
     assert found["cpu_speedup_vs_best_peer_augmented"] == 5.0
     assert (found["store_amplification"], found["raw_amplification"]) == (1.0, 3.0)
+    assert rows[0].cells()["samples/s"] == "40.0"
 
 
 def test_whole_table_runs(tmp_path):
@@ -106,9 +108,9 @@ def test_whole_table_runs(tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "t.json").read_text())
-    assert record["figures"]["store_amplification"] == 1.0
-    assert record["figures"]["store_bytes_read_vs_needed"] == 1.0
-    assert record["figures"]["raw_amplification"] > 0.5
+    assert record["ratios"]["store_amplification"] == 1.0
+    assert record["ratios"]["store_bytes_read_vs_needed"] == 1.0
+    assert record["ratios"]["raw_amplification"] > 0.5
     assert len(record["rows"]) == 2 * 3
     assert all(row["missing"] or row["frames_used"] >= 2 * 48 for row in record["rows"])
     assert (tmp_path / "t.png").stat().st_size > 10_000

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from modist_fast.host.distributed import join_world
-from modist_profiling.scaling.bench import Constants, Options, Row, add_model, measure, ratios_of
+from modist_profiling.scaling.bench import Constants, Options, ScalingRow, add_model, measure, ratios_of
 from modist_profiling.scaling.link import CollectiveCounter, Message
 from modist_profiling.scaling.sent_bytes import Sent, minimum_bytes
 from modist_profiling.scaling.throughput_model import Link, ParallelStep, parallel_step, ring_bytes
@@ -30,14 +30,17 @@ def test_a_parallel_step_by_hand():
     assert parallel_step(0.5, 1, key_bytes=1e6, gradient_bytes=8e7, gather=LINK, reduce=LINK) == ParallelStep(0.5, 0, 0)
 
 
-def rows() -> list[Row]:
+def rows() -> list[ScalingRow]:
     """Two turns; the second was disturbed throughout and took twice as long."""
-    one, apart = Row("one process", 1, 8), Row("two apart", 2, 16)
-    strong, weak = Row("strong", 2, 8), Row("weak", 2, 16)
+    sizes = {"one process": (1, 8), "two apart": (2, 16), "strong": (2, 8), "weak": (2, 16)}
+    one, apart, strong, weak = (
+        ScalingRow("", name, num_processes=n, batch=b, alone=8) for name, (n, b) in sizes.items()
+    )
     for factor in (1.0, 2.0):
         for row, seconds in ((one, 1.0), (apart, 1.25), (strong, 0.8), (weak, 1.6)):
             phases = {"momentum": 0.05 * factor, "optimizer": 0.15 * factor}
-            row.add({"seconds": seconds * factor, "cpu_seconds": seconds, "phases": phases})
+            row.baseline = one.times
+            row.add({"time": seconds * factor, "cpu_time": seconds, "phases": phases})
     return [one, apart, strong, weak]
 
 
@@ -48,7 +51,7 @@ def test_model_and_ratios_by_hand():
     minimum = minimum_bytes(config_of("demo", batch=8, group=4), 2)
     messages = (minimum["gradients"] + minimum["keys"]) / 1e9 + 3 * 0.002  # one bucket, keys, video ids
     _, apart, strong, weak = found
-    assert apart.models[0].seconds == pytest.approx(apart.seconds[0])
+    assert apart.models[0].seconds == pytest.approx(apart.times[0])
     assert strong.models[0].seconds == pytest.approx(1.25 * (0.2 + 4 * 0.1) + messages)
     more_keys = minimum["keys"] / 1e9  # eight samples of a process, not four
     assert weak.models[0].seconds == pytest.approx(1.25 + messages + more_keys)
@@ -102,7 +105,7 @@ def test_the_whole_in_small():
     options = Options(preset="demo", batch=4, crop=32, bank=64, rounds=2, counted=("demo",))
     found, links, sent = measure(options)
     add_model(found, links, options)
-    assert [(row.num_processes, row.batch, len(row.seconds)) for row in found] == [
+    assert [(row.num_processes, row.batch, len(row.times)) for row in found] == [
         (1, 4, 2),
         (2, 8, 2),
         (2, 4, 2),

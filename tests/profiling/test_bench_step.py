@@ -1,5 +1,6 @@
 """The plain step computes what the project's step computes, each choice included; the benchmark's sums by hand."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from modist_fast.host.distributed import join_world
 from modist_fast.objective import TERMS
 from modist_fast.step import TrainingStep
-from modist_profiling.step.bench import Options, Row, print_rows, ratios_of, run_rows, step_rows
+from modist_profiling.frame.report import print_rows
+from modist_profiling.frame.rows import run_rows
+from modist_profiling.step.bench import Options, StepRow, ratios_of, start, step_rows
 from modist_profiling.step.plain import CHOICES, PlainStep, same_weights
 from modist_profiling.step.worker import fill_bank, made_up_batch, step_config
 
@@ -59,19 +62,20 @@ def test_plain_step_computes_the_same(choices: list[str]) -> None:
     assert torch.equal(ours.model.bank.video_ids, plain.bank_ids)
 
 
-def row(name: str, *times: float, table: str = "step") -> Row:
+def row(name: str, *times: float) -> StepRow:
     measured = {"times": list(times), "cpu_times": [2 * time for time in times], "baseline": [30, 10, 20]}
-    return Row(table, name, {}, flops=2e9, operations=70, host_mb=100, **measured)
+    return StepRow("step", name, spec={}, flops=2e9, operations=70, host_mb=100, **measured)
 
 
 def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [row("plain", 30, 10, 20), row("modist step", 4, 5, 6), Row("nets", "absent", {}, 0, "not installed (pip)")]
+    absent = StepRow("nets", "absent", missing="not installed (pip)", spec={})
+    rows = [row("plain", 30, 10, 20), row("modist step", 4, 5, 6), absent]
     assert ratios_of(rows) == {"step_speedup_vs_plain": 4, "step_cpu_time_vs_plain": 4}
     print_rows(rows)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    lines = [re.split(r" *\| *", line)[1:-1] for line in capsys.readouterr().out.splitlines() if line]
     # Median, p20, p80, CPU, GFLOP, TFLOP/s, calls, memory, speed-up
-    assert lines[3].split() == ["modist", "step", "5.0", "4.4", "5.6", "10.0", "2", "0.400", "70", "100", "4.00×"]
-    assert lines[-1].split(maxsplit=1) == ["absent", "not installed (pip)"]
+    assert lines[4] == ["modist step", "5", "4.4", "5.6", "10", "2", "0.400", "70", "100", "4.00×"]
+    assert lines[-1] == ["absent", "not installed (pip)"]
 
 
 def test_rows_run_in_processes_of_their_own() -> None:
@@ -79,7 +83,7 @@ def test_rows_run_in_processes_of_their_own() -> None:
     ends = [rows[0], rows[1], rows[-1]]
     assert [one.name for one in ends] == ["plain", "+ edge maps in one channel", "modist step"]
     assert [one.spec["choices"] for one in rows[1:-1]] == [list(CHOICES)[: n + 1] for n in range(len(CHOICES))]
-    run_rows(ends, rounds=2, together=2)  # the first beside each of the others
+    run_rows(ends, start, rounds=2, together=2)  # the first beside each of the others
     assert [len(one.times) for one in ends] == [4, 2, 2]
     assert all(min(one.times) > 0 and one.host_mb > 100 for one in ends)
     assert [one.baseline for one in ends] == [ends[0].times, ends[0].times[:2], ends[0].times[2:]]

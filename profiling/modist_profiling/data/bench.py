@@ -8,222 +8,173 @@ transforms, without workers and with. Each row is a process of its own that make
 stopped meanwhile; its CPU time is that of all its threads and children. A peer that is not installed is named.
 """
 
-import argparse
 import importlib.util
-import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
+import tyro
 
 from modist_fast.errors import ConfigError
 from modist_pipelines.video.discovery import discover_videos
 from modist_pipelines.video.index import read_index
 from modist_pipelines.video.reader import VideoError
-from modist_profiling.frame import environment
+from modist_profiling.frame.report import Report, conditions, plot_bars, print_rows
+from modist_profiling.frame.rows import Row, Worker, run_rows
 from modist_profiling.soak import family
 
 WORKER = "modist_profiling.data.worker"
 PACKAGES = {"torchcodec": "torchcodec", "pyav": "av", "decord2": "decord", "opencv": "cv2"}
-ROWS = ("store", "raw", *PACKAGES)
+Kind = Literal["store", "raw", "torchcodec", "pyav", "decord2", "opencv"]
+OURS = {"store": "ours: store", "raw": "ours: raw videos"}
+COUNTERS = ("samples", "frames_used", "frames_decoded", "bytes_read", "bytes_needed")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass
-class Row:
-    """One line of the table."""
+@dataclass(frozen=True)
+class Options(Report):
+    """The data plane against its peers."""
 
-    row: str
+    videos: Path
+    """A folder of MP4 or MKV files."""
+    store: Path | None = None
+    """Made of the same videos; made for the purpose where absent."""
+    rows: tuple[Kind, ...] = get_args(Kind)
+    rounds: int = 5
+    samples: int = 12
+    """A round and row."""
+    batch_size: int = 4
+    workers: int = 1
+    """Of the peers' DataLoader, beside none."""
+
+
+@dataclass(kw_only=True)
+class ClipRow(Row):
+    """A way to samples; times are milliseconds a sample."""
+
+    kind: str
     workers: int
     augment: bool
-    missing: str = ""
     samples: int = 0
-    cpu_ms: list[float] = field(default_factory=list)
-    """CPU milliseconds a sample, one value a round."""
-    seconds: float = 0.0
     frames_used: int = 0
     frames_decoded: int = 0
     bytes_read: int = 0
     bytes_needed: int = 0
     peak_mb: float = 0.0
 
-    @property
-    def name(self) -> str:
-        kind = {"store": "ours: store", "raw": "ours: raw videos"}.get(self.row, self.row)
-        return kind + (f" + {self.workers} workers" if self.workers else "")
+    derived: ClassVar = (*Row.derived, "cpu_median")
 
-    @property
-    def median_cpu_ms(self) -> float:
-        return statistics.median(self.cpu_ms)
+    def add(self, answer: Mapping[str, Any]) -> None:
+        super().add({name: answer[name] / answer["samples"] for name in ("time", "cpu_time")})
+        for name in COUNTERS:
+            setattr(self, name, getattr(self, name) + answer[name])
+        self.peak_mb = answer["peak_mb"]
 
     @property
     def amplification(self) -> float:
         return self.frames_decoded / self.frames_used
 
+    def cells(self) -> dict[str, str]:
+        return {
+            "samples/s": f"{1e3 * len(self.times) / sum(self.times):.1f}",
+            "CPU ms": f"{self.cpu_median:.1f}",
+            "spread": f"{min(self.cpu_times):.0f} - {max(self.cpu_times):.0f}",
+            "decoded/used": f"{self.amplification:.2f}",
+            "MB read": f"{self.bytes_read / self.samples / 1e6:.2f}",
+            "read/needed": f"{self.bytes_read / self.bytes_needed:.2f}",
+            "peak MB": f"{self.peak_mb:.0f}",
+        }
 
-class Worker:
-    """The process of a row: stopped, but for its turns."""
 
-    def __init__(self, row: Row, spec: dict[str, Any]) -> None:
-        self.row = row
-        spec = {**spec, "row": row.row, "workers": row.workers, "augment": row.augment}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        self._answer()
+def clip_row(kind: str, workers: int, augment: bool) -> ClipRow:
+    name = OURS.get(kind, kind) + (f" + {workers} workers" if workers else "")
+    title = f"{'full augmentation' if augment else 'decode and crop'}, a sample: 2 RGB + 2 motion clips at 224²"
+    return ClipRow(title, name, missing=_missing(kind), kind=kind, workers=workers, augment=augment)
+
+
+class StoppedWorker(Worker):
+    """The process of a row: stopped, but for its turns. Their CPU time is that of all its threads and children."""
+
+    def __init__(self, row: ClipRow, spec: Mapping[str, Any]) -> None:
+        spec = {**spec, "row": row.kind, "workers": row.workers, "augment": row.augment}
+        super().__init__(row.name, WORKER, spec, OMP_NUM_THREADS="1")
         self._signal(signal.SIGSTOP)
 
-    def turn(self, num_samples: int) -> None:
-        """Have it make samples, and add up what they cost."""
+    def ask(self, **command: Any) -> dict[str, Any]:
         self._signal(signal.SIGCONT)
         before, started = self._cpu_seconds(), time.perf_counter()
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{num_samples}\n")
-        self._process.stdin.flush()
-        done = json.loads(self._answer())
-        row = self.row
-        row.seconds += time.perf_counter() - started
-        row.cpu_ms.append(1e3 * (self._cpu_seconds() - before) / done["samples"])
-        for name in ("samples", "frames_used", "frames_decoded", "bytes_read", "bytes_needed"):
-            setattr(row, name, getattr(row, name) + done[name])
-        row.peak_mb = sum(_status_mb(pid, "VmHWM") for pid in family(self._process.pid))
+        answer = super().ask(**command)
+        answer["time"] = 1e3 * (time.perf_counter() - started)
+        answer["cpu_time"] = 1e3 * (self._cpu_seconds() - before)
+        answer["peak_mb"] = sum(_status_mb(pid, "VmHWM") for pid in family(self.process.pid))
         self._signal(signal.SIGSTOP)
+        return answer
 
     def close(self) -> None:
         self._signal(signal.SIGKILL)
-        self._process.wait()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ConfigError(f"the process of row {self.row.name!r} ended; its error is above.")
-        return line
+        self.process.wait()
 
     def _signal(self, number: int) -> None:
-        os.killpg(self._process.pid, number)
+        for pid in family(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _cpu_seconds(self) -> float:
         total = 0
-        for pid in family(self._process.pid):
+        for pid in family(self.process.pid):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
         return total / _TICKS
 
 
 def main() -> None:
-    options = _parse()
+    options = tyro.cli(Options, description=__doc__)
     names = indexed_videos(options.videos)
+    rows: list[ClipRow] = []
     with tempfile.TemporaryDirectory() as folder:
         store = options.store or _prepare(options.videos, Path(folder))
         spec = {"videos": str(options.videos), "names": names, "store": str(store), "crop_size": 224}
         spec["batch_size"] = min(options.batch_size, len(names))
-        rows = [
-            Row(row, workers, augment, _missing(row))
-            for augment in (False, True)
-            for row in options.rows
-            for workers in (sorted({0, options.workers}) if row in PACKAGES else [0])
-        ]
         for augment in (False, True):  # as many processes at a time as one table has rows
-            run_rows([row for row in rows if row.augment == augment and not row.missing], spec, options)
-    print(f"\n{len(names)} videos of {options.videos}, {options.rounds} rounds of {options.samples} samples")
+            table = [
+                clip_row(kind, workers, augment)
+                for kind in options.rows
+                for workers in (sorted({0, options.workers}) if kind in PACKAGES else [0])
+            ]
+            run_rows(table, lambda row: StoppedWorker(row, spec), options.rounds, samples=options.samples)
+            rows += table
+    print(f"{len(names)} videos of {options.videos}, {options.rounds} rounds of {options.samples} samples")
     print_rows(rows)
-    ratios = figures(rows)
-    print(*(f"{name} {value:.3g}" for name, value in ratios.items()), sep="\n")
-    if options.json is not None:
-        record = {"rows": [asdict(row) | {"name": row.name} for row in rows], "figures": ratios}
-        record["environment"] = environment(torch.device("cpu"))
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if options.plot is not None:
-        plot(options.plot, rows)
+    chart = partial(plot_bars, times="cpu_times")
+    options.give(rows, ratios_of(rows), conditions(torch.device("cpu")), chart)
 
 
-def run_rows(rows: list[Row], spec: dict[str, Any], options: argparse.Namespace) -> None:
-    workers: list[Worker] = []
-    try:
-        for row in rows:
-            workers.append(Worker(row, spec))
-        for number in range(options.rounds):
-            for worker in workers if number % 2 == 0 else reversed(workers):
-                worker.turn(options.samples)
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def figures(rows: list[Row]) -> dict[str, float]:
-    """The ratios that the table is for; peers at their best number of workers."""
-
-    def ours(augment: bool) -> Row:
-        return next(row for row in rows if row.row == "store" and row.augment == augment)
-
-    def best_peer(augment: bool) -> float:
-        return min(row.median_cpu_ms for row in rows if row.row in PACKAGES and row.augment == augment and row.cpu_ms)
-
+def ratios_of(rows: list[ClipRow]) -> dict[str, float]:
+    """The ratios that the tables are for; peers at their best number of workers."""
+    measured = [row for row in rows if row.times]
+    ours = {row.augment: row for row in measured if row.kind == "store"}
+    raw = [row for row in measured if row.kind == "raw"]
     found = {}
-    if any(row.row == "store" and row.cpu_ms for row in rows):
-        if any(row.row in PACKAGES and row.cpu_ms for row in rows):
-            found["cpu_speedup_vs_best_peer_plain"] = best_peer(False) / ours(False).median_cpu_ms
-            found["cpu_speedup_vs_best_peer_augmented"] = best_peer(True) / ours(True).median_cpu_ms
-        found["store_amplification"] = ours(True).amplification
-        found["store_bytes_read_vs_needed"] = ours(True).bytes_read / ours(True).bytes_needed
-    if raw := [row for row in rows if row.row == "raw" and row.cpu_ms]:
+    if ours:
+        for augment, name in enumerate(("plain", "augmented")):
+            peers = [row.cpu_median for row in measured if row.kind in PACKAGES and row.augment == augment]
+            if peers:
+                found[f"cpu_speedup_vs_best_peer_{name}"] = min(peers) / ours[bool(augment)].cpu_median
+        found["store_amplification"] = ours[True].amplification
+        found["store_bytes_read_vs_needed"] = ours[True].bytes_read / ours[True].bytes_needed
+    if raw:
         found["raw_amplification"] = raw[-1].amplification
     return found
-
-
-def print_rows(rows: list[Row]) -> None:
-    head = ("augmentation", "row", "samples/s", "CPU ms", "spread", "decoded/used", "MB read", "read/needed", "peak MB")
-    print(("{:12} {:24}" + " {:>12}" * 7).format(*head))
-    for row in rows:
-        kind = "full" if row.augment else "crop only"
-        if row.missing:
-            print(f"{kind:12} {row.name:24} {row.missing}")
-            continue
-        low, high = min(row.cpu_ms), max(row.cpu_ms)
-        cells = (
-            f"{row.samples / row.seconds:.1f}",
-            f"{row.median_cpu_ms:.1f}",
-            f"{low:.0f} - {high:.0f}",
-            f"{row.amplification:.2f}",
-            f"{row.bytes_read / row.samples / 1e6:.2f}",
-            f"{row.bytes_read / row.bytes_needed:.2f}",
-            f"{row.peak_mb:.0f}",
-        )
-        print(f"{kind:12} {row.name:24}" + "".join(f" {cell:>12}" for cell in cells))
-
-
-def plot(path: Path, rows: list[Row]) -> None:
-    """Bars of CPU time a sample."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True, layout="constrained")
-    for axis, augment in zip(axes, (False, True), strict=True):
-        shown = [row for row in rows if row.augment == augment and row.cpu_ms][::-1]
-        values = [row.median_cpu_ms for row in shown]
-        colors = ["tab:blue" if row.row in ("store", "raw") else "tab:gray" for row in shown]
-        bars = axis.barh([row.name for row in shown], values, color=colors)
-        axis.bar_label(bars, fmt="%.0f", padding=3)
-        axis.set_title("full augmentation" if augment else "decode and crop")
-        axis.set_xlabel("CPU ms a sample (2 RGB + 2 motion clips at 224²)")
-        axis.margins(x=0.12)
-    figure.savefig(path, dpi=120)
 
 
 def indexed_videos(folder: Path) -> list[str]:
@@ -267,17 +218,3 @@ def _prepare(videos: Path, folder: Path) -> Path:
 def _status_mb(pid: int, name: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), 0.0)
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, required=True, help="a folder of MP4 or MKV files")
-    parser.add_argument("--store", type=Path, help="made of the same videos; made for the purpose where absent")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=12, help="a round and row")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=1, help="of the peers' DataLoader, beside none")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
-    return parser.parse_args()

@@ -7,23 +7,41 @@ one process must do for each frame however fast the accelerator decodes. A GPU t
 second asks for 48 000 of these, so 15 µs each keep one core of its sixteen 72 % busy.
 """
 
-import argparse
-import json
-import statistics
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+import tyro
 
 from modist_pipelines.clips.backends import GpuDecoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
 from modist_pipelines.store.reader import Store
-from modist_profiling.frame import environment
+from modist_profiling.frame.report import Report, conditions, print_rows
+from modist_profiling.frame.rows import Row
 
 PHASES = ("plan and read", "hand over")
+
+
+@dataclass(frozen=True)
+class Options(Report):
+    """Host work of a frame."""
+
+    store: Path
+    batch_size: int = 32
+    steps: int = 10
+    """Of a round."""
+    rounds: int = 5
+
+
+class HostRow(Row):
+    """A phase; its turns are rounds."""
+
+    unit: ClassVar = "µs"
 
 
 class HostClock:
@@ -60,8 +78,9 @@ class HostClock:
         self.num_frames += len(samples) * sum(decoder.num_frames for decoder in decoders.values())
 
 
-def measure(store: Store, batch_size: int, num_steps: int, rounds: int) -> list[dict[str, float]]:
-    """Microseconds a frame by phase, one dictionary a round, after one that is thrown away."""
+def measure(store: Store, options: Options) -> list[HostRow]:
+    """Time a frame by phase, and in all, of each round, after one that is thrown away."""
+    batch_size, num_steps = options.batch_size, options.steps
     plan = PlanConfig(ClipSpec(8, 8), ClipSpec(16, 4), crop_size=112, grid=store.grid, motion_threshold=0.02)
     loader = ClipLoader(store, plan, batch_size=batch_size, seed=0, num_threads=1)
     kinds: tuple[Kind, ...] = ("visual", "motion")
@@ -69,35 +88,25 @@ def measure(store: Store, batch_size: int, num_steps: int, rounds: int) -> list[
         kind: GpuDecoder(kind, plan, "jpeg", num_clips=2 * batch_size, num_threads=1, device=torch.device("cpu"))
         for kind in kinds
     }
-    found = []
+    title = "CPU time of the host, µs a frame"
+    rows = [HostRow(title, name) for name in (*PHASES, "in all")]
     clock = HostClock()
     for decoder in decoders.values():
         clock.watch(decoder.graph)
-    for number in range(rounds + 1):
+    for number in range(options.rounds + 1):
         clock.seconds, clock.num_frames = dict.fromkeys(PHASES, 0.0), 0
         for step in range(number * num_steps, (number + 1) * num_steps):
             clock.step(loader, decoders, step)
         if number:
-            found.append({phase: 1e6 * seconds / clock.num_frames for phase, seconds in clock.seconds.items()})
+            seconds = [clock.seconds[phase] for phase in PHASES]
+            for row, spent in zip(rows, (*seconds, sum(seconds)), strict=True):
+                row.times.append(1e6 * spent / clock.num_frames)
     loader.close()
-    return found
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=10, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rounds = measure(Store.open(options.store), options.batch_size, options.steps, options.rounds)
-    medians = {phase: statistics.median(found[phase] for found in rounds) for phase in PHASES}
-    totals = [sum(found.values()) for found in rounds]
-    for phase, value in medians.items():
-        print(f"{phase:14} {value:5.1f} µs a frame")
-    print(f"host_us_per_frame {statistics.median(totals):.1f}   ({min(totals):.1f} - {max(totals):.1f})")
-    if options.json is not None:
-        record = {"rounds": rounds, "host_us_per_frame": statistics.median(totals)}
-        record["environment"] = environment(torch.device("cpu"))
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options = tyro.cli(Options, description=__doc__)
+    rows = measure(Store.open(options.store), options)
+    print_rows(rows)
+    options.give(rows, {"host_us_per_frame": rows[-1].median}, conditions(torch.device("cpu")))

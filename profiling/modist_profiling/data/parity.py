@@ -15,7 +15,7 @@ from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
 from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_clips
 from modist_pipelines.store.reader import VideoInfo
-from modist_profiling.frame import Parity
+from modist_profiling.frame.accuracy import Parity
 
 SIZE, FRAMES = 112, 2
 HEIGHT, WIDTH = 256, 340  # the smallest crop is larger than SIZE, so no sample lies outside of it

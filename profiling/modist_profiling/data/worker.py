@@ -1,8 +1,8 @@
-"""One row of bench_pipeline.py, in a process of its own: makes as many samples as it is told to on standard input.
+"""One row of bench_pipeline.py, in a process of its own: makes as many samples as it is told to.
 
-    python profiling/modist_profiling/data/worker.py SPEC        (SPEC: JSON, see `bench_pipeline.Row`)
+    python profiling/modist_profiling/data/worker.py SPEC        (SPEC: JSON, see `StoppedWorker`)
 
-Answers each number with a line of JSON: the counters of those samples.
+Answers with the counters of those samples.
 """
 
 import json
@@ -21,6 +21,7 @@ from modist_pipelines.store.reader import Store
 from modist_pipelines.video.index import read_index
 from modist_pipelines.video.raw import RawVideos
 from modist_profiling.data.peers import MOTION, VISUAL, PeerClips, planned_frames
+from modist_profiling.frame.rows import answer_commands
 
 PLAIN = Augmentation(flip=0.0, color=0.0, gray=0.0, blur=0.0)
 
@@ -80,12 +81,14 @@ def main() -> None:
     torch.set_num_threads(1)
     batches = ours(spec) if spec["row"] in ("store", "raw") else peer(spec)
     next(batches)  # what is slow once
-    print("ready", flush=True)
-    for line in sys.stdin:
+
+    def turn(samples: int) -> Counter[str]:
         done: Counter[str] = Counter()
-        while done["samples"] < int(line):
+        while done["samples"] < samples:
             done.update(next(batches))
-        print(json.dumps(done), flush=True)
+        return done
+
+    answer_commands({}, turn)
 
 
 if __name__ == "__main__":

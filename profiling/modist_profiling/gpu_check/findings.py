@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from modist_fast.watch.budget import table as budget_table
+from modist_profiling.frame.report import table, tables
 
 NEEDED_ON_A_GPU = ("DALI", "kernels", "CUDA devices", "Triton", "NCCL", "NVML")
 
@@ -27,12 +28,6 @@ class Findings:
 
 def nothing(folder: Path) -> Findings:
     return Findings()
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown; an empty string without rows."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines) if rows else ""
 
 
 def _load(path: Path) -> Any:
@@ -87,7 +82,7 @@ def collected_tests(folder: Path) -> Findings:
 
 def parity(folder: Path) -> Findings:
     """The figure nearest to its bound for each result of each kernel and graph."""
-    rows = _load(folder / "parity.json")["figures"]
+    rows = _load(folder / "parity.json")["rows"]
     beyond = [f"{row['what']} ({row['case']}): {row['error']:.2e}" for row in rows if not row["holds"]]
     worst: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
@@ -99,55 +94,19 @@ def parity(folder: Path) -> Findings:
         (row["what"], row["case"], row["against"], f"{row['error']:.2e}", f"{row['bound']:.2e}", row["unit"])
         for row in worst.values()
     ]
-    text = markdown_table(("result", "worst case", "against", "error", "bound", "unit"), cells)
+    text = table(("result", "worst case", "against", "error", "bound", "unit"), cells)
     return Findings({"figures": len(rows), "beyond_bounds": beyond}, text, beyond)
 
 
 # ---- Benchmarks
 
 
-def kernel_benchmark(name: str) -> Callable[[Path], Findings]:
-    """Reader of what bench_loss.py or bench_edges.py wrote: their ratios, and the rows of the first shape."""
+def benchmark(name: str, most: int | None = None) -> Callable[[Path], Findings]:
+    """Reader of what a benchmark wrote: its ratios, and its tables, or the first ones."""
 
     def read(folder: Path) -> Findings:
         record = _load(folder / f"{name}.json")
-        first = record["rows"][0]["shape"]
-        cells = [
-            (
-                row["provider"],
-                row["mode"],
-                f"{row['median']:.3f}",
-                f"{row['bandwidth']:.0f}" if row["bandwidth"] else "",
-                f"{row['roofline_share']:.1%}" if row["roofline_share"] else "",
-                f"{row['speedup']:.2f} ×",
-                f"{row['gradient_error']:.1e}" if row["gradient_error"] is not None else "",
-            )
-            for row in record["rows"]
-            if row["shape"] == first
-        ]
-        shape = ", ".join(f"{key} {value}" for key, value in first.items())
-        header = ("provider", "cache", "median ms", "GB/s", "of the roofline", "speed-up", "error")
-        return Findings(record["ratios"], f"{shape}\n\n{markdown_table(header, cells)}")
-
-    return read
-
-
-def step_benchmark(name: str) -> Callable[[Path], Findings]:
-    """Reader of what bench_step.py wrote."""
-
-    def read(folder: Path) -> Findings:
-        record = _load(folder / f"{name}.json")
-        texts = []
-        for title in dict.fromkeys(row["table"] for row in record["rows"]):
-            rows = [row for row in record["rows"] if row["table"] == title]
-            cells = []
-            for row in rows:
-                median = sorted(row["times"])[len(row["times"]) // 2] if row["times"] else 0.0
-                rate = f"{row['flops'] / median / 1e9:.2f}" if median else ""
-                shown = f"{median:.1f}" if median else row["missing"]
-                cells.append((row["name"], shown, rate, f"{row['device_mb'] or row['host_mb']:.0f}"))
-            texts.append(f"{title}\n\n{markdown_table(('row', 'median ms', 'TFLOP/s', 'peak MB'), cells)}")
-        return Findings(record["ratios"], "\n\n".join(texts))
+        return Findings(record["ratios"], "\n\n".join(tables(record["rows"])[:most]))
 
     return read
 
@@ -157,7 +116,7 @@ def step_benchmark(name: str) -> Callable[[Path], Findings]:
 
 def kernel_table(folder: Path) -> Findings:
     """The entries that were fastest here, beside the shipped ones."""
-    table = _load(folder / "kernel_table.json")
+    measured = _load(folder / "kernel_table.json")
     cells = [
         (
             one["dim"],
@@ -165,13 +124,13 @@ def kernel_table(folder: Path) -> Findings:
             f"{one['microseconds']:.1f}",
             f"{one['shipped_microseconds']:.1f}",
         )
-        for one in table["partial"]
+        for one in measured["partial"]
     ]
-    text = markdown_table(("C", "fastest", "µs", "shipped µs"), cells)
-    gains = [one["shipped_microseconds"] / one["microseconds"] for one in table["partial"]]
-    problems = [] if table["partial"] else ["no configuration fits this chip"]
+    text = table(("C", "fastest", "µs", "shipped µs"), cells)
+    gains = [one["shipped_microseconds"] / one["microseconds"] for one in measured["partial"]]
+    problems = [] if measured["partial"] else ["no configuration fits this chip"]
     largest = max(gains, default=0.0)
-    figures = {"entries": len(cells), "largest_gain": largest, "edges_programs": table["edges_programs"]}
+    figures = {"entries": len(cells), "largest_gain": largest, "edges_programs": measured["edges_programs"]}
     return Findings(figures, text, problems)
 
 

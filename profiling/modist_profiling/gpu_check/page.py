@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modist_fast.host.environment import environment
-from modist_profiling.gpu_check.findings import markdown_table
+from modist_profiling.frame.report import table
 from modist_profiling.gpu_check.runner import Result, log_of, readable
 
 ATTACHMENT_LIMIT_MB = 25
@@ -110,7 +110,7 @@ def _page(folder: Path, results: Sequence[Result], facts: dict[str, Any], steps:
         )
         for result in results
     ]
-    blocks += ["## Stages", markdown_table(("stage", "verdict", "seconds", "figures", ""), rows)]
+    blocks += ["## Stages", table(("stage", "verdict", "seconds", "figures", ""), rows)]
     blocks += ["## What to do next", "\n".join(f"- {step}" for step in steps)]
     for result in results:
         blocks += _section(folder, result)
@@ -127,7 +127,7 @@ def _machine_table(facts: dict[str, Any]) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
         ("revision", facts["git_revision"] or "not a checkout"),
     ]
-    return markdown_table(("machine", ""), rows)
+    return table(("machine", ""), rows)
 
 
 def _brief(result: Result) -> str:

@@ -123,11 +123,9 @@ def _benchmarks(setting: Setting) -> list[Stage]:
         step += ("--preset", "modist-r50", "--crop", 224, "--bank", 65536)
         tuning = ("--dims", 128, "--json", out / "kernel_table.json", *(["--write"] if setting.write else []))
     found = [
-        bench("bench-loss", "the loss over both banks", 1800, findings.kernel_benchmark("bench-loss"), *loss),
-        bench("bench-edges", "flow to edge maps", 1200, findings.kernel_benchmark("bench-edges"), *edges),
-        bench(
-            "bench-step", "a training step against the plain one", 1200, findings.step_benchmark("bench-step"), *step
-        ),
+        bench("bench-loss", "the loss over both banks", 1800, findings.benchmark("bench-loss", 1), *loss),
+        bench("bench-edges", "flow to edge maps", 1200, findings.benchmark("bench-edges", 1), *edges),
+        bench("bench-step", "a training step against the plain one", 1200, findings.benchmark("bench-step"), *step),
         Stage(
             "kernel-table",
             "compiles one entry ahead of time" if dry else "times launch configurations at C 128",
@@ -140,12 +138,12 @@ def _benchmarks(setting: Setting) -> list[Stage]:
     ]
     if not dry:
         name = "bench-step-compile"
-        read = findings.step_benchmark(name)
+        read = findings.benchmark(name)
         found.insert(3, bench(name, "the same with torch.compile", 2400, read, *step, "--compile"))
         name = "bench-step-choices"
         small = setting.memory_gb < STEP_ROWS_GB
         obstacle = f"six processes share the GPU; skipped below {STEP_ROWS_GB} GB of memory" if small else ""
-        read = findings.step_benchmark(name)
+        read = findings.benchmark(name)
         what = "R3D-18 128²: what each choice is worth; backbones of others"
         found.insert(4, bench(name, what, 2400, read, obstacle=obstacle))
     return found

@@ -8,13 +8,9 @@ GPU. All get the same float32 flow and return uint8 maps and scores.
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,45 +18,28 @@ import torch
 import tyro
 from torch import Tensor
 
-from modist_fast.watch.rates import Roofline, roofline
+from modist_fast.watch.rates import Roofline
 from modist_kernels import flow_edges, flow_edges_reference
-from modist_profiling.frame import (
-    Provider,
-    Row,
-    environment,
-    measure,
-    plot,
-    print_rows,
-    write_csv,
-    write_json,
-)
-from modist_profiling.kernels.traffic import edges_compulsory_bytes
+from modist_profiling.frame.report import conditions, print_rows
+from modist_profiling.kernels.traffic import counted_in_interpreter, edges_compulsory_bytes
+from modist_profiling.kernels.turns import KernelOptions, KernelRow, is_usable, measure, plot_sizes
 
 CLAMP = 10.0
+TITLE = "flow edges, float32 to uint8 (error: of the map, half a level is 0.002)"
 FLOPS_PER_PIXEL = 25  # two products, a sum and a root for |flow|; 10 sums, 4 products and a root for |Sobel|; scaling
 Result = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(KernelOptions):
     """Benchmark of flow edges."""
 
-    device: str = "auto"
     frames: int = 32
     """Frames of a call: two clips of 16."""
     size: int = 224
-    threads: int = 1
-    """CPU threads, of torch and of OpenCV."""
     seconds: float = 8.0
     """Time for each shape, beyond one call of each provider."""
     rounds: int = 300
-    sweep: bool = False
-    """Also sweep the size and the number of frames around those given."""
-    count: bool = True
-    """Count bytes moved in Triton's interpreter."""
-    json: Path | None = None
-    csv: Path | None = None
-    plot: Path | None = None
 
 
 # ---- Providers: functions of the flow, (K, 2, H, W) or (K, H, W, 2) float32, that return edge maps and scores
@@ -112,7 +91,7 @@ def cupy_sobel(flow: Tensor, layout: str) -> Result:
 
 def bench_shape(
     options: Options, frames: int, size: int, layout: str, device: torch.device, limits: Roofline
-) -> list[Row]:
+) -> list[KernelRow]:
     generator = torch.Generator().manual_seed(0)
     flow = torch.randn(frames, 2, size, size, generator=generator) * 0.7  # maps between black and clamp
     flow = (flow.movedim(1, -1) if layout == "hwc" else flow).contiguous().to(device)
@@ -123,42 +102,24 @@ def bench_shape(
         functions["OpenCV"] = (opencv, pixels * 57.0, "a frame at a time, on the CPU")
     functions["plain torch"] = (plain_torch, pixels * 65.0, "")
     for module, function, needs_gpu in (("kornia", kornia_sobel, False), ("cupy", cupy_sobel, True)):
-        if importlib.util.find_spec(module) is None:
-            print(f"{module}: not installed")
-        elif needs_gpu and device.type != "cuda":
-            print(f"{module}: needs a GPU")
-        else:
+        if is_usable(module, device, needs_gpu):
             functions[module] = (function, None, "a kernel or more for each operation")
     compulsory = edges_compulsory_bytes(frames, size, size, 4, 1)
     functions["modist flow_edges"] = (ours, compulsory, "")  # what lies between stays in the cache
-    providers = []
+    shape: dict[str, int | str] = {"frames": frames, "size": size, "layout": layout, "threads": options.threads}
+    flops = pixels * FLOPS_PER_PIXEL
+    common = {"shape": shape, "flops": flops, "least_ms": 1e3 * limits.seconds(compulsory, flops)}
+    calls = []
     for name, (function, moved, limit) in functions.items():
         edges, _ = function(flow, layout)
         error = float((edges.double() / 255 * CLAMP - exact.double()).abs().max() / CLAMP)
-        run = partial(function, flow, layout)
-        providers.append(Provider(name, run, moved, "estimated" if moved else "", limit, error))
-    return measure(
-        "flow edges, float32 to uint8 (error: of the map, half a level is 0.002)",
-        providers,
-        {"frames": frames, "size": size, "layout": layout, "threads": torch.get_num_threads()},
-        compulsory_bytes=compulsory,
-        flops=pixels * FLOPS_PER_PIXEL,
-        limits=limits,
-        device=device,
-        rounds=options.rounds,
-        seconds=options.seconds,
-    )
+        row = KernelRow(TITLE, name, bytes_moved=moved, limit=limit, gradient_error=error, **common)
+        calls.append((row, partial(function, flow, layout)))
+    return measure(calls, device, options.rounds, options.seconds)
 
 
-def count_traffic(size: int) -> float:
-    """Bytes over compulsory bytes of the Triton kernel, fp16 to uint8, counted in the interpreter."""
-    command = [sys.executable, __file__, "--count-in-interpreter", str(size)]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-
-
-def count_in_interpreter(size: int) -> None:
-    """Print bytes over compulsory of one frame, cut up as one of many (32 clips of 16 frames)."""
+def count_in_interpreter(size: int) -> tuple[float]:
+    """Bytes over compulsory bytes of the Triton kernel, fp16 to uint8: of one frame, cut up as one of 32 × 16."""
     from modist_kernels.configurations import edges_configuration
     from modist_kernels.flow_edges.kernels import forward
     from modist_profiling.kernels.interpreter_guard import watch
@@ -166,48 +127,28 @@ def count_in_interpreter(size: int) -> None:
     configuration = edges_configuration(90, 32 * 16, size, size)
     with watch() as seen:
         forward(torch.randn(1, 2, size, size).half(), "chw", 1.0, "replicate", CLAMP, 1.0, torch.uint8, configuration)
-    print(seen.bytes_moved / edges_compulsory_bytes(1, size, size, 2, 1))
+    return (seen.bytes_moved / edges_compulsory_bytes(1, size, size, 2, 1),)
 
 
 def main() -> None:
-    if "--count-in-interpreter" in sys.argv:
-        return count_in_interpreter(int(sys.argv[2]))
     options = tyro.cli(Options, description=__doc__)
-    torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    limits = roofline(device)
-    rows: list[Row] = []
+    device, limits = options.start()
+    rows: list[KernelRow] = []
     ratios: dict[str, float] = {}
     for layout in ("chw", "hwc"):
         rows += bench_shape(options, options.frames, options.size, layout, device, limits)
-        median = {row.provider: row.median for row in rows if row.shape["layout"] == layout and row.mode != "cold L2"}
+        median = {row.name: row.median for row in rows if row.shape["layout"] == layout and row.mode != "cold L2"}
         suffix = "" if layout == "chw" else "_interleaved"
         baseline, key = (
             ("OpenCV", "cpu_speedup_vs_opencv") if device.type == "cpu" else ("plain torch", "gpu_speedup_vs_torch")
         )
         ratios[f"edges_{key}{suffix}"] = median[baseline] / median["modist flow_edges"]
     if options.count:
-        ratios["edges_traffic_vs_compulsory"] = count_traffic(options.size)
+        [ratios["edges_traffic_vs_compulsory"]] = counted_in_interpreter(count_in_interpreter, options.size)
     if options.sweep:
-        for frames, size in (
-            (1, options.size),
-            (8, options.size),
-            (128, options.size),
-            (options.frames, 128),
-            (options.frames, 448),
-        ):
+        sizes = [(frames, options.size) for frames in (1, 8, 128)]
+        for frames, size in (*sizes, (options.frames, 128), (options.frames, 448)):
             rows += bench_shape(options, frames, size, "chw", device, limits)
     print_rows(rows)
-    print("\nratios")
-    for key, value in ratios.items():
-        print(f"  {key:42} {value:.4g}")
-    found = environment(device, limits)
-    if options.json:
-        write_json(options.json, rows, ratios, found)
-    if options.csv:
-        write_csv(options.csv, rows, found)
-    if options.plot:
-        plot(options.plot, rows, ("frames", "size"))
-    return None
+    options.give(rows, ratios, conditions(device, limits), partial(plot_sizes, axes=("frames", "size")))

@@ -9,61 +9,40 @@ costs a user twice the memory of the bank.
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from modist_fast.watch.rates import Roofline, roofline
+from modist_fast.watch.rates import Roofline
 from modist_kernels import queue_infonce, queue_infonce_reference
-from modist_profiling.frame import (
-    Provider,
-    Row,
-    environment,
-    measure,
-    plot,
-    print_rows,
-    write_csv,
-    write_json,
-)
-from modist_profiling.kernels.traffic import loss_compulsory_bytes
+from modist_profiling.frame.report import conditions, print_rows
+from modist_profiling.kernels.traffic import counted_in_interpreter, loss_compulsory_bytes
+from modist_profiling.kernels.turns import KernelOptions, KernelRow, is_usable, measure, plot_sizes
 from modist_profiling.step.plain import TERMS, moco_loss
 
 TEMPERATURE = 0.1
+TITLE = "loss, forward and backward"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(KernelOptions):
     """Benchmark of the loss over the memory banks."""
 
-    device: str = "auto"
     batch: int = 32
     num: int = 65536
     """Keys in each bank, N."""
     dim: int = 128
-    threads: int = 1
-    """CPU threads."""
     seconds: float = 12.0
     """Time for each shape, beyond one call of each provider."""
     rounds: int = 60
     """Turns at most."""
     compile: bool = True
     """Include torch.compile of plain torch (half a minute at first)."""
-    sweep: bool = False
-    """Also sweep B and N around the shape given."""
-    count: bool = True
-    """Count bytes moved in Triton's interpreter (20 s)."""
-    json: Path | None = None
-    csv: Path | None = None
-    plot: Path | None = None
 
 
 @dataclass
@@ -196,17 +175,8 @@ def gradient_error(loss: Callable[..., Tensor], inputs: Inputs, exact: Tensor) -
     return float((whole_call(loss, inputs).double() - exact).abs().max() / exact.abs().max())
 
 
-def count_traffic(batch: int, num: int, dim: int) -> dict[str, int]:
-    """Bytes that the Triton kernels move, counted in the interpreter, in a process of its own."""
-    command = [sys.executable, __file__, "--count-in-interpreter", *map(str, (batch, num, dim))]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    moved, in_backward = map(int, done.stdout.split())
-    return {"moved": moved, "bank_in_backward": in_backward}
-
-
-def count_in_interpreter(batch: int, num: int, dim: int) -> None:
-    """Print bytes moved by forward and backward, and bytes of the bank read in backward.
+def count_in_interpreter(batch: int, num: int, dim: int) -> tuple[int, int]:
+    """Bytes moved by the Triton kernels, forward and backward, and bytes of the bank read in backward.
 
     Of the bank's N rows the interpreter walks a part, with as many splits; the bytes of the rest are those of the
     bank and its ids, which is all that a longer split reads (tests/kernels/cases_guard.py checks that).
@@ -226,7 +196,7 @@ def count_in_interpreter(batch: int, num: int, dim: int) -> None:
         loss.backward()
     backward = seen.launches[launches:]
     in_backward = sum(a.bytes_read for launch in backward for n, a in launch.arguments.items() if n == "bank")
-    print(seen.bytes_moved + row_tiles * 2 * (num - walked) * (dim * 2 + 4), in_backward)
+    return seen.bytes_moved + row_tiles * 2 * (num - walked) * (dim * 2 + 4), in_backward
 
 
 def estimated_traffic(batch: int, num: int, dim: int, products: int, converts: bool) -> float:
@@ -244,7 +214,7 @@ def estimated_traffic(batch: int, num: int, dim: int, products: int, converts: b
 
 def bench_shape(
     options: Options, batch: int, num: int, device: torch.device, limits: Roofline, full: bool
-) -> list[Row]:
+) -> list[KernelRow]:
     dim = options.dim
     inputs = make_inputs(batch, num, dim, device)
     exact = exact_gradient(inputs)
@@ -261,46 +231,23 @@ def bench_shape(
     losses["modist queue_infonce"] = (ours, once, "")
     losses["modist queue_infonce, bf16 queries"] = (ours_bf16, once, "bf16 products where the CPU has them")
     if full:
-        losses |= other_libraries(device)
-    providers = [
-        Provider(
-            name,
-            partial(whole_call, loss, inputs),
-            bytes_moved=moved,
-            traffic="estimated" if moved else "",
-            limit=limit,
-            gradient_error=gradient_error(loss, inputs, exact) if NO_MASK not in limit else None,
-        )
-        for name, (loss, moved, limit) in losses.items()
-    ]
-    return measure(
-        "loss, forward and backward",
-        providers,
-        {"B": batch, "N": num, "C": dim, "threads": torch.get_num_threads()},
-        compulsory_bytes=loss_compulsory_bytes(modalities=2, batch=batch, num=num, dim=dim),
-        flops=2 * 2 * 2 * batch * num * dim,  # two modalities, two products of 2 B N C
-        limits=limits,
-        device=device,
-        rounds=options.rounds,
-        seconds=options.seconds if full else options.seconds / 4,
-    )
+        for module, (loss, limit) in LIBRARIES.items():
+            if is_usable(module, device):
+                losses[module] = (partial(as_classifier, loss=loss), None, limit)
+    shape: dict[str, int | str] = {"B": batch, "N": num, "C": dim, "threads": options.threads}
+    flops = 2 * 2 * 2 * batch * num * dim  # two modalities, two products of 2 B N C
+    common = {"shape": shape, "flops": flops, "least_ms": 1e3 * limits.seconds(once, flops)}
+    calls = []
+    for name, (loss, moved, limit) in losses.items():
+        error = gradient_error(loss, inputs, exact) if NO_MASK not in limit else None
+        row = KernelRow(TITLE, name, bytes_moved=moved, limit=limit, gradient_error=error, **common)
+        calls.append((row, partial(whole_call, loss, inputs)))
+    return measure(calls, device, options.rounds, options.seconds if full else options.seconds / 4)
 
 
-def other_libraries(device: torch.device) -> dict[str, tuple[Callable[..., Tensor], float | None, str]]:
-    found = {}
-    for module, (loss, limit) in LIBRARIES.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"{module}: not installed")
-        elif device.type != "cuda":
-            print(f"{module}: needs a GPU")
-        else:
-            found[module] = (partial(as_classifier, loss=loss), None, limit)
-    return found
-
-
-def summarize(options: Options, rows: list[Row], device: torch.device) -> dict[str, float]:
+def ratios_of(options: Options, rows: list[KernelRow], device: torch.device) -> dict[str, float]:
     """The figures that the project holds itself to."""
-    by_name = {row.provider: row for row in rows if row.mode != "cold L2" and row.shape["B"] == options.batch}
+    by_name = {row.name: row for row in rows if row.mode != "cold L2" and row.shape["B"] == options.batch}
     mine, half = by_name["modist queue_infonce"], by_name["modist queue_infonce, bf16 queries"]
     base, kept = by_name["naive four terms"], by_name["naive, fp32 bank kept"]
     where = device.type if device.type == "cpu" else "gpu"
@@ -316,40 +263,24 @@ def summarize(options: Options, rows: list[Row], device: torch.device) -> dict[s
         inputs = make_inputs(options.batch, options.num, options.dim, device, hard=kind == "hard")
         ratios[f"loss_gradient_error_{kind}"] = gradient_error(ours, inputs, exact_gradient(inputs))
     if options.count:
-        counted = count_traffic(options.batch, options.num, options.dim)
+        moved, in_backward = counted_in_interpreter(count_in_interpreter, options.batch, options.num, options.dim)
         size = {"modalities": 2, "batch": options.batch, "num": options.num, "dim": options.dim}
-        ratios["loss_traffic_vs_compulsory"] = counted["moved"] / loss_compulsory_bytes(**size)
-        ratios["loss_bank_bytes_in_backward"] = counted["bank_in_backward"]
+        ratios["loss_traffic_vs_compulsory"] = moved / loss_compulsory_bytes(**size)
+        ratios["loss_bank_bytes_in_backward"] = in_backward
         if device.type == "cuda":
-            mine.bytes_moved, mine.traffic = counted["moved"], "counted"
-            mine.bandwidth = counted["moved"] / mine.median / 1e6
+            mine.bytes_moved, mine.traffic = moved, "counted"
     return ratios
 
 
 def main() -> None:
-    if "--count-in-interpreter" in sys.argv:
-        return count_in_interpreter(*map(int, sys.argv[2:5]))
     options = tyro.cli(Options, description=__doc__)
-    torch.set_num_threads(options.threads)
-    name = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    limits = roofline(device)
+    device, limits = options.start()
     rows = bench_shape(options, options.batch, options.num, device, limits, full=True)
-    ratios = summarize(options, rows, device)
+    ratios = ratios_of(options, rows, device)
     if options.sweep:
         sizes = [(batch, options.num) for batch in (8, 64, 128, 256)]
         sizes += [(options.batch, num) for num in (4096, 16384, 262144)]
         for batch, num in sizes:
             rows += bench_shape(options, batch, num, device, limits, full=False)
     print_rows(rows)
-    print("\nratios")
-    for key, value in ratios.items():
-        print(f"  {key:42} {value:.4g}")
-    found = environment(device, limits)
-    if options.json:
-        write_json(options.json, rows, ratios, found)
-    if options.csv:
-        write_csv(options.csv, rows, found)
-    if options.plot:
-        plot(options.plot, rows, ("B", "N"))
-    return None
+    options.give(rows, ratios, conditions(device, limits), partial(plot_sizes, axes=("B", "N")))

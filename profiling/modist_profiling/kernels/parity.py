@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modist_kernels import flow_edges, flow_edges_reference, queue_infonce, queue_infonce_reference
 from modist_kernels.queue_infonce.definition import CrossNegatives
-from modist_profiling.frame import Parity, largest_error
+from modist_profiling.frame.accuracy import Parity, largest_error
 
 REFERENCE = "definition in float64"
 CLAMP = 10.0

@@ -34,9 +34,9 @@ from modist_kernels.configurations import (
 from modist_kernels.flow_edges.kernels import forward as edges_forward
 from modist_kernels.queue_infonce.launches import SUPPORTED_DIMS
 from modist_kernels.queue_infonce.launches import forward as loss_forward
-from modist_profiling.frame import interleave, percentile
 from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, Resources, compile_partial
 from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, rewritten
+from modist_profiling.kernels.turns import interleave
 
 BLOCK_ROWS = (16, 32, 64, 128)
 BYTES_OF_A_TILE = (8192, 16384, 32768)
@@ -111,7 +111,7 @@ def tune_loss(arch: int, device: torch.device, options: Options) -> Iterator[Mea
         shipped = partial_configuration(arch, block_rows, dim)
         runs = {repr(entry): partial(loss_forward, *inputs, 0.1, "own", entry) for entry in [*entries, shipped]}
         times = interleave(runs, options.rounds, 60, device, cold=True)
-        medians = {name: 1e3 * percentile(values, 0.5) for name, values in times.items()}
+        medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
         fastest = min(entries, key=lambda entry: medians[repr(entry)])
         yield MeasuredEntry(dim, fastest, medians[repr(fastest)], medians[repr(shipped)])
 
@@ -138,7 +138,7 @@ def tune_edges(arch: int, device: torch.device, rounds: int) -> tuple[int, dict[
     for frames in (1, 16, 512):
         flow = torch.randn(frames, 2, 224, 224, device=device).half()
         times = interleave({str(n): partial(run, flow, n) for n in wanted}, rounds, 30, device, cold=True)
-        table[str(frames)] = {name: 1e3 * percentile(values, 0.5) for name, values in times.items()}
+        table[str(frames)] = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     return best_programs(table), table
 
 

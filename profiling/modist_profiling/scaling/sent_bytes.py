@@ -8,6 +8,7 @@ import torch
 
 from modist_fast.config import TrainConfig
 from modist_fast.pathways import Pathways
+from modist_profiling.frame.report import table
 
 PURPOSES = {
     ("backward", "allreduce_", "float32"): "gradients",
@@ -72,11 +73,14 @@ def sent_of(preset: str, config: TrainConfig, num_processes: int, answer: Mappin
 
 
 def print_sent(sent: Sequence[Sent]) -> None:
-    """A line of Markdown for each preset."""
-    purposes = (*PURPOSES.values(), "other")
-    print(f"\n| bytes of a process and step | {' | '.join(purposes)} | minimum | ratio | on its sockets |")
-    print("| --- " * (len(purposes) + 4) + "|")
-    for found in sent:
-        cells = " | ".join(f"{found.counted[name]:,.0f}" for name in purposes)
-        least = sum(found.minimum.values())
-        print(f"| {found.preset} | {cells} | {least:,} | {found.ratio:.5f} | {found.sockets:,.0f} |")
+    """A line for each preset."""
+    heads = ("bytes of a process and step", *PURPOSES.values(), "other", "minimum", "ratio", "on its sockets")
+    lines = [
+        (
+            found.preset,
+            *(f"{found.counted[name]:,.0f}" for name in heads[1:-3]),
+            *(f"{sum(found.minimum.values()):,}", f"{found.ratio:.5f}", f"{found.sockets:,.0f}"),
+        )
+        for found in sent
+    ]
+    print(f"\n{table(heads, lines)}")

@@ -1,6 +1,6 @@
 """A process of bench_scaling.py: takes training steps, measures its link or counts its messages, as asked.
 
-    [torchrun …] profiling/modist_profiling/scaling/worker.py SPEC        (SPEC: JSON, see `bench_scaling.spec_of`)
+    [torchrun …] profiling/modist_profiling/scaling/worker.py SPEC        (SPEC: JSON, see `bench.measure`)
 
 Rank 0 reads a command a line from standard input, tells the others, and answers each with a line of JSON.
 """
@@ -73,7 +73,7 @@ class Timed:
         rows = gather_rows(mine, self._world.device)
         _, mean_cpu, *means = rows.mean(dim=0).tolist()
         slowest = rows[:, 0].max().item()
-        return {"seconds": slowest, "cpu_seconds": mean_cpu, "phases": dict(zip(PHASES, means, strict=True))}
+        return {"time": slowest, "cpu_time": mean_cpu, "phases": dict(zip(PHASES, means, strict=True))}
 
 
 def measure_link() -> dict[str, float]:

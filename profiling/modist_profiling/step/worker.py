@@ -1,8 +1,8 @@
-"""One row of bench_step.py, in a process of its own, as training has one: runs once for each line on standard input.
+"""One row of bench_step.py, in a process of its own, as training has one: runs once for each command.
 
-    python profiling/modist_profiling/step/worker.py SPEC        (SPEC: JSON, see `bench_step.Row.spec`)
+    python profiling/modist_profiling/step/worker.py SPEC        (SPEC: JSON, see `StepRow.spec`)
 
-Says how many operations a run has, once it is ready; then answers each line with milliseconds of the run, by
+Says how many operations a run has, once it is ready; then answers each command with milliseconds of the run, by
 the clock and of the processor, and the process's peak memory.
 """
 
@@ -25,6 +25,7 @@ from modist_fast.presets import find_preset
 from modist_fast.step import TrainingStep
 from modist_fast.watch.rates import peak_memory
 from modist_pipelines.clips.loader import ClipBatch
+from modist_profiling.frame.rows import answer_commands
 from modist_profiling.step.operations import count_operations
 from modist_profiling.step.peers import BACKBONES, prepared
 from modist_profiling.step.plain import PlainStep, same_weights
@@ -121,15 +122,16 @@ def main() -> None:
             run()
         # Compiled code hands its device other calls than these.
         operations = 0 if spec.get("compile") else count_operations(run).total()
-        print(json.dumps({"operations": operations}), flush=True)
-        for _ in sys.stdin:
+
+        def turn() -> dict[str, float]:
             begun, used = time.perf_counter(), time.process_time()
             run()
             if world.device.type == "cuda":
                 torch.cuda.synchronize(world.device)
-            seconds = time.perf_counter() - begun
-            cpu = time.process_time() - used
-            print(json.dumps({"ms": 1e3 * seconds, "cpu_ms": 1e3 * cpu, **peak_memory(world.device)}), flush=True)
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+            return {"time": 1e3 * seconds, "cpu_time": 1e3 * cpu, **peak_memory(world.device)}
+
+        answer_commands({"operations": operations}, turn)
 
 
 if __name__ == "__main__":
