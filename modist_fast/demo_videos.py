@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from modist_fast.errors import ConfigError
+from modist_fast.host.whole_file import whole_file
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
@@ -257,16 +258,14 @@ class Scene:
 def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> None:
     """Encode (T, H, W, 3) uint8 RGB, of even sides, as H.264 in MP4; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
     # An absolute path: FFmpeg would take a name with a colon for an address.
-    with av.open(str(half.absolute()), "w", format="mp4") as container:
+    with whole_file(path) as half, av.open(str(half.absolute()), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.codec_context.thread_count = 1  # the same bytes on any number of cores
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    half.replace(path)
 
 
 def _make(out: Path, seed: int, index: int) -> bool:

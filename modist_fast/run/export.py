@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from modist_fast.errors import ConfigError
+from modist_fast.host.whole_file import whole_file
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.resnet import Arch
 from modist_fast.run.checkpoint import kept
@@ -34,9 +35,8 @@ def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None
     tensors = visual.state_dict()
     refuse_flaw(tensors, path, card.get("finetune_steps", card.get("steps")))
     write_tensors(path, tensors, {"format": "pt"})
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps({"format": FORMAT, "version": VERSION, **card}, indent=2) + "\n", encoding="utf-8")
-    os.replace(half, path.with_suffix(".json"))
+    with whole_file(path.with_suffix(".json")) as half:
+        half.write_text(json.dumps({"format": FORMAT, "version": VERSION, **card}, indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_flaw(tensors: Mapping[str, Any], path: Path, steps: int | None) -> None:

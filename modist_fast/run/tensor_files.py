@@ -1,11 +1,12 @@
 """Tensors in a file of their own."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
+
+from modist_fast.host.whole_file import whole_file
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -17,7 +18,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Args:
         tensors: of any layout, on any device.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    half.write_bytes(save(plain, dict(metadata)))
-    os.replace(half, path)
+    with whole_file(path) as half:
+        half.write_bytes(save(plain, dict(metadata)))

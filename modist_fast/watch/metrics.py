@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import mean_over_ranks
+from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
 from modist_fast.watch.finite import REMEDY
 from modist_fast.watch.spans import Spans, StepTimes
@@ -54,9 +54,8 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [row for row in read_metrics(path) if row["step"] <= step]
-    half = path.with_suffix(".half")
-    half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    os.replace(half, path)
+    with whole_file(path) as half:
+        half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-from modist_fast.evaluation.frozen import features
-
 original = os.replace
 
 
@@ -18,7 +16,7 @@ def replace(half: Path, whole: Path) -> None:
 
 
 if __name__ == "__main__":
-    features.os.replace = replace  # type: ignore[attr-defined]
+    os.replace = replace  # type: ignore[assignment]
     script = Path(__file__).resolve().parents[2] / "launch" / "evaluate.py"
     sys.argv[0] = str(script)
     runpy.run_path(str(script), run_name="__main__")

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import PrecisionOption, resolve_precision
+from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan
@@ -81,7 +81,8 @@ def extract(extraction: Extraction, config: FeaturesConfig, folder: Path, world:
     folder = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "key.json", lambda path: path.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8"))
+        with whole_file(folder / "key.json") as half:
+            half.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
     dist.barrier()
     videos = extraction.videos
     shards = [videos[first : first + _SHARD] for first in range(0, len(videos), _SHARD)]
@@ -176,13 +177,6 @@ def _forward(net: nn.Module, clips: Tensor, dtype: torch.dtype) -> Tensor:
 def _write_shard(folder: Path, number: int, num: int, features: list[Tensor], damaged: dict[str, str]) -> None:
     whole = torch.cat(features).unflatten(0, (num - len(damaged), -1)) if features else torch.empty(0, 0, 0)
     write_tensors(_shard_path(folder, number), {"features": whole}, {"damaged": json.dumps(damaged)})
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """The file appears whole, or not at all."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
-    write(half)
-    os.replace(half, path)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

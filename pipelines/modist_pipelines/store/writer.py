@@ -142,11 +142,8 @@ class ShardWriter:
         if not self._rows:
             self._abandon()
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        os.replace(self._temporary, self.path)
-        sync_folder(self.path.parent)
+        _publish(self._temporary, self.path)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -219,6 +216,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _publish(temporary: Path, path: Path) -> None:
+    """Give a written file its name, once its bytes are on the disk."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
