@@ -24,6 +24,8 @@ from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 

@@ -11,6 +11,8 @@ from modist_pipelines.store.reader import Store, shard_path
 from tests.commands.launching import run_script
 from tests.commands.test_pretrain import options
 
+pytestmark = pytest.mark.slow
+
 NUM_DAMAGED = 5
 
 

@@ -14,6 +14,8 @@ from scipy import stats
 from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos, write_video
 from modist_fast.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 CLASSES = list(MOTIONS)
 CHANCE = 1 / len(CLASSES)
 

@@ -12,6 +12,8 @@ import pytest
 from modist_fast.host import doctor
 from modist_fast.host.doctor import Check, examine, run_doctor
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED_ON_A_CPU = {
     "Python",

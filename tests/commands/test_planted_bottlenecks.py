@@ -13,6 +13,8 @@ from modist_fast.watch.budget import PHASES
 from modist_fast.watch.metrics import read_metrics
 from tests.commands.launching import HANG, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 # One thread and one step ahead: slow data is late soon, and as slow on any number of cores.
 SMALL = ["--preset", "demo", "--device", "cpu", "--precision", "fp32", "--loader.num-threads", 1]
 SMALL += ["--loader.prefetch", 1, "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 4]

@@ -14,6 +14,8 @@ from modist_fast import load_backbone
 from modist_fast.watch.metrics import read_metrics
 from tests.commands.launching import REPOSITORY, run_script, script_command, start_and_signal
 
+pytestmark = pytest.mark.slow
+
 # Small nets: the trainer is under test, not what it learns.
 SMALL = ["--preset", "demo", "--precision", "fp32", "--model.visual-width", 8, "--clips.crop-size", 32]
 BATCH = ["--batch-size", 16, "--group-size", 4, "--objective.bank-size", 64]

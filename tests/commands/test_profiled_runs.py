@@ -13,6 +13,8 @@ import pytest
 from modist_fast.watch.metrics import read_metrics
 from tests.commands.launching import HANG, REPOSITORY, run_script
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--preset", "demo", "--model.visual-width", 8, "--clips.crop-size", 32, "--batch-size", 16]
 SMALL += ["--group-size", 8, "--objective.bank-size", 64]
 STORED = REPOSITORY / "tests" / "profiling" / "nsys"

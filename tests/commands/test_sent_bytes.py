@@ -16,6 +16,8 @@ from modist_profiling.scaling.sent_bytes import Sent, by_purpose, minimum_bytes,
 from modist_profiling.scaling.worker import config_of
 from tests.commands.launching import HANG, REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 COUNTED = Path(__file__).with_name("counted.py")
 STEPS = 6
 

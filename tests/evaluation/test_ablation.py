@@ -21,6 +21,8 @@ from modist_fast.presets import find_preset
 from modist_fast.run.checkpoint import plain_config
 from modist_fast.run.options import spelled
 
+pytestmark = pytest.mark.slow
+
 # What each arm changes in the paper's recipe (Table 3, and the options of spec and objective). Where it does not stand
 # the preset's own value holds.
 PAPER = {

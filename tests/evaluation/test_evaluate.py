@@ -13,6 +13,8 @@ from tests.commands.launching import REPOSITORY, run_script
 from tests.commands.test_pretrain import assert_refused
 from tests.evaluation.evaluation_sets import demo_rows, write_list
 
+pytestmark = pytest.mark.slow
+
 CLIPS = ["--views.num-frames", 4, "--views.stride", 4, "--views.crop-size", 32, "--views.spatial", 1]
 VIEWS = ["--views.temporal", 2, *CLIPS]
 NETWORK = ["--backbone", "random", "--arch", "r18", "--width", 8, "--features.precision", "fp32"]

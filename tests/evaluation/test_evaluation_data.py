@@ -18,6 +18,8 @@ from modist_pipelines.store.reader import QUARANTINE_NAME
 from modist_pipelines.store.writer import quarantine_table, write_parquet
 from tests.evaluation.evaluation_sets import store_of_pictures, write_list
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LEAVE_OUT = SplitConfig(protocol="leave-one-group-out")
 

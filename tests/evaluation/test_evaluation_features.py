@@ -38,6 +38,8 @@ from tests.commands.launching import run_script
 from tests.commands.test_pretrain import options
 from tests.evaluation.evaluation_sets import demo_rows, store_of_pictures, write_list
 
+pytestmark = pytest.mark.slow
+
 RANDOM = BackboneConfig("random", arch="r18", width=8)
 VIEWS = ViewsConfig(temporal=2, spatial=1, num_frames=4, stride=4, crop_size=32)
 

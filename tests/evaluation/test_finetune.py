@@ -35,6 +35,8 @@ from modist_pipelines.store.reader import Store, shard_path
 from tests.commands.launching import run_script, script_command, start_and_signal
 from tests.method.striped_store import make_striped_store
 
+pytestmark = pytest.mark.slow
+
 # float32: a net as small as this, on pictures as small as these, is no matter for a CPU's bf16.
 VIEWS = ViewsConfig(temporal=2, spatial=1, num_frames=4, stride=4, crop_size=32)
 COMMAND: list[object] = [

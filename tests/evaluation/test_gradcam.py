@@ -22,6 +22,8 @@ from modist_fast.models import ResNet, build_visual
 from modist_pipelines.store.reader import Store
 from tests.commands.launching import run_script
 
+pytestmark = pytest.mark.slow
+
 
 class PlainFeatures(nn.Module):
     """A differentiable net whose feature map is known: the clip itself, through fixed weights, in float64."""

@@ -12,6 +12,8 @@ from modist_kernels.queue_infonce.kernels import backward_kernel, combine_kernel
 from modist_kernels.queue_infonce.launches import COMBINE_TILE, SUPPORTED_DIMS
 from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, compile_kernel, compile_partial
 
+pytestmark = pytest.mark.slow
+
 # (architecture, C, block rows): most registers, kilobytes of shared memory, class of the matrix instruction.
 # As compiled with Triton 3.8 for fp32 queries, and rounded up to a multiple of 8 registers.
 BUDGETS = {

@@ -12,6 +12,8 @@ from modist_fast.watch.rates import Roofline
 from modist_profiling.kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 from modist_profiling.kernels.turns import KernelRow, interleave, measure, peak_extra_memory
 
+pytestmark = pytest.mark.slow
+
 PROFILING = Path(__file__).parents[2] / "profiling"
 CPU = torch.device("cpu")
 

@@ -15,6 +15,8 @@ from modist_fast.errors import ConfigError
 from modist_fast.models import ResNet, build_visual
 from modist_fast.run.export import export_backbone, read_card
 
+pytestmark = pytest.mark.slow
+
 CARD = {"arch": "r18", "width": 8, "mean": [0.45] * 3, "std": [0.225] * 3, "num_frames": 8, "stride": 8}
 
 

@@ -14,6 +14,8 @@ import pytest
 from modist_fast.watch.metrics import read_metrics
 from tests.commands.launching import run_script
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "demo_losses.json"
 NUM_STEPS = 12
 # The recipe is steep: at the demo's own rate a difference of rounding grows tenfold a step, at this one far less.

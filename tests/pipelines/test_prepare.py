@@ -31,6 +31,8 @@ from modist_pipelines.store.reader import Store, StoreMeta
 from modist_pipelines.store.summary import Summary
 from modist_pipelines.video.discovery import discover_videos
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

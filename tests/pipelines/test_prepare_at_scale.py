@@ -25,6 +25,8 @@ from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
 from modist_pipelines.store.summary import Summary
 
+pytestmark = pytest.mark.slow
+
 NUM_VIDEOS = 9
 
 

@@ -23,6 +23,8 @@ from modist_pipelines.video.index import read_index
 from modist_pipelines.video.raw import RawVideos
 from modist_pipelines.video.reader import VideoError, VideoReader
 
+pytestmark = pytest.mark.slow
+
 FPS = 30.0
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), 24, grid=4, motion_threshold=0.0, motion_input="difference")
 

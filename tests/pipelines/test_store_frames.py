@@ -8,9 +8,12 @@ import av
 import cv2
 import numpy as np
 import prepare_parts
+import pytest
 
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
+
+pytestmark = pytest.mark.slow
 
 GRID, FPS = 4, 30
 # All files of the folders; of the last, whose videos are of one kind, a few unless MODIST_ALL_VIDEOS is set.

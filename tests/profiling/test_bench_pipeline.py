@@ -16,6 +16,8 @@ from modist_profiling.data.bench import clip_row, indexed_videos, ratios_of
 from modist_profiling.data.peers import DECODERS, PeerClips, planned_frames
 from modist_profiling.data.worker import num_decoded
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ from modist_profiling.scaling.sent_bytes import Sent, minimum_bytes
 from modist_profiling.scaling.throughput_model import Link, ParallelStep, parallel_step, ring_bytes
 from modist_profiling.scaling.worker import config_of
 
+pytestmark = pytest.mark.slow
+
 LINK = Link(bytes_per_s=1e9, latency=0.002)
 
 

@@ -16,6 +16,8 @@ from modist_profiling.step.bench import Options, StepRow, ratios_of, start, step
 from modist_profiling.step.plain import CHOICES, PlainStep, same_weights
 from modist_profiling.step.worker import fill_bank, made_up_batch, step_config
 
+pytestmark = pytest.mark.slow
+
 SPEC = {"batch": 4, "crop": 32, "bank": 64}
 
 

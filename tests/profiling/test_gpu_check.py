@@ -27,6 +27,8 @@ from modist_profiling.kernels import tuning as tune_kernels
 from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable
 from modist_profiling.step import bench as bench_step
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GPU_ONLY = {"bench-step-compile", "bench-step-choices"}
 

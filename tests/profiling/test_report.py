@@ -16,6 +16,8 @@ from modist_profiling.report.binning import bars, bin_column
 from modist_profiling.report.page import page
 from modist_profiling.report.runs import ReportError, mean_phases, read_run
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 REPORT = REPOSITORY / "profiling" / "report.py"
 

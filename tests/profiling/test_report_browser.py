@@ -17,6 +17,8 @@ from planted_run import plant
 from modist_profiling.report.page import page
 from modist_profiling.report.runs import read_run
 
+pytestmark = pytest.mark.slow
+
 HEIGHT = 10_000
 PHONE = 390
 # Runs in the page before and after its own script; the frame around it is as wide as the window to be tried.

@@ -21,6 +21,8 @@ from modist_profiling.scaling.throughput_model import (
     stage_rates,
 )
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "throughput-model.md"
 DEVICE = Device("toy", 100.0, 1000.0, 10.0, 100.0, 1000.0, 500.0)
 WORK = Workload("toy", 100, 1920 * 1080 / 10, 1e4, 2e11)
