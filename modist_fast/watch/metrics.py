@@ -192,8 +192,8 @@ class Recorder:
             self.stop_agreed = row.pop("stop") > 0
             if not math.isfinite(row["loss"]):
                 raise ConfigError(
-                    f"the loss became {row['loss']} at step {row['step']}, on one rank or more. Checkpoints are from "
-                    f"before. {REMEDY}"
+                    f"the loss became {row['loss']} at step {row['step']}, on one rank or more. No checkpoint holds "
+                    f"that step. {REMEDY}"
                 )
             data_wait, spans = step.times.data_wait(step.data_wait), step.times.seconds()
             row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}

@@ -210,7 +210,7 @@ class ClassifierTraining:
         row |= {"damaged": self.config.batch_size - round(count)}
         if not math.isfinite(row["loss"]):
             raise ConfigError(
-                f"the loss became {row['loss']} at step {row['step']}. Checkpoints are from before. {REMEDY}"
+                f"the loss became {row['loss']} at step {row['step']}. No checkpoint holds that step. {REMEDY}"
             )
         if self._run_log is not None:
             self._run_log.write(row)
