@@ -14,5 +14,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         The path to write to, beside `path`, whose name it takes at the end.
     """
     half = path.with_name(f".{path.name}.{os.getpid()}.half")  # another process may write the same file
-    yield half
+    try:
+        yield half
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
     os.replace(half, path)
