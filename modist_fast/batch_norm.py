@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modist_fast.host.distributed import mean_over_ranks
+from modist_fast.host.torch_names import all_gather_single
 
 MOMENTUM = 0.1  # share by which running statistics move, a step
 CALIBRATION_CLIPS = 256  # at most
@@ -170,7 +171,7 @@ class _Moments:
         """Every rank's moments, in the order of the ranks, so that all get the same."""
         mine = torch.cat([self.count, self.mean, self.squares])[None]
         rows = mine.new_empty(dist.get_world_size(), mine.shape[1])
-        dist.all_gather_single(rows, mine)
+        all_gather_single(rows, mine)
         self.count, self.mean, self.squares = (torch.zeros_like(t) for t in (self.count, self.mean, self.squares))
         for row in rows:
             count, mean, squares = row.split([1, len(self.mean), len(self.mean)])

@@ -14,6 +14,7 @@ from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import World, gather_keys, leave_out
 from modist_fast.host.precision import resolve_precision
+from modist_fast.host.torch_names import buffers_stay
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist
@@ -54,7 +55,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.online = DistributedDataParallel(
             self.model.online,
-            forward_sync_buffers=False,
+            **buffers_stay(),
             gradient_as_bucket_view=True,
             # DDP learns a static graph from its first backward, which must not be one without synchronization.
             static_graph=num_groups == 1,

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
+from modist_fast.host.torch_names import all_gather_single
 
 DeviceOption = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
@@ -119,7 +120,7 @@ def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:
     # Rank-major layout, so that the gathered buffer is the dealt order and no concatenation is needed.
     mine = local_keys.transpose(0, 1).contiguous()
     dealt = mine.new_empty(num_local * dist.get_world_size(), num_modalities, dim)
-    dist.all_gather_single(dealt, mine)
+    all_gather_single(dealt, mine)
     keys = torch.empty_like(dealt)
     keys[deal] = dealt
     return keys.transpose(0, 1).contiguous()
@@ -146,7 +147,7 @@ def gather_rows(row: list[float], device: torch.device) -> Tensor:
     """(world, K) float64: every rank's list of K numbers. The result is on `device`, and may not be there yet."""
     mine = torch.tensor([row], dtype=torch.float64).to(device, non_blocking=True)
     rows = mine.new_empty(dist.get_world_size(), len(row))
-    dist.all_gather_single(rows, mine)
+    all_gather_single(rows, mine)
     return rows
 
 

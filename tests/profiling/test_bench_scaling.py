@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from modist_fast.host.distributed import join_world
+from modist_fast.host.torch_names import all_gather_single
 from modist_profiling.scaling.bench import Constants, Options, ScalingRow, add_model, measure, ratios_of
 from modist_profiling.scaling.link import CollectiveCounter, Message
 from modist_profiling.scaling.sent_bytes import Sent, minimum_bytes
@@ -91,7 +92,7 @@ def test_each_collective_is_counted_by_what_it_gives():
         dist.all_reduce(torch.zeros(10))
         dist.all_reduce(torch.zeros(3))
         dist.broadcast(torch.zeros(7, dtype=torch.int64), 0)
-        dist.all_gather_single(torch.zeros(5, dtype=torch.bfloat16), torch.zeros(5, dtype=torch.bfloat16))
+        all_gather_single(torch.zeros(5, dtype=torch.bfloat16), torch.zeros(5, dtype=torch.bfloat16))
         dist.all_gather([torch.zeros(4, dtype=torch.int32)], torch.zeros(4, dtype=torch.int32))
         dist.barrier()
     assert counter.num_bytes == {

@@ -24,6 +24,7 @@ from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, 
 from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
 from modist_fast.host.distributed import World, on_main
 from modist_fast.host.precision import resolve_precision
+from modist_fast.host.torch_names import buffers_stay
 from modist_fast.optim import build_optimizer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
@@ -56,7 +57,7 @@ class ClassifierStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self._parallel = DistributedDataParallel(
             self.model,
-            forward_sync_buffers=False,
+            **buffers_stay(),
             gradient_as_bucket_view=True,
             static_graph=num_groups == 1,
         )
