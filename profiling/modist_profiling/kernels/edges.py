@@ -78,12 +78,13 @@ def kornia_sobel(flow: Tensor, layout: str) -> Result:
 def cupy_sobel(flow: Tensor, layout: str) -> Result:
     cupy = importlib.import_module("cupy")
     ndimage = importlib.import_module("cupyx.scipy.ndimage")
-    vectors = cupy.from_dlpack(flow.movedim(-1, -3) if layout == "hwc" else flow)
-    magnitude = cupy.sqrt((vectors * vectors).sum(1))
-    across, down = (ndimage.sobel(magnitude, axis=axis, mode="nearest") for axis in (2, 1))
-    clamped = cupy.minimum(cupy.sqrt(across * across + down * down), CLAMP)
-    quantized = cupy.rint(clamped * (255 / CLAMP)).astype(cupy.uint8)
-    return torch.from_dlpack(quantized), torch.from_dlpack(clamped.mean((1, 2)))
+    with cupy.cuda.ExternalStream(torch.cuda.current_stream(flow.device).cuda_stream):
+        vectors = cupy.from_dlpack(flow.movedim(-1, -3) if layout == "hwc" else flow)
+        magnitude = cupy.sqrt((vectors * vectors).sum(1))
+        across, down = (ndimage.sobel(magnitude, axis=axis, mode="nearest") for axis in (2, 1))
+        clamped = cupy.minimum(cupy.sqrt(across * across + down * down), CLAMP)
+        quantized = cupy.rint(clamped * (255 / CLAMP)).astype(cupy.uint8)
+        return torch.from_dlpack(quantized), torch.from_dlpack(clamped.mean((1, 2)))
 
 
 # ---- Report

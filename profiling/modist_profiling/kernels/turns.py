@@ -1,7 +1,6 @@
 """The calls of bench_loss.py and bench_edges.py: side by side in one process, in turns, against a roofline."""
 
 import importlib.util
-import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,9 @@ from typing import ClassVar, Literal
 import torch
 
 from modist_fast.watch.rates import Roofline, roofline
+from modist_profiling.frame.device_time import Stopwatch
 from modist_profiling.frame.report import Report, charts, find_device
 from modist_profiling.frame.rows import Row, turns
-
-_L2_FLUSH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,32 +96,15 @@ def interleave(
         runs: name to call.
         rounds: turns at most.
         seconds: no further turn after this time; three turns at least.
-        device: on CUDA, times are the device's, by events.
+        device: on CUDA, times are the device's, by replays of a graph of each run.
         cold: on CUDA, overwrite the second-level cache before each call.
     """
+    watches = {name: Stopwatch(run, device, cold) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.uint8, device=device) if cold else None
-    for run in runs.values():
-        run()
     for _ in turns(rounds, seconds):
-        for name, run in runs.items():
-            if flush is not None:
-                flush.zero_()
-            times[name].append(_milliseconds(run, device))
+        for name, watch in watches.items():
+            times[name].append(watch.milliseconds())
     return times
-
-
-def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        stop.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(stop)
-    begun = time.perf_counter()
-    run()
-    return (time.perf_counter() - begun) * 1e3
 
 
 def peak_extra_memory(run: Callable[[], object], device: torch.device) -> int:
