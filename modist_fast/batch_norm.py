@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from modist_fast.host.distributed import mean_over_ranks
 from modist_fast.host.torch_names import all_gather_single
+from modist_fast.models.norm import GroupBatchNorm
 
 MOMENTUM = 0.1  # share by which running statistics move, a step
 CALIBRATION_CLIPS = 256  # at most
@@ -38,39 +38,41 @@ class StepStatistics:
     Args:
         net: on its device; a later `.to` would leave this with old buffers.
         num_groups: that a process runs in a step.
+        together: groups that go through the net in one pass; the norms average over these themselves.
     """
 
-    def __init__(self, net: nn.Module, num_groups: int) -> None:
+    def __init__(self, net: nn.Module, num_groups: int, together: int = 1) -> None:
         self._buffers = _running_statistics(net)
-        self._num_groups = num_groups
+        self._num_passes = num_groups // together
         for norm in _norms(net):
-            norm.momentum = MOMENTUM if num_groups == 1 else 1.0  # 1: the buffers hold the last group's own
+            norm.groups = together
+            norm.momentum = MOMENTUM if self._num_passes == 1 else 1.0  # 1: the buffers hold the last pass's own
 
     @contextmanager
     def step(self) -> Iterator[Callable[[], None]]:
         """Around the step's groups, backward included, which needs the buffers as forward left them.
 
         Yields:
-            A call to be made after the forward of each group.
+            A call to be made after the forward of each pass.
         """
-        if self._num_groups == 1 or not self._buffers:
+        if self._num_passes == 1 or not self._buffers:
             yield lambda: None
             return
         result = torch._foreach_mul(self._buffers, 1 - MOMENTUM)
 
-        def after_group() -> None:
-            torch._foreach_add_(result, self._buffers, alpha=MOMENTUM / self._num_groups)
+        def after_pass() -> None:
+            torch._foreach_add_(result, self._buffers, alpha=MOMENTUM / self._num_passes)
 
-        yield after_group
+        yield after_pass
         torch._foreach_copy_(self._buffers, result)
 
 
-def _norms(net: nn.Module) -> list[_BatchNorm]:
-    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
+def _norms(net: nn.Module) -> list[GroupBatchNorm]:
+    return [module for module in net.modules() if isinstance(module, GroupBatchNorm)]
 
 
 @contextmanager
-def _momentum(norms: Sequence[_BatchNorm], momentum: float | None) -> Iterator[None]:
+def _momentum(norms: Sequence[GroupBatchNorm], momentum: float) -> Iterator[None]:
     before = [norm.momentum for norm in norms]
     try:
         for norm in norms:
@@ -92,8 +94,8 @@ def calibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
     norms = _norms(net.train())
     for norm in norms:
         norm.reset_running_stats()
-    with _momentum(norms, None):  # None: averages all batches equally
-        for batch in _of_several(batches):
+    for index, batch in enumerate(_of_several(batches)):
+        with _momentum(norms, 1 / (index + 1)):  # all batches weigh the same
             net(batch)
     net.eval()
 
@@ -146,9 +148,8 @@ def set_precise_statistics(
 class _Moments:
     """Count, mean and sum of squared deviations of each channel, over batches, in float64 (Chan et al., 1979)."""
 
-    def __init__(self, norm: _BatchNorm) -> None:
+    def __init__(self, norm: GroupBatchNorm) -> None:
         self.norm = norm
-        assert norm.running_mean is not None
         zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)
         self.count, self.mean, self.squares = zeros[:1].clone(), zeros, zeros.clone()
 
@@ -179,7 +180,5 @@ class _Moments:
 
     def write(self) -> None:
         norm = self.norm
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
         norm.running_mean.copy_(self.mean)
         norm.running_var.copy_(self.squares / (self.count - 1).clamp(min=1))

@@ -81,8 +81,8 @@ class TrainingStep:
             local_keys = self._embed_keys(batch)
         with spans("gather"):
             keys = gather_keys(local_keys, deal)
-        with self._query_statistics.step() as after_group:
-            figures = self._accumulate_gradients(batch, keys, video_ids, after_group)
+        with self._query_statistics.step() as after_pass:
+            figures = self._accumulate_gradients(batch, keys, video_ids, after_pass)
         with spans("optimizer"):
             self._update_weights(learning_rate)
         with spans("log"):
@@ -98,11 +98,11 @@ class TrainingStep:
     @torch.no_grad()
     def _embed_keys(self, batch: ClipBatch) -> Tensor:
         """(M, b, C) keys of the clips that this rank was dealt, normalized group by group."""
-        with self._autocast(), self._key_statistics.step() as after_group:
+        with self._autocast(), self._key_statistics.step() as after_pass:
             keys = []
             for visual, motion in self._groups(batch.visual_key, batch.motion_key):
                 keys.append(self.model.momentum(visual, motion))
-                after_group()
+                after_pass()
             return torch.cat(keys, dim=1)
 
     def _groups(self, visual: Tensor, motion: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
@@ -111,7 +111,7 @@ class TrainingStep:
         return list(zip(visuals, motions, strict=True))
 
     def _accumulate_gradients(
-        self, batch: ClipBatch, keys: Tensor, video_ids: Tensor, after_group: Callable[[], None]
+        self, batch: ClipBatch, keys: Tensor, video_ids: Tensor, after_pass: Callable[[], None]
     ) -> dict[str, Tensor]:
         """Queries, loss and backward of each group in turn; the banks stay as they are until the step is over."""
         groups = self._groups(batch.visual_query, batch.motion_query)
@@ -123,7 +123,7 @@ class TrainingStep:
             with nullcontext() if index == len(groups) - 1 else self.online.no_sync():
                 with self.spans("queries"), self._autocast():
                     queries = self.online(visual, motion)
-                    after_group()
+                    after_pass()
                 mine = slice(first + index * size, first + (index + 1) * size)
                 with self.spans("loss"):
                     terms = motion_distillation_loss(

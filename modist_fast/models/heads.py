@@ -5,6 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.models.norm import GroupBatchNorm
+
 HeadKind = Literal["mlp", "bn", "cvrl"]
 
 
@@ -29,7 +31,7 @@ class ProjectionHead(nn.Module):
             layers += (
                 [nn.Linear(inputs, hidden)]
                 if kind == "mlp"
-                else [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden)]
+                else [nn.Linear(inputs, hidden, bias=False), GroupBatchNorm(hidden)]
             )
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, out))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from modist_fast.models.norm import GroupBatchNorm
+
 Arch = Literal["r50", "r18"]
 # Temporal kernel of conv1, then of res2 to res5.
 _VISUAL_KERNELS = (5, 1, 1, 3, 3)
@@ -28,13 +30,11 @@ def _bottleneck(inputs: int, width: int, temporal_kernel: int, stride: int) -> d
     """t×1² → 1×3² → 1×1², the last four times as wide; the stride is the spatial convolution's."""
     return {
         "conv_a": _conv(inputs, width, temporal_kernel, 1),
-        "norm_a": nn.BatchNorm3d(width),
-        "relu_a": nn.ReLU(inplace=True),
+        "norm_a": GroupBatchNorm(width),
         "conv_b": _conv(width, width, 1, 3, stride),
-        "norm_b": nn.BatchNorm3d(width),
-        "relu_b": nn.ReLU(inplace=True),
+        "norm_b": GroupBatchNorm(width),
         "conv_c": _conv(width, 4 * width, 1, 1),
-        "norm_c": nn.BatchNorm3d(4 * width),
+        "norm_c": GroupBatchNorm(4 * width),
     }
 
 
@@ -42,10 +42,9 @@ def _basic(inputs: int, width: int, temporal_kernel: int, stride: int) -> dict[s
     """t×3² → 1×3²; the stride is the first convolution's."""
     return {
         "conv_a": _conv(inputs, width, temporal_kernel, 3, stride),
-        "norm_a": nn.BatchNorm3d(width),
-        "relu_a": nn.ReLU(inplace=True),
+        "norm_a": GroupBatchNorm(width),
         "conv_b": _conv(width, width, 1, 3),
-        "norm_b": nn.BatchNorm3d(width),
+        "norm_b": GroupBatchNorm(width),
     }
 
 
@@ -63,7 +62,7 @@ _ARCHITECTURES = {
 
 
 class Block(nn.Module):
-    """A residual block: its layers' output is added to its input, then ReLU."""
+    """A residual block: convolutions, each with its norm and ReLU; before the last ReLU the input is added."""
 
     def __init__(self, layers: dict[str, nn.Module], inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -71,13 +70,15 @@ class Block(nn.Module):
         self.shortcut = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                OrderedDict(conv=_conv(inputs, outputs, 1, 1, stride), norm=nn.BatchNorm3d(outputs))
+                OrderedDict(conv=_conv(inputs, outputs, 1, 1, stride), norm=GroupBatchNorm(outputs))
             )
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.relu(self.residual(x).add_(shortcut))
+        *layers, last = self.residual
+        for layer in layers:
+            x = layer(x, relu=True) if isinstance(layer, GroupBatchNorm) else layer(x)
+        return last(x, residual=shortcut, relu=True)
 
 
 class FramePool(nn.Module):
@@ -112,8 +113,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv3d(
             in_channels, width, (stem_kernel, 7, 7), stride=2, padding=(stem_kernel // 2, 3, 3), bias=False
         )
-        self.stem_norm = nn.BatchNorm3d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.stem_norm = GroupBatchNorm(width)
         self.pool = FramePool()
         design = _ARCHITECTURES[arch]
         channels = width
@@ -143,12 +143,12 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, Block):
                 last = module.residual[-1]
-                assert isinstance(last, nn.BatchNorm3d)
+                assert isinstance(last, GroupBatchNorm)
                 nn.init.constant_(last.weight, scale)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32): the output of res5."""
-        return self.stages(self.pool(self.relu(self.stem_norm(self.stem(x)))))
+        return self.stages(self.pool(self.stem_norm(self.stem(x), relu=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D): features averaged over time and space."""

@@ -30,6 +30,7 @@ from modist_fast.evaluation.frozen.tasks import (
     run_retrieval,
 )
 from modist_fast.host.distributed import World, join_world
+from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block
 from modist_fast.run import checkpoint
 from modist_pipelines.clips.reader import ClipReader, Request
@@ -123,7 +124,7 @@ def test_a_random_network_is_random_throughout_and_calibrated(
     """Its outputs in eval mode are those of a network that normalizes by the statistics of the clips."""
     frozen = open_frozen(config_of(FrozenConfig, demo_store, labels, tmp_path), world)
     net = frozen.backbone.net
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    norms = [module for module in net.modules() if isinstance(module, GroupBatchNorm)]
     assert all(norm.momentum == 0.1 for norm in norms)  # as before
     assert not any((norm.running_var == 1).all() for norm in norms)
     assert all(block.residual[-1].weight.min() == 1 for block in net.modules() if isinstance(block, Block))  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
 from modist_fast.gradcam.agreement import motion_agreement, moving_region
 from modist_fast.gradcam.paired import PairedClips
 from modist_fast.models import ResNet, build_visual
+from modist_fast.models.norm import GroupBatchNorm
 from modist_pipelines.store.reader import Store
 from tests.commands.launching import run_script
 
@@ -79,7 +80,7 @@ def small_net(arch: str) -> ResNet:
     net = build_visual(arch, width=4).double().eval()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, nn.BatchNorm3d):
+            if isinstance(module, GroupBatchNorm):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
     return net

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("cases", ["cases_queue_infonce.py", "cases_flow_edges.py", "cases_guard.py"])
+@pytest.mark.parametrize(
+    "cases", ["cases_queue_infonce.py", "cases_batch_norm.py", "cases_flow_edges.py", "cases_guard.py"]
+)
 def test_in_the_interpreter(cases: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / cases)]

@@ -13,6 +13,7 @@ from modist_fast.batch_norm import MOMENTUM, StepStatistics, set_precise_statist
 from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import join_world
 from modist_fast.models import build_visual
+from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.presets import demo
 from modist_fast.step import TrainingStep
 from modist_pipelines.clips.loader import ClipBatch
@@ -21,7 +22,7 @@ from modist_pipelines.clips.loader import ClipBatch
 @pytest.mark.parametrize("num_groups", [1, 3])
 def test_groups_weigh_equally(num_groups: int) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.BatchNorm3d(4))
+    net = nn.Sequential(GroupBatchNorm(4))
     norm = net[0]
     statistics = StepStatistics(net, num_groups)
     mean, var = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
@@ -64,7 +65,7 @@ def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
     torch.manual_seed(0)
     net = build_visual("r18", width=4).train()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, GroupBatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)  # or residual branches are nothing
     batches = list((3 + 2 * torch.randn(11, 3, 4, 32, 32)).split([4, 5, 2]))
     exact = build_visual("r18", width=4).double().train()
@@ -78,7 +79,7 @@ def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
         return hook
 
     for name, module in exact.named_modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, GroupBatchNorm):
             module.register_forward_pre_hook(keep(name))
     for batch in batches:
         exact(batch.double())

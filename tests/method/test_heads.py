@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from modist_fast.models import ProjectionHead
+from modist_fast.models.norm import GroupBatchNorm
 
 # Paper and released code: one hidden layer of 2048, biases, no batch norm. CVRL: three hidden layers with it.
 LAYERS = {
     "mlp": ["Linear", "ReLU", "Linear"],
-    "bn": ["Linear", "BatchNorm1d", "ReLU", "Linear"],
-    "cvrl": [*["Linear", "BatchNorm1d", "ReLU"] * 3, "Linear"],
+    "bn": ["Linear", "GroupBatchNorm", "ReLU", "Linear"],
+    "cvrl": [*["Linear", "GroupBatchNorm", "ReLU"] * 3, "Linear"],
 }
 # inputs 256, hidden 2048, out 128; a bias goes where no batch norm follows.
 PARAMETERS = {
@@ -35,7 +36,7 @@ def by_hand(head: ProjectionHead, features: Tensor) -> Tensor:
             x = x @ layer.weight.double().T
             if layer.bias is not None:
                 x = x + layer.bias.double()
-        elif isinstance(layer, nn.BatchNorm1d):
+        elif isinstance(layer, GroupBatchNorm):
             centred = x - x.mean(0)
             x = centred / (centred.square().mean(0) + 1e-5).sqrt() * layer.weight.double() + layer.bias.double()
         else:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modist_fast.models import ResNet, build_motion, build_visual
+from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, _basic, _bottleneck
 
 # (channels, frames, height, width) after each layer of Table 1. Table 1 prints conv1's stride as (2, 2²).
@@ -183,7 +184,7 @@ def scramble(module: nn.Module) -> None:
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, stride: int, pad: tuple[int, int], training: bool) -> Tensor:
     assert isinstance(conv, nn.Conv3d)
-    assert isinstance(norm, nn.BatchNorm3d)
+    assert isinstance(norm, GroupBatchNorm)
     x = F.conv3d(x, conv.weight, stride=(1, stride, stride), padding=(pad[0], pad[1], pad[1]))
     axes = (0, 2, 3, 4)
     mean = x.mean(axes) if training else norm.running_mean

@@ -79,12 +79,12 @@ class ClassifierStep:
         groups = list(zip(batch.clips.split(size), labels.split(size), strict=True))
         figures = torch.zeros(3, device=device)
         self.model.train()
-        with self._statistics.step() as after_group:
+        with self._statistics.step() as after_pass:
             for index, (clips, wanted) in enumerate(groups):
                 with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
                     seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
                     logits = self.forward(clips, parallel=True)
-                    after_group()
+                    after_pass()
                     loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
                     # Over all samples of the batch, damaged ones too: then no rank need know of another's.
                     self.scaler.scale(loss / len(labels)).backward()

@@ -18,6 +18,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.pathways import Pathways
 from modist_fast.presets import find_preset
 from modist_profiling.frame.device_time import median_milliseconds
@@ -59,7 +60,7 @@ def shapes_of(options: Options) -> Counter[Shape]:
         if isinstance(module, nn.Conv3d):
             place = (tuple(module.weight.shape), module.stride, module.padding)
             found[Shape(net, "conv", tuple(x.shape), *place)] += 1  # pyright: ignore[reportArgumentType]
-        elif isinstance(module, nn.BatchNorm3d):
+        elif isinstance(module, GroupBatchNorm):
             found[Shape(net, "norm", tuple(x.shape))] += 1
 
     with torch.device("meta"):
