@@ -43,28 +43,27 @@ class StepStatistics:
 
     def __init__(self, net: nn.Module, num_groups: int, together: int = 1) -> None:
         self._buffers = _running_statistics(net)
+        self._result: list[Tensor] = []
         self._num_passes = num_groups // together
         for norm in _norms(net):
             norm.groups = together
             norm.momentum = MOMENTUM if self._num_passes == 1 else 1.0  # 1: the buffers hold the last pass's own
 
-    @contextmanager
-    def step(self) -> Iterator[Callable[[], None]]:
-        """Around the step's groups, backward included, which needs the buffers as forward left them.
+    def begin(self) -> None:
+        """Before the first pass of a step."""
+        self._result = (
+            list(torch._foreach_mul(self._buffers, 1 - MOMENTUM)) if self._num_passes > 1 and self._buffers else []
+        )
 
-        Yields:
-            A call to be made after the forward of each pass.
-        """
-        if self._num_passes == 1 or not self._buffers:
-            yield lambda: None
-            return
-        result = torch._foreach_mul(self._buffers, 1 - MOMENTUM)
+    def after_pass(self) -> None:
+        """After the forward of each pass."""
+        if self._result:
+            torch._foreach_add_(self._result, self._buffers, alpha=MOMENTUM / self._num_passes)
 
-        def after_pass() -> None:
-            torch._foreach_add_(result, self._buffers, alpha=MOMENTUM / self._num_passes)
-
-        yield after_pass
-        torch._foreach_copy_(self._buffers, result)
+    def end(self) -> None:
+        """After the step's last backward, which needs the buffers as forward left them."""
+        if self._result:
+            torch._foreach_copy_(self._buffers, self._result)
 
 
 def _norms(net: nn.Module) -> list[GroupBatchNorm]:

@@ -90,12 +90,18 @@ class TrainConfig:
     precision: PrecisionOption = "auto"
     compile: bool = False
     """torch.compile the nets."""
+    graphs: Literal["auto", "off"] = "auto"
+    """CUDA graphs. auto: on a GPU the step's parts are recorded and replayed; all of them with one process, those
+    without collectives with several. Nothing changes on a CPU."""
     seed: int = 0
     batch_size: int = 64
     """Samples (videos) a step, over all processes."""
     group_size: int = 8
     """Samples that go through the nets, and their batch norm, together. A process runs its share of the batch
     group by group and accumulates gradients, so any number of processes computes the same function."""
+    groups_together: int = 0
+    """Groups that go through the nets in one pass, each still normalized by itself: fewer launches, more memory.
+    0: as many as the GPU's memory holds by estimate; one on a CPU, which gains nothing."""
     epochs: int = 200
     max_steps: int | None = None
     """Stop after this many steps; the schedule stays that of --epochs."""
@@ -180,6 +186,11 @@ def check(config: TrainConfig, world_size: int) -> None:
         raise ConfigError(
             f"--batch-size {batch} does not split into groups of --group-size {group} over {world_size} "
             f"process(es): it must be a multiple of {group * world_size}. Change one of the three."
+        )
+    if config.groups_together < 0 or batch // (group * world_size) % max(1, config.groups_together):
+        raise ConfigError(
+            f"--groups-together {config.groups_together}: a process has {batch // (group * world_size)} group(s) a "
+            "step, which do not split into passes of so many. Use a divisor, or 0 to have it chosen."
         )
     if group == 1:
         raise ConfigError("--group-size 1: batch norm needs at least 2 samples to normalize over.")

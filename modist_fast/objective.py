@@ -47,7 +47,7 @@ class LossTerms(NamedTuple):
 
 
 def motion_distillation_loss(
-    queries: Tensor, keys: Tensor, bank: KeyBank, video_ids: Tensor, config: ObjectiveConfig
+    queries: Tensor, keys: Tensor, bank: KeyBank, video_ids: Tensor, config: ObjectiveConfig, groups: int = 1
 ) -> LossTerms:
     """The contrastive terms of a batch against the banks.
 
@@ -57,6 +57,7 @@ def motion_distillation_loss(
         bank: negatives; those of a query's own video and empty slots are left out.
         video_ids: (B,) int32, the video of each query; negative for a sample that does not count.
         config: temperature, negatives of Lmv, and whether Lm counts.
+        groups: equal parts of the batch, one after another, that weigh the same however many of their samples count.
     """
     result = queue_infonce(
         queries,
@@ -67,8 +68,9 @@ def motion_distillation_loss(
         temperature=config.temperature,
         cross_negatives=config.cross_negatives,
     )
-    kept = (video_ids >= 0).to(result.losses.dtype)
-    kept = kept / kept.sum().clamp(min=1)  # rows add up to their mean over the samples that count
+    kept = (video_ids >= 0).to(result.losses.dtype).view(groups, -1)
+    # Rows add up to their mean over the samples that count, of each group, and the groups to theirs.
+    kept = (kept / kept.sum(dim=1, keepdim=True).clamp(min=1) / groups).flatten()
     losses = result.losses @ kept
     weights = torch.ones_like(losses)
     if config.motion and not config.motion_loss:

@@ -73,7 +73,8 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, updates)
             torch._foreach_add_(updates, velocities, alpha=group["momentum"])
-            torch._foreach_add_(weights, updates, alpha=-group["lr"])
+            torch._foreach_mul_(updates, -group["lr"])  # a number, or where a graph is replayed a tensor
+            torch._foreach_add_(weights, updates)
 
 
 def _trust_ratios(weights: Sequence[Tensor], updates: Sequence[Tensor], coefficient: float) -> list[Tensor]:

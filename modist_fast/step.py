@@ -2,145 +2,255 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
+from modist_fast.groups import activation_bytes, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, leave_out
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
-from modist_fast.pathways import MoDist
+from modist_fast.pathways import MoDist, Pathways
+from modist_fast.replay import Graph, Parts, cuda_graphs
 from modist_fast.watch.health import bank_health, retrieval, spread, uniformity
 from modist_fast.watch.spans import Spans, clock_of
 from modist_pipelines.clips.loader import ClipBatch
 
 log = logging.getLogger("modist")
+Result = TypeVar("Result")
+
+
+# With several processes the others hold collectives, or read what such a part made.
+_WITHOUT_COLLECTIVES = frozenset({"momentum", "keys", "optimizer"})
+_ALL = _WITHOUT_COLLECTIVES | {"gather", "queries", "loss", "backward", "log", "enqueue"}
+
+
+class _Inputs(NamedTuple):
+    """A batch on the device: clips of this rank, and numbers of the whole batch."""
+
+    visual_query: Tensor
+    visual_key: Tensor
+    motion_query: Tensor | None
+    motion_key: Tensor | None
+    numbers: Tensor
+    """(3, B) int64: video ids, the deal, and whether a sample is damaged."""
 
 
 class TrainingStep:
     """The nets, the banks, the optimizer, and how a batch changes them.
 
-    Batch norm, gradients and losses are computed over groups of `group_size` samples, one group after another;
-    W processes share the groups of a batch, so that any W computes the same function.
+    Batch norm, gradients and losses are computed over groups of `group_size` samples, several in a pass or one after
+    another; W processes share the groups of a batch, so that any W computes the same function.
 
     Args:
         config: checked by `config.check`.
         world: from `join_world`.
+        new_graph: makes the graphs of the step's parts, see `Parts`; by default as `config.graphs` says.
     """
 
-    def __init__(self, config: TrainConfig, world: World) -> None:
+    def __init__(self, config: TrainConfig, world: World, new_graph: Callable[[], Graph] | None = None) -> None:
         self.config, self.world = config, world
         self.spans = Spans(clock_of(world.device))
         self.dtype, reason = resolve_precision(config.precision, world.device)
-        if world.is_main:
-            log.info("precision %s", reason)
+        on_gpu = world.device.type == "cuda"
+        torch.backends.cudnn.benchmark = on_gpu  # shapes are always the same
         torch.manual_seed(config.seed)
         self.model = MoDist(config.model, config.objective)
         self.model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
         num_groups = config.batch_size // (config.group_size * world.size)
-        self._query_statistics = StepStatistics(self.model.online, num_groups)
-        self._key_statistics = StepStatistics(self.model.momentum, num_groups)
+        together = config.groups_together or (_fitting_groups(config, num_groups, self.dtype, world) if on_gpu else 1)
+        self._num_passes, self._groups_of_a_pass = num_groups // together, together
+        self._query_statistics = StepStatistics(self.model.online, num_groups, together)
+        self._key_statistics = StepStatistics(self.model.momentum, num_groups, together)
         if config.compile:
             self.model.online.compile()
             self.model.momentum.compile()
         self.optimizer = build_optimizer(self.model.online, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self.online = DistributedDataParallel(
-            self.model.online,
-            **buffers_stay(),
-            gradient_as_bucket_view=True,
-            # DDP learns a static graph from its first backward, which must not be one without synchronization.
-            static_graph=num_groups == 1,
+        self.online: nn.Module = self.model.online
+        self._parallel = (
+            DistributedDataParallel(
+                self.model.online,
+                **buffers_stay(),
+                gradient_as_bucket_view=True,
+                # DDP learns a static graph from its first backward, which must not be one without synchronization.
+                static_graph=self._num_passes == 1,
+            )
+            if world.size > 1
+            else None
         )
-        self.online.register_comm_hook(self.spans, _average_gradients)
+        if self._parallel is not None:
+            self._parallel.register_comm_hook(self.spans, _average_gradients)
+            self.online = self._parallel
+        # The scaler of fp16 keeps its own count of steps on the host.
+        if new_graph is None and on_gpu and config.graphs == "auto" and self.dtype != torch.float16:
+            new_graph = cuda_graphs()
+        self._parts = Parts(new_graph, _ALL if world.size == 1 else _WITHOUT_COLLECTIVES)
+        # Graphs cannot be recorded on the default stream.
+        self._stream = torch.cuda.Stream(world.device) if on_gpu else None
+        self._inputs: _Inputs | None = None
+        self._rate = torch.zeros((), device=world.device) if self._parts.static else None
+        if world.is_main:
+            log.info("precision %s", reason)
+            log.info(
+                "step: %d pass(es) of %d group(s); CUDA graphs %s",
+                self._num_passes,
+                together,
+                "on" if self._parts.static else "off",
+            )
 
     def __call__(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
         """Momentum update, keys, queries, loss, gradients, weights, banks; in this order.
 
         Returns:
-            Named () float32 figures of this rank, still on the device.
+            Named () float32 figures of this rank, still on the device; the next call may overwrite them.
         """
-        spans, device = self.spans, self.world.device
-        with spans("copy"):
-            video_ids = torch.from_numpy(batch.video_ids).to(device, non_blocking=True)
-            damaged = torch.from_numpy(batch.damaged).to(device, non_blocking=True)
-            deal = torch.from_numpy(batch.deal).to(device, non_blocking=True)
-        with spans("gather"):
-            video_ids = leave_out(video_ids, damaged)
-        with spans("momentum"):
-            self.model.update_momentum(self.config.objective.key_momentum)
-        with spans("keys"):
-            local_keys = self._embed_keys(batch)
-        with spans("gather"):
-            keys = gather_keys(local_keys, deal)
-        with self._query_statistics.step() as after_pass:
-            figures = self._accumulate_gradients(batch, keys, video_ids, after_pass)
-        with spans("optimizer"):
-            self._update_weights(learning_rate)
-        with spans("log"):
-            figures |= spread(keys) | uniformity(keys) | bank_health(self.model.bank, video_ids)
-            figures["videos_damaged"] = (video_ids < 0).sum().float()
-        with spans("enqueue"):
-            self.model.bank.enqueue(keys, video_ids)
+        if self._stream is None:
+            return self._take_step(batch, learning_rate)
+        callers = torch.cuda.current_stream(self.world.device)
+        self._stream.wait_stream(callers)
+        with torch.cuda.stream(self._stream):
+            figures = self._take_step(batch, learning_rate)
+        callers.wait_stream(self._stream)
         return figures
+
+    def _take_step(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
+        self._parts.begin()
+        with self.spans("copy"):
+            inputs = self._take(batch)
+        self._run("momentum", lambda: self.model.update_momentum(self.config.objective.key_momentum))
+        local_keys = self._run("keys", lambda: self._embed_keys(inputs))
+        keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
+        figures = self._accumulate_gradients(inputs, keys, video_ids)
+        if self._rate is not None:
+            self._rate.fill_(learning_rate)
+        self._run("optimizer", lambda: self._update_weights(self._rate if self._rate is not None else learning_rate))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
+        self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids))
+        return found
+
+    def _run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
+        with self.spans(name):
+            return self._parts.run(name, part, index)
+
+    def _take(self, batch: ClipBatch) -> _Inputs:
+        """The batch on the device; where graphs are replayed, where they read it and in the nets' own format."""
+        rows = np.stack([batch.video_ids, batch.deal, batch.damaged]).astype(np.int64)
+        numbers = torch.from_numpy(rows)
+        if self.world.device.type == "cuda":
+            numbers = numbers.pin_memory().to(self.world.device, non_blocking=True)
+        given = _Inputs(batch.visual_query, batch.visual_key, batch.motion_query, batch.motion_key, numbers)
+        if not self._parts.static:
+            return given
+        if self._inputs is None:
+            self._inputs = _Inputs(*(self._like(tensor) for tensor in given))  # pyright: ignore[reportArgumentType]
+        for mine, tensor in zip(self._inputs, given, strict=True):
+            if mine is not None and tensor is not None:
+                mine.copy_(tensor, non_blocking=True)
+        return self._inputs
+
+    def _like(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or not tensor.is_floating_point():
+            return None if tensor is None else torch.empty_like(tensor)
+        return torch.empty_like(tensor, dtype=self.dtype)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
-    def _embed_keys(self, batch: ClipBatch) -> Tensor:
+    def _embed_keys(self, inputs: _Inputs) -> Tensor:
         """(M, b, C) keys of the clips that this rank was dealt, normalized group by group."""
-        with self._autocast(), self._key_statistics.step() as after_pass:
+        with self._autocast():
+            self._key_statistics.begin()
             keys = []
-            for visual, motion in self._groups(batch.visual_key, batch.motion_key):
+            for visual, motion in self._passes(inputs.visual_key, inputs.motion_key):
                 keys.append(self.model.momentum(visual, motion))
-                after_pass()
+                self._key_statistics.after_pass()
+            self._key_statistics.end()
             return torch.cat(keys, dim=1)
 
-    def _groups(self, visual: Tensor, motion: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-        visuals = visual.split(self.config.group_size)
-        motions = motion.split(self.config.group_size) if motion is not None else [None] * len(visuals)
+    def _passes(self, visual: Tensor, motion: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        visuals = visual.chunk(self._num_passes)
+        motions = motion.chunk(self._num_passes) if motion is not None else [None] * len(visuals)
         return list(zip(visuals, motions, strict=True))
 
-    def _accumulate_gradients(
-        self, batch: ClipBatch, keys: Tensor, video_ids: Tensor, after_pass: Callable[[], None]
-    ) -> dict[str, Tensor]:
-        """Queries, loss and backward of each group in turn; the banks stay as they are until the step is over."""
-        groups = self._groups(batch.visual_query, batch.motion_query)
-        size = self.config.group_size
-        first = self.world.rank * len(batch.visual_query)
-        figures = []
-        for index, (visual, motion) in enumerate(groups):
-            # Gradients travel once a step, with the last group.
-            with nullcontext() if index == len(groups) - 1 else self.online.no_sync():
-                with self.spans("queries"), self._autocast():
-                    queries = self.online(visual, motion)
-                    after_pass()
-                mine = slice(first + index * size, first + (index + 1) * size)
-                with self.spans("loss"):
-                    terms = motion_distillation_loss(
-                        queries, keys[:, mine], self.model.bank, video_ids[mine], self.config.objective
-                    )
-                with self.spans("backward"):
-                    self.scaler.scale(terms.loss / len(groups)).backward()
-            with self.spans("log"):
-                figures.append(_figures(terms) | retrieval(queries.detach(), keys, mine.start))
-        return {name: torch.stack([group[name] for group in figures]).mean() for name in figures[0]}
+    def _accumulate_gradients(self, inputs: _Inputs, keys: Tensor, video_ids: Tensor) -> list[dict[str, Tensor]]:
+        """Queries, loss and backward of each pass in turn; the banks stay as they are until the step is over."""
+        passes = self._passes(inputs.visual_query, inputs.motion_query)
+        return [self._pass(index, *clips, keys, video_ids) for index, clips in enumerate(passes)]
 
-    def _update_weights(self, learning_rate: float) -> None:
+    def _pass(
+        self, index: int, visual: Tensor, motion: Tensor | None, keys: Tensor, video_ids: Tensor
+    ) -> dict[str, Tensor]:
+        size = self.config.group_size * self._groups_of_a_pass
+        first = (self.world.rank * self._num_passes + index) * size
+        mine = slice(first, first + size)
+        with self._without_message(index):
+            queries = self._run("queries", lambda: self._embed_queries(visual, motion, index), index)
+            terms = self._run("loss", lambda: self._loss(queries, keys[:, mine], video_ids[mine]), index)
+            self._run("backward", lambda: self.scaler.scale(terms.loss / self._num_passes).backward(), index)
+        return self._run("log", lambda: _figures(terms) | retrieval(queries.detach(), keys, first), index)
+
+    def _without_message(self, index: int) -> AbstractContextManager[None]:
+        """Gradients travel once a step, with the last pass."""
+        if self._parallel is None or index == self._num_passes - 1:
+            return nullcontext()
+        return self._parallel.no_sync()
+
+    def _embed_queries(self, visual: Tensor, motion: Tensor | None, index: int) -> Tensor:
+        if index == 0:
+            self._query_statistics.begin()
+        with self._autocast():
+            queries = self.online(visual, motion)
+        self._query_statistics.after_pass()
+        return queries
+
+    def _loss(self, queries: Tensor, keys: Tensor, video_ids: Tensor) -> LossTerms:
+        bank, objective = self.model.bank, self.config.objective
+        return motion_distillation_loss(queries, keys, bank, video_ids, objective, self._groups_of_a_pass)
+
+    def _update_weights(self, learning_rate: Tensor | float) -> None:
+        self._query_statistics.end()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of DDP's buckets
+        # DDP's gradients are views of its buckets; without it, backward hands its own over.
+        self.optimizer.zero_grad(set_to_none=self._parallel is None)
+
+    def _health(self, figures: list[dict[str, Tensor]], keys: Tensor, video_ids: Tensor) -> dict[str, Tensor]:
+        """The means of the passes' figures, and how keys and banks are doing."""
+        means = {name: torch.stack([one[name] for one in figures]).mean() for name in figures[0]}
+        means |= spread(keys) | uniformity(keys) | bank_health(self.model.bank, video_ids)
+        return means | {"videos_damaged": (video_ids < 0).sum().float()}
+
+
+def _gather(local_keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, B, C) keys in the order of the samples, and (B,) int32 videos, -1 for a sample that does not count."""
+    video_ids, deal, damaged = numbers
+    return gather_keys(local_keys, deal), leave_out(video_ids.int(), damaged.bool())
+
+
+def _fitting_groups(config: TrainConfig, num_groups: int, dtype: torch.dtype, world: World) -> int:
+    clips, num = config.clips, config.group_size
+    with torch.device("meta"):
+        nets = Pathways(config.model, config.objective.motion)
+        visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
+        motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
+    needed = activation_bytes(lambda: nets(visual, motion), nets, dtype.itemsize)
+    return groups_in_a_pass(num_groups, needed, torch.cuda.mem_get_info(world.device)[0])
 
 
 def _average_gradients(spans: Spans, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -119,8 +119,10 @@ def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:
     num_modalities, num_local, dim = local_keys.shape
     # Rank-major layout, so that the gathered buffer is the dealt order and no concatenation is needed.
     mine = local_keys.transpose(0, 1).contiguous()
-    dealt = mine.new_empty(num_local * dist.get_world_size(), num_modalities, dim)
-    all_gather_single(dealt, mine)
+    dealt = mine
+    if (world_size := dist.get_world_size()) > 1:
+        dealt = mine.new_empty(num_local * world_size, num_modalities, dim)
+        all_gather_single(dealt, mine)
     keys = torch.empty_like(dealt)
     keys[deal] = dealt
     return keys.transpose(0, 1).contiguous()
@@ -139,13 +141,14 @@ def leave_out(video_ids: Tensor, damaged: Tensor) -> Tensor:
         the banks its slot counts as empty.
     """
     agreed = video_ids.masked_fill(damaged, -1)
-    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
     return agreed
 
 
 def gather_rows(row: list[float], device: torch.device) -> Tensor:
     """(world, K) float64: every rank's list of K numbers. The result is on `device`, and may not be there yet."""
-    mine = torch.tensor([row], dtype=torch.float64).to(device, non_blocking=True)
+    mine = torch.tensor([row], dtype=torch.float64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
     rows = mine.new_empty(dist.get_world_size(), len(row))
     all_gather_single(rows, mine)
     return rows
@@ -154,7 +157,7 @@ def gather_rows(row: list[float], device: torch.device) -> Tensor:
 @torch.no_grad()
 def mean_over_ranks(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in place, in one message."""
-    if not tensors:
+    if not tensors or dist.get_world_size() == 1:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from modist_fast.config import TrainConfig
 from modist_fast.host.device_monitor import DeviceMonitor
 from modist_fast.host.distributed import World, gather_rows
+from modist_fast.host.read_later import ReadLater
 from modist_fast.pathways import Pathways
 from modist_fast.watch.budget import RankBudget, RunBudget, RunFacts, table
 from modist_fast.watch.rates import count_flops, peak_flops, peak_memory
@@ -34,7 +34,7 @@ class BudgetKeeper:
         self._world, self._facts, self._out = world, facts, out
         self._mine, self._run = RankBudget(), RunBudget(world.size)
         self._monitor = DeviceMonitor(world.device)
-        self._sent: tuple[int, Tensor] | None = None
+        self._sent: tuple[int, ReadLater] | None = None
         self._step = 0
 
     def memory(self) -> dict[str, float]:
@@ -61,7 +61,7 @@ class BudgetKeeper:
 
     def _send(self) -> None:
         window = self._mine.take(**self.memory())
-        self._sent = (self._step, gather_rows(window, self._world.device))
+        self._sent = (self._step, ReadLater(gather_rows(window, self._world.device)))
 
     def _receive(self) -> None:
         if self._sent is None:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import mean_over_ranks
+from modist_fast.host.read_later import ReadLater
 from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
 from modist_fast.watch.finite import REMEDY
@@ -116,8 +117,8 @@ class _Pending:
 
     row: dict[str, Any]
     names: list[str]
-    mean: Tensor
-    """Figures, averaged over the ranks; on the device."""
+    mean: ReadLater
+    """Figures, averaged over the ranks."""
     times: StepTimes
     data_wait: float
     """Seconds that the host waited for the step's clips."""
@@ -159,7 +160,7 @@ class Recorder:
         """
         with self._spans("log"):
             device = next(iter(figures.values())).device
-            mine = {"stop": torch.tensor(float(stop), device=device), **figures}
+            mine = {"stop": torch.full((), float(stop), device=device), **figures}
             mean = torch.stack(list(mine.values()))
             mean_over_ranks([mean])
         now = time.perf_counter()
@@ -178,7 +179,9 @@ class Recorder:
             **batch.counters,
         }
         times = self._spans.take()
-        launched = _Pending(row, list(mine), mean, times, batch.data_wait, batch.spans, batch.counters, in_budget)
+        launched = _Pending(
+            row, list(mine), ReadLater(mean), times, batch.data_wait, batch.spans, batch.counters, in_budget
+        )
         self.flush()
         self._pending = launched
 

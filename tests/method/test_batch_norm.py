@@ -1,37 +1,33 @@
 """Running statistics of a step and of clips against float64, and what torch.compile makes of the groups."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from small_runs import noise, small_config
 from torch import nn
 from torch._dynamo.utils import counters
 
 from modist_fast.batch_norm import MOMENTUM, StepStatistics, set_precise_statistics
-from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import join_world
 from modist_fast.models import build_visual
 from modist_fast.models.norm import GroupBatchNorm
-from modist_fast.presets import demo
 from modist_fast.step import TrainingStep
-from modist_pipelines.clips.loader import ClipBatch
 
 
-@pytest.mark.parametrize("num_groups", [1, 3])
-def test_groups_weigh_equally(num_groups: int) -> None:
+@pytest.mark.parametrize(("num_groups", "together"), [(1, 1), (3, 1), (4, 2), (3, 3)])
+def test_groups_weigh_equally(num_groups: int, together: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(GroupBatchNorm(4))
     norm = net[0]
-    statistics = StepStatistics(net, num_groups)
+    statistics = StepStatistics(net, num_groups, together)
     mean, var = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     for _ in range(5):
         groups = [torch.randn(3, 4, 2, 5, 5) * (1 + g) + g for g in range(num_groups)]
-        with statistics.step() as after_group:
-            for group in groups:
-                net(group)
-                after_group()
+        statistics.begin()
+        for clips in torch.cat(groups).chunk(num_groups // together):
+            net(clips)
+            statistics.after_pass()
+        statistics.end()
         means = torch.stack([g.double().mean(dim=(0, 2, 3, 4)) for g in groups]).mean(0)
         variances = torch.stack([g.double().transpose(0, 1).flatten(1).var(dim=1) for g in groups]).mean(0)
         mean, var = (1 - MOMENTUM) * mean + MOMENTUM * means, (1 - MOMENTUM) * var + MOMENTUM * variances
@@ -99,36 +95,3 @@ def test_no_clips_leave_the_statistics_alone() -> None:
     with join_world("cpu"):
         assert set_precise_statistics(net, []) is None
     assert (net.stem_norm.running_mean == 3.0).all()  # type: ignore[union-attr]
-
-
-def small_config(num_groups: int) -> TrainConfig:
-    recipe = demo(None, Path())
-    return replace(
-        recipe,
-        batch_size=2 * num_groups,
-        group_size=2,
-        precision="fp32",
-        model=replace(recipe.model, visual_width=4, motion_width=4, head_width=16),
-    )
-
-
-def noise(config: TrainConfig, step: int) -> ClipBatch:
-    random = torch.Generator().manual_seed(step)
-    num = config.batch_size
-
-    def clips(channels: int, frames: int) -> torch.Tensor:
-        clip = torch.rand(num, channels, frames, 32, 32, generator=random)
-        return clip.contiguous(memory_format=torch.channels_last_3d)
-
-    return ClipBatch(
-        step=step,
-        epoch=0,
-        video_ids=np.arange(num, dtype=np.int32),
-        deal=np.random.default_rng(step).permutation(num),
-        visual_query=clips(3, 8),
-        visual_key=clips(3, 8),
-        motion_query=clips(1, 16),
-        motion_key=clips(1, 16),
-        damaged=np.zeros(num, bool),
-        counters={},
-    )

@@ -209,8 +209,25 @@ def test_hardware_flow_needs_a_gpu_and_its_graph_is_wired():
 
 @pytest.mark.gpu
 def test_hardware_flow_of_a_known_shift():
-    first, second = (np.roll(moving_pictures(1, 0, 128, 128)[0], shift, axis=1) for shift in (0, 3))
-    (flow,) = make_flow_estimator("nvof", None)([first], [second])
-    inner = torch.as_tensor(flow)[16:-16, 16:-16].numpy(force=True)
-    assert np.median(inner[..., 0]) == pytest.approx(3.0, abs=0.5)
-    assert abs(np.median(inner[..., 1])) < 0.5
+    picture = moving_pictures(1, 0, 128, 128)[0]
+    moved = [np.roll(picture, shift, (0, 1)) for shift in ((0, 3), (-2, 0))]
+    flows = make_flow_estimator("nvof", None)([picture, picture], moved)
+    for flow, expected in zip(flows, ((3.0, 0.0), (0.0, -2.0)), strict=True):
+        inner = torch.as_tensor(flow)[16:-16, 16:-16].numpy(force=True)
+        for component, shift in enumerate(expected):
+            assert np.median(inner[..., component]) == pytest.approx(shift, abs=0.5)
+
+
+@pytest.mark.gpu
+def test_hardware_flow_lies_where_the_first_frame_has_it():
+    """A patch that jumps right by 12: at its old place the flow is its way; at its new one the ground stands still."""
+    ground, patch = moving_pictures(2, 0, 128, 128, seed=3)[0], moving_pictures(1, 0, 40, 40, seed=5)[0]
+    frames = []
+    for left in (30, 42):
+        frame = ground.copy()
+        frame[44:84, left : left + 40] = patch
+        frames.append(frame)
+    (flow,) = make_flow_estimator("nvof", None)([frames[0]], [frames[1]])
+    across = torch.as_tensor(flow)[..., 0].numpy(force=True)
+    assert np.median(across[54:74, 34:42]) == pytest.approx(12.0, abs=2.0)  # the patch's, before it jumped
+    assert abs(np.median(across[54:74, 90:110])) < 1.0

@@ -1,5 +1,7 @@
 """Launches of the Triton kernels of batch_norm."""
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -59,7 +61,7 @@ def forward(
     mean = torch.empty(groups, channels, dtype=torch.float32, device=x.device)
     inverse_std, y = torch.empty_like(mean), torch.empty_like(x)
     grid = (parts, groups, triton.cdiv(channels, block_c))
-    sizes = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
+    sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
     statistics_kernel[grid](x, partial, tickets, mean, inverse_std, rows, rows_per_part, eps, **sizes)
     normalize_kernel[grid](
@@ -105,7 +107,7 @@ def backward(
     sums = torch.empty(2, groups, channels, dtype=torch.float32, device=x.device)
     grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
     grid = (parts, groups, triton.cdiv(channels, block_c))
-    sizes = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
+    sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
     gradient_sums_kernel[grid](
         grad_y,

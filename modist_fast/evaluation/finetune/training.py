@@ -79,18 +79,19 @@ class ClassifierStep:
         groups = list(zip(batch.clips.split(size), labels.split(size), strict=True))
         figures = torch.zeros(3, device=device)
         self.model.train()
-        with self._statistics.step() as after_pass:
-            for index, (clips, wanted) in enumerate(groups):
-                with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
-                    seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
-                    logits = self.forward(clips, parallel=True)
-                    after_pass()
-                    loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
-                    # Over all samples of the batch, damaged ones too: then no rank need know of another's.
-                    self.scaler.scale(loss / len(labels)).backward()
-                with torch.no_grad():
-                    right = (logits.argmax(dim=1) == wanted).sum()
-                    figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
+        self._statistics.begin()
+        for index, (clips, wanted) in enumerate(groups):
+            with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
+                seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
+                logits = self.forward(clips, parallel=True)
+                self._statistics.after_pass()
+                loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
+                # Over all samples of the batch, damaged ones too: then no rank need know of another's.
+                self.scaler.scale(loss / len(labels)).backward()
+            with torch.no_grad():
+                right = (logits.argmax(dim=1) == wanted).sum()
+                figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
+        self._statistics.end()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)

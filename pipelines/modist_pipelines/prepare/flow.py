@@ -166,8 +166,9 @@ class HardwareFlow:
     def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Sequence[Tensor]":
         import torch
 
-        # B, G, R as it comes: the engine works on luminance, and both frames have the same order.
-        pairs = [np.stack(pair) for pair in zip(firsts, seconds, strict=True)]
+        # The engine says where a pixel of the later frame was in the earlier one (seen on an H200 with DALI 2.4): the
+        # other way round, it says where a pixel of the first goes. B, G, R as it comes: it works on luminance.
+        pairs = [np.stack((second, first)) for first, second in zip(firsts, seconds, strict=True)]
         self._graph.feed_input("pairs", pairs)
         (flow,) = self._graph.run()
         return list(torch.from_dlpack(flow.as_tensor())[:, 0].clone())

@@ -1,0 +1,89 @@
+"""The parts of a step as CUDA graphs: what a part launches is recorded once and from then on launched as one.
+
+A GPU step launches a thousand kernels and more, each of which costs the host several microseconds; a replayed graph
+costs one launch. A graph reads and writes the addresses of its recording, so a part may only use tensors that stay
+where they are: weights, banks, buffers that each step fills anew, and what parts before it in the same step made.
+tests/method/test_replay.py holds that on a CPU, with a stand-in that replays as a graph does.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+WARM_UP = 3  # steps before the recording: compiles kernels, chooses algorithms, makes the optimizer's state
+
+
+class Graph(Protocol):
+    """Records what a function does to the device, without its being done, and does it as often as asked."""
+
+    def capture(self, part: Callable[[], Result]) -> Result: ...
+
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """A CUDA graph, recorded on the current stream, which must not be the default one.
+
+    Args:
+        pool: memory shared by graphs that are replayed in the order of their recording.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._graph, self._pool = torch.cuda.CUDAGraph(), pool
+
+    def capture(self, part: Callable[[], Result]) -> Result:
+        # thread_local: other threads decode, and allocate, meanwhile.
+        stream = torch.cuda.current_stream()
+        with torch.cuda.graph(self._graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+            return part()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class Parts:
+    """Runs the named parts of a step: as they are, or from their graphs once `WARM_UP` steps have gone by.
+
+    Args:
+        new_graph: makes a graph; None runs everything as it is.
+        captured: names of the parts that may be recorded.
+    """
+
+    def __init__(self, new_graph: Callable[[], Graph] | None, captured: frozenset[str]) -> None:
+        self._new_graph, self._captured = new_graph, captured
+        self._steps = 0
+        self._recorded: dict[tuple[str, int], tuple[Graph, object]] = {}
+
+    @property
+    def static(self) -> bool:
+        """Whether inputs must lie where they always do."""
+        return self._new_graph is not None
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._steps += 1
+
+    def run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
+        """Run a part, or replay it: then with the result of its recording, whose contents are the new ones.
+
+        Args:
+            name: of the part.
+            part: takes nothing, and does nothing on the host that a replay would miss.
+            index: tells apart parts of one name in a step.
+        """
+        if self._new_graph is None or name not in self._captured or self._steps <= WARM_UP:
+            return part()
+        if (name, index) not in self._recorded:
+            graph = self._new_graph()
+            self._recorded[name, index] = graph, graph.capture(part)
+        graph, result = self._recorded[name, index]
+        graph.replay()
+        return result  # pyright: ignore[reportReturnType], of the part that was recorded
+
+
+def cuda_graphs() -> Callable[[], Graph]:
+    """Makes graphs that share their memory."""
+    pool = torch.cuda.graph_pool_handle()
+    return lambda: CudaGraph(pool)
