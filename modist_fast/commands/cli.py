@@ -54,4 +54,6 @@ def _print_once(message: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2.0)
         message = f"(rank {rank}) {message}"
-    print("\n" + textwrap.fill(f"error: {message}", 100, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    print(
+        "\n" + textwrap.fill(f"error: {message}", 100, break_long_words=False, break_on_hyphens=False), file=sys.stderr
+    )

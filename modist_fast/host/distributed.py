@@ -55,10 +55,8 @@ def join_world(device: DeviceOption) -> Iterator[World]:
     if use_cuda:
         torch.cuda.set_device(local_rank)
     backend = "nccl" if use_cuda else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, device_id=torch.device("cuda", local_rank) if use_cuda else None)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group(backend, device_id=torch.device("cuda", local_rank) if use_cuda else None, **alone)
     try:
         yield World(
             rank=dist.get_rank(),

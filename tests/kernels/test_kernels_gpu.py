@@ -1,8 +1,13 @@
 """The same test bodies as in the interpreter, compiled, on a GPU."""
 
+import cases_batch_norm
 import cases_flow_edges
 import cases_queue_infonce
 import pytest
+from cases_batch_norm import (  # noqa: F401
+    test_groups_are_normalized_apart,
+    test_tickets_are_left_as_they_were_and_two_runs_give_identical_bits,
+)
 from cases_flow_edges import (  # noqa: F401
     test_a_row_too_long_is_said,
     test_leading_dimensions_and_no_frames,
@@ -17,5 +22,6 @@ from cases_queue_infonce import (  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 
+test_norm_kernel_equals_the_definition = cases_batch_norm.test_kernel_equals_the_definition
 test_loss_kernel_equals_the_definition = cases_queue_infonce.test_kernel_equals_the_definition
 test_edges_kernel_equals_the_definition = cases_flow_edges.test_kernel_equals_the_definition

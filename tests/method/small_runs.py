@@ -28,7 +28,8 @@ def noise(config: TrainConfig, step: int) -> ClipBatch:
 
     def clips(channels: int, frames: int) -> torch.Tensor:
         clip = torch.rand(num, channels, frames, 32, 32, generator=random)
-        return clip.contiguous(memory_format=torch.channels_last_3d)
+        where = "cuda" if config.device == "cuda" else "cpu"
+        return clip.to(where).contiguous(memory_format=torch.channels_last_3d)
 
     return ClipBatch(
         step=step,

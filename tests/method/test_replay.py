@@ -116,3 +116,20 @@ def test_objective_of_groups_weighs_them_equally() -> None:
     torch.testing.assert_close(together.losses, (halves[0].losses + halves[1].losses) / 2)
     one_mean = motion_distillation_loss(queries, keys, bank, ids, config)
     assert abs(float(one_mean.loss - together.loss)) > 1e-3  # what a mean over all samples would be
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("together", [1, 2])
+def test_cuda_graphs_of_the_step(precision: str, together: int) -> None:
+    """Low rate: the recipe multiplies what two orders of addition leave apart."""
+    config = replace(small_config(num_groups=2), groups_together=together, precision=precision, device="cuda")
+    with join_world("cuda") as world:
+        found = {}
+        for graphs in ("off", "auto"):
+            one = replace(config, graphs=graphs)
+            found[graphs] = losses_and_weights(TrainingStep(one, world), one, rate=1e-6)
+    for row, expected in zip(found["auto"][0], found["off"][0], strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    for name, tensor in found["off"][1].items():
+        torch.testing.assert_close(found["auto"][1][name], tensor, rtol=2e-3, atol=2e-3, msg=name)

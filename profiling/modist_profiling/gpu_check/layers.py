@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.pathways import Pathways
 from modist_fast.presets import find_preset
+from modist_kernels import batch_norm
 from modist_profiling.frame.device_time import median_milliseconds
 from modist_profiling.frame.report import conditions, find_device, write_json
 
@@ -88,7 +89,7 @@ def clips_of(frames: Tensor, batch: int) -> Tensor:
 def convolve_in_2d(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor | None:
     """The convolution on views in 4D, or None where it is neither 1×k×k nor t×1×1."""
     _, _, time, height, width = weight.shape
-    if time == 1:
+    if time == 1 and stride[0] == 1:
         folded = weight[:, :, 0]
         return clips_of(F.conv2d(frames_of(x), folded, None, stride[1:], padding[1:]), len(x))
     if height == width == 1 and stride == (1, 1, 1):
@@ -105,7 +106,7 @@ def forms(shape: Shape, device: torch.device) -> dict[str, Callable[[], tuple[Te
         drawn = torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16)
         return drawn.to(memory_format=torch.channels_last_3d) if len(size) == 5 else drawn
 
-    x = draw(*shape.input).requires_grad_()
+    x = draw(*shape.input).requires_grad_(shape.input[1] > 3)  # clips get no gradient
 
     def trained(forward: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         with torch.no_grad():
@@ -121,9 +122,10 @@ def forms(shape: Shape, device: torch.device) -> dict[str, Callable[[], tuple[Te
     if shape.kind == "conv":
         weight = draw(*shape.weight).requires_grad_()
         stride, padding = shape.stride, shape.padding
-        calls = {"3D": trained(lambda: F.conv3d(x, weight, None, stride, padding), x, weight)}  # pyright: ignore
+        leaves = [leaf for leaf in (x, weight) if leaf.requires_grad]
+        calls = {"3D": trained(lambda: F.conv3d(x, weight, None, stride, padding), *leaves)}  # pyright: ignore
         if convolve_in_2d(x, weight, stride, padding) is not None:
-            calls["4D"] = trained(lambda: convolve_in_2d(x, weight, stride, padding), x, weight)  # pyright: ignore
+            calls["4D"] = trained(lambda: convolve_in_2d(x, weight, stride, padding), *leaves)  # pyright: ignore
         return calls
     scale = torch.rand(shape.input[1], device=device, requires_grad=True)
     bias = torch.zeros(shape.input[1], device=device, requires_grad=True)
@@ -132,9 +134,16 @@ def forms(shape: Shape, device: torch.device) -> dict[str, Callable[[], tuple[Te
     def norm(form: Tensor) -> Tensor:
         return F.batch_norm(form, mean.detach(), variance.detach(), scale, bias, True, 0.1, 1e-5)
 
+    def fused() -> Tensor:
+        frames = frames_of(x)
+        statistics = (mean.detach(), variance.detach())
+        return clips_of(batch_norm(frames, scale, bias, *statistics, tickets=tickets, relu=True), len(x))
+
+    tickets = torch.zeros(4096, dtype=torch.int32, device=device)
     return {
         "3D": trained(lambda: norm(x), x, scale, bias),
         "4D": trained(lambda: clips_of(norm(frames_of(x)), len(x)), x, scale, bias),
+        "fused, with ReLU": trained(fused, x, scale, bias),
     }
 
 
@@ -148,7 +157,7 @@ def measure(shape: Shape, count: int, device: torch.device) -> dict[str, Any]:
             row[name] = median_milliseconds(call, device)
         except RuntimeError as error:  # one form that this cuDNN refuses is a finding, not the end
             row[f"{name}_error"] = str(error)[:300]
-    if len(results) == 2:
+    if "4D" in results:
         pairs = zip(results["3D"], results["4D"], strict=True)
         row["difference"] = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-9)) for a, b in pairs)
     return row
@@ -165,7 +174,7 @@ def main() -> None:
         if options.num is not None and kinds[shape.kind] > options.num:
             continue
         rows.append(row := measure(shape, count, device))
-        times = " ".join(f"{name} {row[name]:.3f} ms" for name in ("3D", "4D") if name in row)
+        times = " ".join(f"{name} {row[name]:.3f} ms" for name in ("3D", "4D", "fused, with ReLU") if name in row)
         wrong = " ".join(f"{row[key]}" for key in row if key.endswith("_error"))
         print(
             f"{count:3d} × {shape.net} {shape.kind} {shape.input} {shape.weight} {times} "

@@ -15,19 +15,17 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from modist_fast.config import TrainConfig
 from modist_fast.host.distributed import join_world
-from modist_fast.pathways import Pathways
+from modist_fast.replay import WARM_UP
 from modist_fast.watch.budget_keeper import step_flops
 from modist_fast.watch.rates import peak_memory
-from modist_pipelines.clips.loader import ClipBatch
-from modist_profiling.frame.device_time import median_milliseconds
 from modist_profiling.frame.report import conditions, find_device, write_json
 from modist_profiling.step.worker import made_up_batch, our_runner, step_config
+
+_LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Options:
     crop: int = 224
     bank: int = 65536
     compile: bool = False
-    cudnn_benchmark: bool = False
-    tf32: bool = False
+    graphs: Literal["auto", "off"] = "auto"
+    groups_together: int = 0
     steps: int = 10
     """Steps timed without a wait between them."""
     json: Path | None = None
@@ -56,7 +54,7 @@ def device_work(run: Callable[[], object], device: torch.device, trace: Path | N
     """What one run hands to the device, by torch.profiler.
 
     Returns:
-        launches, copies and fills among them; busy_ms, their durations added up; span_ms, from the first's begin to
+        launches, copies and fills among them; host_launches, the calls by which the host has them made; busy_ms, their durations added up; span_ms, from the first's begin to
         the last's end; by_kernel, the most expensive as (name, calls, ms).
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
@@ -78,10 +76,12 @@ def device_work(run: Callable[[], object], device: torch.device, trace: Path | N
     for event in work:
         calls[event.name] += 1
         spent[event.name] += event.time_range.elapsed_us() / 1e3
+    launched = sum(event.name.startswith(_LAUNCHES) for event in recorded.events() or ())
     begin = min((event.time_range.start for event in work), default=0)
     end = max((event.time_range.end for event in work), default=0)
     return {
         "launches": len(work),
+        "host_launches": launched,
         "copies": sum(n for name, n in calls.items() if name.startswith(("Memcpy", "Memset"))),
         "busy_ms": sum(spent.values()),
         "span_ms": (end - begin) / 1e3,
@@ -106,60 +106,33 @@ def timed(run: Callable[[], object], device: torch.device, steps: int) -> dict[s
     return {"host_ms": 1e3 * (launched - begun) / steps, "step_ms": 1e3 * (done - begun) / steps}
 
 
-def graphed(config: TrainConfig, batch: ClipBatch, device: torch.device) -> dict[str, float]:
-    """Milliseconds of the nets alone, one group, by replays: keys forward; queries forward and backward."""
-    nets = Pathways(config.model, motion=True).to(device, memory_format=torch.channels_last_3d)  # pyright: ignore
-    parameters = list(nets.parameters())
-    visual, motion = batch.visual_query[: config.group_size], batch.motion_query
-    assert motion is not None
-    motion = motion[: config.group_size]
-
-    def embed() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-            return nets(visual, motion)
-
-    def keys() -> Tensor:
-        with torch.no_grad():
-            return embed()
-
-    def queries() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(embed().square().sum(), parameters)
-
-    return {
-        "keys_graph_ms": median_milliseconds(keys, device),
-        "queries_graph_ms": median_milliseconds(queries, device),
-    }
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     device = find_device(options.device)
-    torch.backends.cudnn.benchmark = options.cudnn_benchmark
-    if options.tf32:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
     num = options.groups * options.group
     spec = {"preset": options.preset, "batch": num, "crop": options.crop, "bank": options.bank}
     with join_world(options.device) as world:
-        config = replace(step_config(spec), group_size=options.group, compile=options.compile)
+        config = replace(
+            step_config(spec),
+            group_size=options.group,
+            compile=options.compile,
+            graphs=options.graphs,
+            groups_together=options.groups_together,
+        )
         batch = made_up_batch(config, device)
         run = our_runner(config, batch, world)
         begun = time.perf_counter()
-        for _ in range(4):
+        for _ in range(WARM_UP + 3):
             run()
         warm_up = time.perf_counter() - begun
         times = timed(run, device, options.steps)
         work = device_work(run, device, options.trace)
-        try:
-            work |= graphed(config, batch, device)
-        except RuntimeError as error:  # a finding beside the others
-            print(f"the nets cannot be captured: {error}")
         flops = step_flops(config)
         row = {
             "groups": options.groups,
             "compile": options.compile,
-            "cudnn_benchmark": options.cudnn_benchmark,
-            "tf32": options.tf32,
+            "graphs": options.graphs,
+            "groups_together": options.groups_together,
             "warm_up_s": warm_up,
             **times,
             **peak_memory(device),
