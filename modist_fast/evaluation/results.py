@@ -1,7 +1,7 @@
 """From predictions to a result: accuracies with intervals, classes, confusions, every video; JSON, table, picture."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,17 @@ def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def classification(
-    labelled: LabelledVideos, folds: Sequence[Fold], probabilities: Sequence[np.ndarray], seed: int = 0
+    labelled: LabelledVideos,
+    odd: Collection[int],
+    folds: Sequence[Fold],
+    probabilities: Sequence[np.ndarray],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """All figures of a classification, JSON-ready.
 
     Args:
+        odd: all that opening and reading found.
+        folds: as far as they are `counted`.
         probabilities: of each fold's test videos, (m, K); NaN where a video is odd, which counts as wrong.
     """
     videos = np.concatenate([fold.test for fold in folds])
@@ -43,7 +49,7 @@ def classification(
     ranks = ranks_of_truth(shares, truth)
     predicted = np.where(ranks == num_classes, -1, np.nan_to_num(shares, nan=-1.0).argmax(axis=1))
     names = [fold.name for fold in folds for _ in fold.test]
-    result = accuracies(labelled, videos, ranks, seed)
+    result = accuracies(labelled, odd, videos, ranks, seed)
     result["folds"] = [
         {"name": fold.name, "train": len(fold.train), "test": len(fold.test), "top1": float((part == 0).mean())}
         for fold, part in zip(folds, np.split(ranks, np.cumsum([len(fold.test) for fold in folds])[:-1]), strict=True)
@@ -64,12 +70,14 @@ def classification(
     return result
 
 
-def accuracies(labelled: LabelledVideos, videos: np.ndarray, ranks: np.ndarray, seed: int) -> dict[str, Any]:
+def accuracies(
+    labelled: LabelledVideos, odd: Collection[int], videos: np.ndarray, ranks: np.ndarray, seed: int
+) -> dict[str, Any]:
     """Top-1, top-5 where there are more than five classes, and the intervals of top-1."""
     right = (ranks == 0).astype(np.float64)
     result: dict[str, Any] = {
         "num_test": len(videos),
-        "num_odd": int(np.isin(videos, list(labelled.odd)).sum()),
+        "num_odd": int(np.isin(videos, list(odd)).sum()),
         "top1": float(right.mean()),
         "interval": bootstrap_interval(right, seed=seed),
         "chance": float(np.bincount(labelled.labels[videos]).max() / len(videos)),
@@ -98,11 +106,11 @@ def _confusion(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return table
 
 
-def odd_rows(labelled: LabelledVideos) -> list[dict[str, str]]:
+def odd_rows(labelled: LabelledVideos, odd: Mapping[int, str]) -> list[dict[str, str]]:
     """The odd videos with their reasons, JSON-ready."""
     return [
         {"video": labelled.names[video], "label": labelled.classes[labelled.labels[video]], "reason": reason}
-        for video, reason in sorted(labelled.odd.items())
+        for video, reason in sorted(odd.items())
     ]
 
 

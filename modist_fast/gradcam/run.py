@@ -97,7 +97,9 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
     frozen = opened[0][1]
     store = frozen.labelled.source
     assert isinstance(store, Store)
-    tested = [(fold, video) for fold, part in enumerate(frozen.folds) for video in frozen.usable(part.test).tolist()]
+    tested = [
+        (fold, video) for fold, part in enumerate(frozen.counted()) for video in frozen.usable(part.test).tolist()
+    ]
     reader = PairedClips(store, frozen.spec, config.motion_input)
     try:
         rows = [int(frozen.labelled.rows[video]) for _, video in tested]
@@ -138,9 +140,8 @@ def _open(config: GradCamConfig, world: World) -> list[tuple[str, Frozen]]:
                 "the two backbones were trained on clips of different shape, so they cannot look at the same ones by "
                 "default: give --views.num-frames, --views.stride and --views.crop-size."
             )
-        odd = opened[0][1].labelled.odd | opened[1][1].labelled.odd
-        for _, frozen in opened:
-            frozen.labelled.odd |= odd
+        odd = {**opened[0][1].odd, **opened[1][1].odd}  # both are fitted and shown on the same videos
+        opened = [(name, replace(frozen, odd=odd)) for name, frozen in opened]
     return opened
 
 
@@ -158,7 +159,7 @@ def _look(
     labels, means, device = frozen.labelled.labels, frozen.means(), frozen.world.device
     heads = {
         number: fit_lbfgs(means[fold.train], labels[fold.train], config.lbfgs, device)
-        for number, fold in enumerate(frozen.folds)
+        for number, fold in enumerate(frozen.counted())
     }
     num_classes = len(frozen.labelled.classes)
     predicted = [int(heads[fold].probabilities(means[video][None], num_classes).argmax()) for fold, video in tested]

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from made_videos import moving_pictures, write_video
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import SplitConfig, find_leaks, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.data.splits import (
+    Fold,
+    SplitConfig,
+    counted,
+    find_leaks,
+    low_shot_subset,
+    make_folds,
+    refuse_leaks,
+)
 from modist_pipelines.store.reader import QUARANTINE_NAME
 from modist_pipelines.store.writer import quarantine_table, write_parquet
 from tests.evaluation.evaluation_sets import store_of_pictures, write_list
@@ -110,9 +119,29 @@ def test_what_a_list_lacks_is_odd_where_tested_and_left_out_where_trained(
         assert {videos.names[video] for video in videos.odd} == {"gone.mp4", "lost.mp4"}
         for name in ("gone.mp4 (a)", "lost.mp4 (b)"):
             assert f"odd video: {name}: not in the store" in caplog.text
-        (fold,) = make_folds(SplitConfig(), videos)
+        (fold,) = counted(make_folds(SplitConfig(), videos), videos.odd, videos.when_tested)
         assert (len(fold.train), len(fold.test)) == (6, num_test)
-        assert sum(len(fold.test) for fold in make_folds(LEAVE_OUT, videos)) == (10 if option == "wrong" else 8)
+        folds = counted(make_folds(LEAVE_OUT, videos), videos.odd, videos.when_tested)
+        assert sum(len(fold.test) for fold in folds) == (10 if option == "wrong" else 8)
+
+
+@pytest.mark.parametrize("when_tested", ["wrong", "exclude"])
+def test_odd_videos_are_left_out_of_the_folds_as_a_loop_leaves_them(when_tested: Literal["wrong", "exclude"]) -> None:
+    folds = [Fold("a", np.arange(6), np.arange(6, 9)), Fold("b", np.arange(3, 9), np.arange(3))]
+    odd = {1: "broken", 7: "short"}
+    found = counted(folds, odd, when_tested)
+    for before, after in zip(folds, found, strict=True):
+        assert after.train.tolist() == [video for video in before.train.tolist() if video not in odd]
+        kept = [video for video in before.test.tolist() if video not in odd or when_tested == "wrong"]
+        assert after.test.tolist() == kept
+    assert [len(fold.train) for fold in folds] == [6, 6], "as they were"
+    both = counted(counted(folds, {1}, when_tested), odd, when_tested)
+    assert [(fold.train.tolist(), fold.test.tolist()) for fold in both] == [
+        (fold.train.tolist(), fold.test.tolist()) for fold in found
+    ]
+    for more, part in (({6, 8}, "test part of a"), (set(range(6)), "training part of a"), (set(range(9)), "training")):
+        with pytest.raises(ConfigError, match=rf"the {part}.* holds no video that can be used"):
+            counted(folds, more | odd.keys(), when_tested)
 
 
 def test_every_odd_file_is_named_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
@@ -241,7 +270,7 @@ def test_a_video_in_both_parts_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"0000\.mp4 is in the training and in the test part"):
         make_folds(SplitConfig(test_where=("label=a",)), videos)
     with pytest.raises(ConfigError, match=r"test part .* holds no video"):
-        make_folds(SplitConfig(test_where=("split=val",)), videos)
+        counted(make_folds(SplitConfig(test_where=("split=val",)), videos), videos.odd, "wrong")
 
 
 SHARES = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import torch
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
-from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
-from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
+from modist_fast.evaluation.data.splits import Fold, SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.frozen import features as features_module
+from modist_fast.evaluation.frozen import session, tasks
 from modist_fast.evaluation.frozen.features import FeaturesConfig
 from modist_fast.evaluation.frozen.neighbours import KnnConfig
 from modist_fast.evaluation.frozen.session import FrozenConfig, open_frozen, training_clip
@@ -216,6 +219,80 @@ def test_damaged_videos_count_as_wrong_or_are_excluded(
     assert retrieved["num_test"] == 8
     assert {row["first_hit"] for row in retrieved["videos"] if row["video"] == names[15]} == {32}
     assert retrieved["R@20"] <= 7 / 8
+
+
+def count(
+    passes: Counter[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    name: str,
+    videos_of: Callable[..., Iterable[int]],
+) -> None:
+    """Note under a function's name the videos of each of its calls, told from what it returns and takes."""
+    original = getattr(module, name)
+
+    def counting(*arguments: object):
+        answer = original(*arguments)
+        passes.update((name, int(video)) for video in videos_of(answer, *arguments))
+        return answer
+
+    monkeypatch.setattr(module, name, counting)
+
+
+@pytest.mark.parametrize("planted", [None, "make_folds", "extract", "linear_probabilities"])
+def test_a_video_passes_data_features_and_scores_once(
+    planted: str | None, hurt: Path, labels: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though two of them turn out damaged on the way. Planted: a part does its work twice, as it once did."""
+    passes: Counter[tuple[str, int]] = Counter()
+
+    def of_folds(folds: list[Fold], *_: object) -> np.ndarray:
+        return np.concatenate([np.concatenate([fold.train, fold.test]) for fold in folds])
+
+    def of_test(result: object, labelled: LabelledVideos, odd: object, folds: list[Fold], *_: object) -> np.ndarray:
+        return np.concatenate([fold.test for fold in folds])
+
+    count(passes, monkeypatch, session, "open_labelled", lambda labelled, *_: range(len(labelled)))
+    count(passes, monkeypatch, session, "make_folds", of_folds)
+    count(passes, monkeypatch, session, "extract", lambda found, extraction, *_: extraction.videos)
+    count(passes, monkeypatch, tasks, "linear_probabilities", lambda found, frozen, config, train, fit, test: test)
+    count(passes, monkeypatch, tasks, "classification", of_test)
+    if planted is not None:
+        module = session if hasattr(session, planted) else tasks
+        counting = getattr(module, planted)
+        monkeypatch.setattr(module, planted, lambda *arguments: (counting(*arguments), counting(*arguments))[1])
+    result = run_linear(
+        config_of(LinearConfig, hurt, labels, tmp_path / "out", data=LabelledConfig(store=hurt, labels=labels)), world
+    )
+    assert (result["num_odd"], result["folds"][0]["train"]) == (1, 23)
+    everyone, tested = range(32), [row["video"] for row in result["videos"]]
+    names = Store.open(hurt).videos
+    expected = {
+        "open_labelled": everyone,
+        "make_folds": everyone,
+        "extract": everyone,
+        "linear_probabilities": [names.index(name) for name in tested if name != names[15]],
+        "classification": [names.index(name) for name in tested],
+    }
+    for name, videos in expected.items():
+        times = {video: passes[name, video] for video in everyone}
+        assert times == {video: (1 + (name == planted)) * (video in videos) for video in everyone}, name
+
+
+def test_what_opening_found_stays_what_it_is(
+    hurt: Path, labels: Path, tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = labels.read_text() + "bounce/absent.mp4,bounce,g3,test\n"
+    labels = tmp_path / "labels.csv"
+    labels.write_text(listed)
+    frozen = open_frozen(config_of(FrozenConfig, hurt, labels, tmp_path), world)
+    places = {name: place for place, name in enumerate(frozen.labelled.names)}
+    names = Store.open(hurt).videos
+    assert set(frozen.labelled.odd) == {places["bounce/absent.mp4"]}
+    assert set(frozen.odd) == {places["bounce/absent.mp4"], places[names[1]], places[names[15]]}
+    (whole,), (counts,) = frozen.folds, frozen.counted()
+    assert (len(whole.train), len(counts.train), len(whole.test), len(counts.test)) == (24, 23, 9, 9)
+    assert caplog.text.count("odd video: ") == 3
 
 
 def test_retrieval_and_knn_agree(demo_store: Path, labels: Path, tmp_path: Path, world: World) -> None:

@@ -50,7 +50,7 @@ def probabilities(labelled: LabelledVideos) -> np.ndarray:
 def test_classification_is_that_of_a_loop(
     labelled: LabelledVideos, folds: list[Fold], probabilities: np.ndarray, tmp_path: Path
 ) -> None:
-    result = classification(labelled, folds, [probabilities[:20], probabilities[20:]])
+    result = classification(labelled, labelled.odd, folds, [probabilities[:20], probabilities[20:]])
     right, in_five, confusion = [], 0, np.zeros((7, 8), int)
     for video in range(NUM):
         label, row = int(labelled.labels[video]), probabilities[video]

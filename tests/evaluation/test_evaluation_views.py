@@ -55,7 +55,7 @@ def test_ten_by_three_views_are_those_of_a_loop(tmp_path: Path, height: int, wid
         plan = Extraction(
             backbone, labelled, spec, lambda v: plan_views(spec, labelled.info(v), 4), "test", labelled.usable()
         )
-        features = extract(plan, FeaturesConfig(precision="fp32"), tmp_path / "features", world)
+        features, _ = extract(plan, FeaturesConfig(precision="fp32"), tmp_path / "features", world)
     assert features.shape == (2, 30, 32)
     every = torch.from_numpy(features).double().flatten(0, 1)
     shift, spread = every.mean(dim=0), every.std(dim=0)

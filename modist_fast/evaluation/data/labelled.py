@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -51,7 +51,7 @@ class LabelledConfig:
     left out of the score. Either way they are named with their reasons. Training goes without them."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LabelledVideos:
     """Videos with labels, in a fixed order. A video is named by its place here.
 
@@ -62,7 +62,7 @@ class LabelledVideos:
         labels: (N,) int64 places in `classes`.
         columns: name to a value for each video, "" where there is none; "path" and "label" among them.
         groups: what must stay together, or None where there is no such column.
-        odd: the videos that cannot be used, to the reason.
+        odd: the videos that cannot be used as far as opening knows, to the reason; what readers find they return.
         when_tested: what an odd video in a test part counts as.
     """
 
@@ -73,7 +73,7 @@ class LabelledVideos:
     classes: list[str]
     columns: dict[str, list[str]]
     groups: list[str] | None
-    odd: dict[int, str] = field(default_factory=dict)
+    odd: Mapping[int, str] = field(default_factory=dict)
     when_tested: Literal["wrong", "exclude"] = "wrong"
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class LabelledVideos:
         return self.source.info(int(self.rows[video]))
 
     def usable(self) -> np.ndarray:
-        """(n,) int64 videos that are not odd."""
+        """(n,) int64 videos that are not odd as far as opening knows."""
         return np.array([video for video in range(len(self)) if video not in self.odd], dtype=np.int64)
 
     def matching(self, patterns: Sequence[str], option: str) -> np.ndarray:
@@ -153,18 +153,17 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
     rows = {name: row for row, name in enumerate(source.videos)}
     if not listed.keys() & rows.keys():
         raise _nothing_found(config, listed)
-    labelled = _assemble(config, source, listed, rows)
-    labelled.odd |= {v: odd.get(name, missing) for v, name in enumerate(labelled.names) if name not in rows}
+    labelled = _assemble(config, source, listed, rows, {name: odd.get(name, missing) for name in listed})
     report_odd(labelled, labelled.odd)
     if rest := rows.keys() - listed.keys():
         log.info("%d videos of %s take no part", len(rest), source.path)
     return labelled
 
 
-def report_odd(labelled: LabelledVideos, videos: Iterable[int]) -> None:
+def report_odd(labelled: LabelledVideos, odd: Mapping[int, str]) -> None:
     """Name odd videos in the log, each with its reason."""
-    for video in videos:
-        log.warning("odd video: %s (%s): %s", labelled.names[video], _label(labelled, video), labelled.odd[video])
+    for video, reason in odd.items():
+        log.warning("odd video: %s (%s): %s", labelled.names[video], _label(labelled, video), reason)
 
 
 def _label(labelled: LabelledVideos, video: int) -> str:
@@ -263,7 +262,11 @@ def _nothing_found(config: LabelledConfig, listed: dict[str, Entry]) -> ConfigEr
 
 
 def _assemble(
-    config: LabelledConfig, source: ClipSource, listed: dict[str, Entry], rows: dict[str, int]
+    config: LabelledConfig,
+    source: ClipSource,
+    listed: dict[str, Entry],
+    rows: dict[str, int],
+    reasons: Mapping[str, str],
 ) -> LabelledVideos:
     columns = _columns(listed)
     classes = _sorted_classes(set(columns["label"]))
@@ -276,6 +279,7 @@ def _assemble(
         classes=classes,
         columns=columns,
         groups=columns.get(config.group_column),
+        odd={video: reasons[name] for video, name in enumerate(columns["path"]) if name not in rows},
         when_tested=config.odd_videos,
     )
 

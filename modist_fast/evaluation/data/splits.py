@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,29 +32,42 @@ class Fold(NamedTuple):
 
     name: str
     train: np.ndarray
-    """Without odd videos."""
     test: np.ndarray
-    """With the odd ones, where they count as wrong."""
 
 
 def make_folds(config: SplitConfig, labelled: LabelledVideos) -> list[Fold]:
-    """The folds of a protocol. Odd videos of a training part, and of a test part where excluded, are left out.
+    """The folds of a protocol over all videos, odd ones too: `counted` leaves these out, where fitted and scored.
 
     Raises:
-        ConfigError: no group or split column, an empty part, a video in both.
+        ConfigError: no group or split column, a video in both parts.
     """
     folds = []
     for name, train, test in _sides(config, labelled):
         if both := np.flatnonzero(train & test).tolist():
             raise ConfigError(f"{labelled.names[both[0]]} is in the training and in the test part ({name}).")
-        odd = np.isin(np.arange(len(labelled)), list(labelled.odd))
-        tested = test if labelled.when_tested == "wrong" else test & ~odd
-        fold = Fold(name, np.flatnonzero(train & ~odd), np.flatnonzero(tested))
-        if not len(fold.train) or not np.isin(fold.test, list(labelled.odd), invert=True).any():
-            part = "test" if len(fold.train) else "training"
-            raise ConfigError(f"the {part} part of {name} holds no video that can be used.")
-        folds.append(fold)
+        folds.append(Fold(name, np.flatnonzero(train), np.flatnonzero(test)))
     return folds
+
+
+def without(videos: np.ndarray, odd: Collection[int]) -> np.ndarray:
+    """(m,) of (n,) videos, those that are not odd."""
+    return videos[~np.isin(videos, list(odd))]
+
+
+def counted(folds: Sequence[Fold], odd: Collection[int], when_tested: Literal["wrong", "exclude"]) -> list[Fold]:
+    """The folds as far as they count: training parts without odd videos, and where excluded, test parts too.
+
+    Raises:
+        ConfigError: a part in which there is no other video.
+    """
+    found = []
+    for fold in folds:
+        train, usable = without(fold.train, odd), without(fold.test, odd)
+        if not len(train) or not len(usable):
+            part = "test" if len(train) else "training"
+            raise ConfigError(f"the {part} part of {fold.name} holds no video that can be used.")
+        found.append(Fold(fold.name, train, fold.test if when_tested == "wrong" else usable))
+    return found
 
 
 def _sides(config: SplitConfig, labelled: LabelledVideos) -> list[tuple[str, np.ndarray, np.ndarray]]:

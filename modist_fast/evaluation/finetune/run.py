@@ -15,7 +15,7 @@ import torch.distributed as dist
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import Fold, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.data.splits import Fold, counted, low_shot_subset, make_folds, refuse_leaks
 from modist_fast.evaluation.data.views import ViewSpec, resolve_views
 from modist_fast.evaluation.finetune.classifier import Classifier
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
@@ -63,27 +63,29 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     spec = resolve_views(config.views, backbone.card)
     labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
-    folds = make_folds(config.split, labelled)
+    whole = make_folds(config.split, labelled)
+    folds = counted(whole, labelled.odd, labelled.when_tested)
     leaks = refuse_leaks(config.split, folds, labelled)
     opened = _Opened(config, world, backbone, spec, labelled)
     _refuse_to_remove_first_weights(config)
     claim(config.out, config, world, FINETUNING)
-    probabilities, rows = [], []
+    odd, probabilities, rows = dict(labelled.odd), [], []
     for number, fold in enumerate(folds):
         out = config.out if len(folds) == 1 else config.out / "folds" / f"{number:03d}"
         done = _run_fold(opened, fold, out)
         if done is None:
             return None
-        table, row = done
+        table, damaged, row = done
+        odd |= damaged
         probabilities.append(table)
         rows.append(row)
-    header = describe(task_of(config), config, backbone, spec, labelled, leaks)
-    tested = make_folds(config.split, labelled)  # a video may have turned out damaged, and then not count
+    header = describe(task_of(config), config, backbone, spec, labelled, odd, leaks)
+    tested = counted(whole, odd, labelled.when_tested)
     kept = [
         table[np.isin(before.test, after.test)]
         for before, after, table in zip(folds, tested, probabilities, strict=True)
     ]
-    return header | {"training": rows} | classification(labelled, tested, kept, config.seed)
+    return header | {"training": rows} | classification(labelled, odd, tested, kept, config.seed)
 
 
 def task_of(config: FinetuneConfig) -> str:
@@ -110,7 +112,8 @@ def _refuse_to_remove_first_weights(config: FinetuneConfig) -> None:
         )
 
 
-def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
+def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[int, str], dict[str, Any]] | None:
+    """Of the test videos the probabilities, and which turned out damaged; what training came to."""
     config, world, labelled = opened.config, opened.world, opened.labelled
     train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
     if len(np.unique(labelled.labels[train])) < 2:
@@ -138,11 +141,11 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
         return None
     on_main(world, lambda: _export(opened, trained, model, out))
     model.eval()
-    table = view_probabilities(trained.step.forward, labelled, opened.spec, fold.test, world, config.num_threads)
+    table, odd = view_probabilities(trained.step.forward, labelled, opened.spec, fold.test, world, config.num_threads)
     damaged = _gather(trained.damaged, world)
     row = {"fold": fold.name, "videos": len(train), "steps": trained.steps}
     row["damaged"] = [{"video": labelled.names[video], "reason": reason} for video, reason in sorted(damaged.items())]
-    return table, row
+    return table, odd, row
 
 
 def _gather(mine: Mapping[int, str], world: World) -> dict[int, str]:

@@ -26,17 +26,15 @@ def view_probabilities(
     videos: np.ndarray,
     world: World,
     num_threads: int = 0,
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[int, str]]:
     """Class probabilities of videos, over all views of each. Every rank calls it, does its share, and gets them all.
-
-    Videos whose frames turn out damaged become odd.
 
     Args:
         forward: (B, 3, T, H, W) to (B, K) logits, in eval mode.
         videos: (m,) places in `labelled`.
 
     Returns:
-        (m, K) float64; NaN for odd videos.
+        (m, K) float64, NaN for odd videos; and the videos whose frames turned out damaged, to the reason.
     """
     usable = [video for video in videos.tolist() if video not in labelled.odd]
     grid = labelled.source.grid
@@ -62,7 +60,7 @@ def view_probabilities(
     for part, broken in everyone:
         for video, row in part.items():
             table[places[video]] = row
-        labelled.odd |= broken
-        if world.is_main:
-            report_odd(labelled, broken)
-    return table
+        damaged |= broken
+    if world.is_main:
+        report_odd(labelled, damaged)
+    return table, damaged

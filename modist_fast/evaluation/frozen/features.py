@@ -66,16 +66,17 @@ class Extraction:
     """(n,) int64 videos to compute features of, none of them odd."""
 
 
-def extract(extraction: Extraction, config: FeaturesConfig, folder: Path, world: World) -> np.ndarray:
+def extract(
+    extraction: Extraction, config: FeaturesConfig, folder: Path, world: World
+) -> tuple[np.ndarray, dict[int, str]]:
     """Features of videos, computed where they are not on disk. Every rank calls it, and gets them all.
-
-    Videos whose frames turn out damaged become odd.
 
     Args:
         folder: seen by all ranks; the features go to a folder in it that is named by their key.
 
     Returns:
-        (N, V, D) float32 with a place for all N labelled videos; NaN where there is nothing.
+        (N, V, D) float32 with a place for all N labelled videos, NaN where there is nothing; and the videos that
+        turned out damaged, to the reason.
     """
     key = _key(extraction, config, world)
     folder = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -183,7 +184,9 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
-def _gather(labelled: LabelledVideos, folder: Path, shards: Sequence[np.ndarray], world: World) -> np.ndarray:
+def _gather(
+    labelled: LabelledVideos, folder: Path, shards: Sequence[np.ndarray], world: World
+) -> tuple[np.ndarray, dict[int, str]]:
     table: np.ndarray | None = None
     found: dict[int, str] = {}
     for number, videos in enumerate(shards):
@@ -201,7 +204,6 @@ def _gather(labelled: LabelledVideos, folder: Path, shards: Sequence[np.ndarray]
             table[whole] = features
     if table is None:
         raise ConfigError("no video could be read; the log has the reason of each.")
-    labelled.odd |= found
     if world.is_main:
         report_odd(labelled, found)
-    return table
+    return table, found

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,7 +15,7 @@ from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibra
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, make_folds, refuse_leaks
+from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, counted, make_folds, refuse_leaks, without
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
@@ -46,11 +46,13 @@ class FrozenConfig:
     """Of a random backbone, the classifier, the subsets and the intervals."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Frozen:
     """Everything opened, and the features of all views.
 
     Attributes:
+        folds: over all videos, odd ones too.
+        odd: what opening and reading found, to the reason.
         features: (N, V, D) float32, NaN for odd videos.
     """
 
@@ -60,6 +62,7 @@ class Frozen:
     spec: ViewSpec
     labelled: LabelledVideos
     folds: list[Fold]
+    odd: Mapping[int, str]
     leaks: list[Leak]
     features: np.ndarray
 
@@ -68,20 +71,29 @@ class Frozen:
         return self.features.mean(axis=1)
 
     def usable(self, videos: np.ndarray) -> np.ndarray:
-        return videos[~np.isin(videos, list(self.labelled.odd))]
+        return without(videos, self.odd)
 
-    def over_folds(self, work: Callable[[Fold], Answer]) -> list[Answer]:
+    def counted(self) -> list[Fold]:
+        """The folds to fit and score on.
+
+        Raises:
+            ConfigError: a part has no video that can be used.
+        """
+        return counted(self.folds, self.odd, self.labelled.when_tested)
+
+    def over_folds(self, folds: Sequence[Fold], work: Callable[[Fold], Answer]) -> list[Answer]:
         """The answer for each fold; the ranks share the folds out."""
-        mine = {place: work(self.folds[place]) for place in range(self.world.rank, len(self.folds), self.world.size)}
+        mine = {place: work(folds[place]) for place in range(self.world.rank, len(folds), self.world.size)}
         everyone: list[dict[int, Answer]] = [{} for _ in range(self.world.size)]
         dist.all_gather_object(everyone, mine)
         together = {place: answer for part in everyone for place, answer in part.items()}
-        return [together[place] for place in range(len(self.folds))]
+        return [together[place] for place in range(len(folds))]
 
-    def classify(self, work: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    def classify(self, folds: Sequence[Fold], work: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[np.ndarray]:
         """Probabilities of each fold's test videos; NaN for odd ones.
 
         Args:
+            folds: `counted`, or parts of these.
             work: training videos and usable test videos to (m, K).
         """
 
@@ -91,15 +103,21 @@ class Frozen:
             found[np.isin(fold.test, tested)] = work(fold.train, tested)
             return found
 
-        return self.over_folds(one)
+        return self.over_folds(folds, one)
 
     def result(self, task: str) -> dict[str, Any]:
         """What every result says of where it comes from."""
-        return describe(task, self.config, self.backbone, self.spec, self.labelled, self.leaks)
+        return describe(task, self.config, self.backbone, self.spec, self.labelled, self.odd, self.leaks)
 
 
 def describe(
-    task: str, config: Any, backbone: Backbone, spec: ViewSpec, labelled: LabelledVideos, leaks: Sequence[Leak]
+    task: str,
+    config: Any,
+    backbone: Backbone,
+    spec: ViewSpec,
+    labelled: LabelledVideos,
+    odd: Mapping[int, str],
+    leaks: Sequence[Leak],
 ) -> dict[str, Any]:
     """What every result says of where it comes from, JSON-ready."""
     return {
@@ -110,7 +128,7 @@ def describe(
         "videos_of": str(labelled.source.path),
         "fingerprint": labelled.fingerprint(),
         "odd_videos": labelled.when_tested,
-        "odd": odd_rows(labelled),
+        "odd": odd_rows(labelled, odd),
         "leaks": [leak._asdict() for leak in leaks],
         "git_revision": git_revision(),
     }
@@ -127,17 +145,19 @@ def open_frozen(config: FrozenConfig, world: World) -> Frozen:
     labelled = open_labelled(config.data, spec.stride, world.device, config.features.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
     folds = make_folds(config.split, labelled)
-    leaks = refuse_leaks(config.split, folds, labelled)
+    opening = counted(folds, labelled.odd, labelled.when_tested)
+    leaks = refuse_leaks(config.split, opening, labelled)
     if backbone.is_random:
-        _calibrate(config, world, backbone, spec, labelled, folds)
+        _calibrate(config, world, backbone, spec, labelled, opening)
     grid = labelled.source.grid
     extraction = Extraction(
         backbone, labelled, spec, lambda video: plan_views(spec, labelled.info(video), grid), "test", labelled.usable()
     )
-    features = extract(extraction, config.features, features_folder(config), world)
-    if not np.isfinite(features[labelled.usable()]).all():
+    features, damaged = extract(extraction, config.features, features_folder(config), world)
+    frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)
+    if not np.isfinite(features[frozen.usable(np.arange(len(labelled)))]).all():
         raise ConfigError("the backbone gives features that are not finite.")
-    return Frozen(config, world, backbone, spec, labelled, make_folds(config.split, labelled), leaks, features)
+    return frozen
 
 
 def features_folder(config: FrozenConfig) -> Path:

@@ -1,18 +1,18 @@
 """The evaluations of a frozen backbone: linear, low-shot, kNN and retrieval."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.data.splits import Fold, low_shot_subset, make_folds
+from modist_fast.evaluation.data.splits import Fold, low_shot_subset
 from modist_fast.evaluation.frozen.features import Extraction, extract
 from modist_fast.evaluation.frozen.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
 from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
 from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, features_folder, open_frozen, training_clip
 from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
-from modist_fast.evaluation.results import accuracies, classification
+from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
 
@@ -58,12 +58,14 @@ class RetrievalConfig(FrozenConfig):
 
 def run_linear(config: LinearConfig, world: World) -> dict[str, Any]:
     """The linear classifier of every fold, and beside it what the shape of the frames alone tells."""
-    frozen = open_frozen(config, world)
-    train = _training_features(frozen, config)
-    probabilities = frozen.classify(lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
-    shapes = frozen.classify(lambda fit, test: shape_probabilities(frozen.labelled, fit, test))
-    result = frozen.result("linear") | classification(frozen.labelled, frozen.folds, probabilities, config.seed)
-    shape = classification(frozen.labelled, frozen.folds, shapes, config.seed)
+    frozen, train = _with_training_features(open_frozen(config, world), config)
+    labelled, odd, folds = frozen.labelled, frozen.odd, frozen.counted()
+    probabilities = frozen.classify(folds, lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
+    shapes = frozen.classify(folds, lambda fit, test: shape_probabilities(labelled, fit, test))
+    result = frozen.result("linear") | classification(labelled, odd, folds, probabilities, config.seed)
+    videos = np.concatenate([fold.test for fold in folds])
+    ranks = ranks_of_truth(np.concatenate(shapes), labelled.labels[videos])
+    shape = accuracies(labelled, odd, videos, ranks, config.seed)
     return result | {"shape_probe": {name: shape[name] for name in ("top1", "interval")}}
 
 
@@ -71,29 +73,26 @@ def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
     """The linear classifier on each share of the training videos."""
     if not config.shares or not all(0 < share <= 1 for share in config.shares):
         raise ConfigError(f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1.")
-    frozen = open_frozen(config, world)
-    train, labelled = _training_features(frozen, config), frozen.labelled
-    whole, rows = frozen.folds, []
+    frozen, train = _with_training_features(open_frozen(config, world), config)
+    labelled, whole, rows = frozen.labelled, frozen.counted(), []
     for share in sorted(set(config.shares)):
         for draw in range(config.subsets if share < 1 else 1):
             seed = config.seed + draw
-            frozen.folds = [
-                fold._replace(train=low_shot_subset(fold.train, labelled.labels, share, seed)) for fold in whole
-            ]
-            found = frozen.classify(lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
-            row = classification(labelled, frozen.folds, found, config.seed)
+            folds = [fold._replace(train=low_shot_subset(fold.train, labelled.labels, share, seed)) for fold in whole]
+            found = frozen.classify(folds, lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
+            row = classification(labelled, frozen.odd, folds, found, config.seed)
             del row["confusion"], row["classes"]
             name = f"{100 * share:g} %, subset {seed}"
             rows.append({"name": name, "share": share, "subset": seed, "num_train": row["folds"][0]["train"]} | row)
     return frozen.result("lowshot") | {"rows": rows}
 
 
-def _training_features(frozen: Frozen, config: LinearConfig) -> np.ndarray:
-    """(N, V, D): those of the test views, or of augmented clips."""
+def _with_training_features(frozen: Frozen, config: LinearConfig) -> tuple[Frozen, np.ndarray]:
+    """(N, V, D) to train on, of the test views or of augmented clips; and what now is known to be odd."""
     if not config.augmented_views:
-        return frozen.features
+        return frozen, frozen.features
     labelled, spec = frozen.labelled, frozen.spec
-    videos = frozen.usable(np.unique(np.concatenate([fold.train for fold in frozen.folds])))
+    videos = np.unique(np.concatenate([fold.train for fold in frozen.counted()]))
 
     def plan(video: int) -> list[ClipPlan]:
         return [
@@ -102,9 +101,8 @@ def _training_features(frozen: Frozen, config: LinearConfig) -> np.ndarray:
 
     name = f"{config.augmented_views} augmented, seed {config.seed}"
     extraction = Extraction(frozen.backbone, labelled, spec, plan, name, videos)
-    features = extract(extraction, config.features, features_folder(config), frozen.world)
-    frozen.folds = make_folds(config.split, labelled)  # a video may have turned out to be damaged where no view was
-    return features
+    features, damaged = extract(extraction, config.features, features_folder(config), frozen.world)
+    return replace(frozen, odd={**frozen.odd, **damaged}), features  # where no view was damaged, a clip may be
 
 
 def linear_probabilities(
@@ -133,12 +131,14 @@ def linear_probabilities(
 def run_knn(config: KnnEvaluationConfig, world: World) -> dict[str, Any]:
     frozen = open_frozen(config, world)
     means, labels, num_classes = frozen.means(), frozen.labelled.labels, len(frozen.labelled.classes)
+    folds = frozen.counted()
     probabilities = frozen.classify(
+        folds,
         lambda fit, test: knn_probabilities(
             means[test], means[fit], labels[fit], num_classes, config.knn, frozen.world.device
-        )
+        ),
     )
-    return frozen.result("knn") | classification(frozen.labelled, frozen.folds, probabilities, config.seed)
+    return frozen.result("knn") | classification(frozen.labelled, frozen.odd, folds, probabilities, config.seed)
 
 
 def run_retrieval(config: RetrievalConfig, world: World) -> dict[str, Any]:
@@ -152,10 +152,10 @@ def run_retrieval(config: RetrievalConfig, world: World) -> dict[str, Any]:
         places[np.isin(fold.test, tested)] = np.where(found == len(fold.train), len(frozen.labelled), found)
         return places
 
-    places = frozen.over_folds(hits)
-    videos, all_places = np.concatenate([fold.test for fold in frozen.folds]), np.concatenate(places)
+    folds = frozen.counted()
+    videos, all_places = np.concatenate([fold.test for fold in folds]), np.concatenate(frozen.over_folds(folds, hits))
     result = frozen.result("retrieval")
-    scored = accuracies(frozen.labelled, videos, all_places, config.seed)
+    scored = accuracies(frozen.labelled, frozen.odd, videos, all_places, config.seed)
     result |= {name: scored[name] for name in ("num_test", "num_odd", "interval")}
     result |= {f"R@{k}": float((all_places < k).mean()) for k in sorted(config.ks)}
     result["videos"] = [
