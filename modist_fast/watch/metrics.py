@@ -15,12 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import mean_over_ranks
-from modist_fast.host.read_later import ReadLater
 from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
-from modist_fast.watch.finite import REMEDY
+from modist_fast.watch.late import LateLines
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
 
@@ -112,13 +110,10 @@ class Display:
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _Launched:
     """A step that was launched, and may not be over yet."""
 
     row: dict[str, Any]
-    names: list[str]
-    mean: ReadLater
-    """Figures, averaged over the ranks."""
     times: StepTimes
     data_wait: float
     """Seconds that the host waited for the step's clips."""
@@ -127,21 +122,18 @@ class _Pending:
     in_budget: bool
 
 
-class Recorder:
-    """Turns the figures of a step into its line, one step late: the host never waits for the step it launched.
+class Recorder(LateLines[_Launched]):
+    """Lines of pre-training: figures averaged over the ranks, and where the time went."""
 
-    The ranks' figures are averaged in one small message, so every rank learns the same: whether the loss is
-    still finite, and whether any rank was told to stop.
-    """
+    whose = ", on one rank or more"
 
     def __init__(
         self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display, budget: BudgetKeeper
     ) -> None:
+        super().__init__()
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
-        self._pending: _Pending | None = None
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
-        self.stop_agreed = False
 
     def push(
         self, batch: ClipBatch, learning_rate: float, figures: dict[str, Tensor], stop: bool, in_budget: bool = True
@@ -179,38 +171,30 @@ class Recorder:
             **batch.counters,
         }
         times = self._spans.take()
-        launched = _Pending(
-            row, list(mine), ReadLater(mean), times, batch.data_wait, batch.spans, batch.counters, in_budget
-        )
-        self.flush()
-        self._pending = launched
+        launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget)
+        self._follow(launched, list(mine), mean)
 
     def flush(self) -> None:
-        """Write the line that is due; waits for the device."""
-        if self._pending is None:
-            return
-        step, self._pending = self._pending, None
         with self._spans("log"):
-            row = step.row | dict(zip(step.names, step.mean.tolist(), strict=True))
-            self.stop_agreed = row.pop("stop") > 0
-            if not math.isfinite(row["loss"]):
-                raise ConfigError(
-                    f"the loss became {row['loss']} at step {row['step']}, on one rank or more. No checkpoint holds "
-                    f"that step. {REMEDY}"
-                )
-            data_wait, spans = step.times.data_wait(step.data_wait), step.times.seconds()
-            row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}
-            if self._log is not None:
-                self._log.write(row)
-            self._display.update(row)
-            if not step.in_budget:
-                return
-            self._budget.add(
-                row["step"],
-                row["seconds"],
-                {"data_wait": data_wait, **spans},
-                step.background,
-                step.counters | {"videos_damaged": round(row["videos_damaged"])},
-                launch=step.times.host_seconds,
-                ready=row["queue_depth"],
-            )
+            super().flush()
+
+    def _row(self, launched: _Launched, found: dict[str, float]) -> dict[str, Any]:
+        return launched.row | found
+
+    def _write(self, row: dict[str, Any], launched: _Launched) -> None:
+        data_wait, spans = launched.times.data_wait(launched.data_wait), launched.times.seconds()
+        row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}
+        if self._log is not None:
+            self._log.write(row)
+        self._display.update(row)
+        if not launched.in_budget:
+            return
+        self._budget.add(
+            row["step"],
+            row["seconds"],
+            {"data_wait": data_wait, **spans},
+            launched.background,
+            launched.counters | {"videos_damaged": round(row["videos_damaged"])},
+            launch=launched.times.host_seconds,
+            ready=row["queue_depth"],
+        )

@@ -27,7 +27,7 @@ def _count(path: Path) -> None:
     def counted(self: Trainer) -> None:
         dist.barrier()
         before = bytes_sent_on_sockets()
-        with CollectiveCounter(lambda: self.training_step.spans.phase) as counter:
+        with CollectiveCounter(lambda: self.step.spans.phase) as counter:
             original(self)
         dist.barrier()
         sockets = bytes_sent_on_sockets() - before

@@ -1,6 +1,5 @@
-"""Training a classifier as a whole: the step over groups of samples, the loop around it, an exact resume."""
+"""Training a classifier as a whole: the step over groups of samples, its lines, the statistics at the end."""
 
-import json
 import logging
 import math
 import signal
@@ -8,7 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,13 +21,13 @@ from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
 from modist_fast.evaluation.finetune.config import FinetuneConfig
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
-from modist_fast.host.distributed import World, on_main
+from modist_fast.host.distributed import World
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
+from modist_fast.loop import TrainingLoop
 from modist_fast.optim import build_optimizer
 from modist_fast.run import checkpoint
-from modist_fast.run.beginning import resume
-from modist_fast.watch.finite import REMEDY
+from modist_fast.watch.late import LateLines
 from modist_fast.watch.metrics import RunLog
 
 log = logging.getLogger("modist")
@@ -100,10 +99,42 @@ class ClassifierStep:
         return figures
 
 
-class _Pending(NamedTuple):
-    row: dict[str, Any]
-    figures: Tensor
-    """(4,): sum of losses, right answers, samples, ranks that were told to stop; summed over ranks on the device."""
+class _Lines(LateLines[dict[str, Any]]):
+    """Lines of fine-tuning, and now and then one in the log."""
+
+    def __init__(self, batch_size: int, last_step: int, run_log: RunLog | None) -> None:
+        super().__init__()
+        self._batch_size, self._last_step, self._run_log = batch_size, last_step, run_log
+        self._clock, self._said = time.perf_counter(), 0.0
+
+    def push(self, row: dict[str, Any], figures: Tensor, stop: bool) -> None:
+        """Take in the row and the figures of the step just launched, and write the line of the one before."""
+        summed = torch.cat([figures, torch.full_like(figures[:1], float(stop))])
+        dist.all_reduce(summed)
+        now = time.perf_counter()
+        row["seconds"], self._clock = now - self._clock, now
+        self._follow(row, ["losses", "right", "count", "stop"], summed)
+
+    def _row(self, launched: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
+        count = found["count"]
+        return launched | {
+            "loss": found["losses"] / max(1.0, count),
+            "top1": found["right"] / max(1.0, count),
+            "samples_per_s": self._batch_size / launched["seconds"],
+            "damaged": self._batch_size - round(count),
+        }
+
+    def _write(self, row: dict[str, Any], launched: dict[str, Any]) -> None:
+        if self._run_log is None:  # not rank 0
+            return
+        self._run_log.write(row)
+        now = time.monotonic()
+        if now - self._said >= _LINE_SECONDS or row["step"] == self._last_step:
+            self._said = now
+            log.info(
+                f"step {row['step']}/{self._last_step}  epoch {row['epoch']:.1f}  loss {row['loss']:.3f}  "
+                f"top-1 {100 * row['top1']:.0f} %  {row['samples_per_s']:.1f} samples/s"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +147,7 @@ class Trained:
     steps: int
 
 
-class ClassifierTraining:
+class ClassifierTraining(TrainingLoop[FinetuneConfig]):
     """One process's part of the training of one classifier.
 
     Args:
@@ -128,6 +159,8 @@ class ClassifierTraining:
         fingerprint: of the videos and the backbone that it begins with; a resumed run must have the same.
     """
 
+    step: ClassifierStep
+
     def __init__(
         self,
         config: FinetuneConfig,
@@ -138,98 +171,53 @@ class ClassifierTraining:
         out: Path,
         fingerprint: str,
     ) -> None:
-        self.config, self.world, self.out = config, world, out
+        super().__init__(config, world, out)
         self.order, self.clips, self._fingerprint = order, clips, fingerprint
         self.step = ClassifierStep(config, world, model)
         self.last_step = min(order.num_steps, config.max_steps or order.num_steps)
-        self.steps_done = 0
         self._damaged: dict[int, str] = {}
-        self._stop_requested = self._stop_agreed = False
-        self._pending: _Pending | None = None
-        self._run_log: RunLog | None = None
-        self._said = 0.0
 
     def run(self) -> Trained | None:
         """Train to the last step and set precise batch-norm statistics; None where SIGTERM came before."""
-        self._resume()
+        self._resume(
+            ("fingerprint", self._fingerprint),
+            "videos, labels or parts of them, or from another backbone. Use those it began with",
+        )
+        run_log = None
         if self.world.is_main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(checkpoint.plain_config(self.config), indent=2)
-            (self.out / "config.json").write_text(text + "\n", encoding="utf-8")
-            self._run_log = RunLog(self.out, self.steps_done)
+            self._write_json("config.json", checkpoint.plain_config(self.config))
+            run_log = RunLog(self.out, self.steps_done)
         before = signal.signal(signal.SIGTERM, self._request_stop)
         try:
-            self._loop()
+            self._loop(_Lines(self.config.batch_size, self.last_step, run_log))
         finally:
             signal.signal(signal.SIGTERM, before)
-            if self._run_log is not None:
-                self._run_log.close()
-        if self.steps_done < self.last_step:
-            self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
+            if run_log is not None:
+                run_log.close()
+        if not self._is_over():
             return None
         self._finish_statistics()
         return Trained(self.step, self._damaged, self.steps_done)
 
-    def _loop(self) -> None:
-        config, saved_at = self.config, self.steps_done
-        clock = time.perf_counter()
-        for batch in self.clips.iterate(self.steps_done, self.last_step):
+    def _loop(self, lines: _Lines) -> None:
+        config = self.config
+
+        def take(batch: TrainingBatch) -> None:
             epoch = self.order.epoch_at(batch.step)
             rate = supervised_learning_rate(config.optim, epoch, config.epochs, config.batch_size)
             figures = self.step(batch, rate)
-            self.steps_done += 1
             self._note(batch.damaged)
-            now = time.perf_counter()
-            row = {"step": self.steps_done, "epoch": epoch, "lr": rate, "seconds": now - clock}
-            clock = now
-            self._push(row, figures)
-            if self.steps_done % config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                self._flush()  # where the loss is not finite, to say so is clearer than to name tensors
-                self._save()
-                saved_at = self.steps_done
-            if self._stop_agreed:
-                break
-        self._flush()
-        if saved_at != self.steps_done:
-            self._save()
+            lines.push({"step": batch.step + 1, "epoch": epoch, "lr": rate}, figures, self._stop_requested)
 
-    def _push(self, row: dict[str, Any], figures: Tensor) -> None:
-        """Take in the step just launched, and write the line of the one before: the host never waits for a step."""
-        stop = torch.full_like(figures[:1], float(self._stop_requested))
-        summed = torch.cat([figures, stop])
-        dist.all_reduce(summed)
-        self._flush()
-        self._pending = _Pending(row, summed)
-
-    def _flush(self) -> None:
-        if self._pending is None:
-            return
-        (row, figures), self._pending = self._pending, None
-        losses, right, count, stops = figures.tolist()
-        self._stop_agreed = stops > 0
-        row |= {"loss": losses / max(1.0, count), "top1": right / max(1.0, count)}
-        row |= {"samples_per_s": self.config.batch_size / row["seconds"]}
-        row |= {"damaged": self.config.batch_size - round(count)}
-        if not math.isfinite(row["loss"]):
-            raise ConfigError(
-                f"the loss became {row['loss']} at step {row['step']}. No checkpoint holds that step. {REMEDY}"
-            )
-        if self._run_log is not None:
-            self._run_log.write(row)
-        now = time.monotonic()
-        if now - self._said >= _LINE_SECONDS or row["step"] == self.last_step:
-            self._said = now
-            self._say(
-                f"step {row['step']}/{self.last_step}  epoch {row['epoch']:.1f}  loss {row['loss']:.3f}  "
-                f"top-1 {100 * row['top1']:.0f} %  {row['samples_per_s']:.1f} samples/s"
-            )
+        self._take_steps(lambda: self.clips.iterate(self.steps_done, self.last_step), take, lines)
+        self._save()
 
     def _finish_statistics(self) -> None:
         """Precise batch norm, on the training clips of the steps that would come next."""
         config, first = self.config, self.order.num_steps
         num_steps = math.ceil(config.precise_bn_clips / config.batch_size)
         if not num_steps:
-            agree_on_statistics(self.step.model.training_parts())
+            self._agree()
             return
         self.step.model.train()
         batches = (
@@ -248,39 +236,8 @@ class ClassifierTraining:
                 log.warning("damaged, and left out of training: %s", reason)
         self._damaged |= damaged
 
-    def _save(self) -> None:
+    def _agree(self) -> None:
         agree_on_statistics(self.step.model.training_parts())
-        on_main(self.world, self._write_checkpoint)
 
-    def _write_checkpoint(self) -> None:
-        state = {
-            "model": self.step.model.state_dict(),
-            "optimizer": self.step.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "fingerprint": self._fingerprint,
-        }
-        checkpoint.save(self.out, self.steps_done, state, self.config)
-
-    def _resume(self) -> None:
-        found = resume(
-            self.out,
-            self.config,
-            self.world,
-            ("fingerprint", self._fingerprint),
-            "videos, labels or parts of them, or from another backbone. Use those it began with",
-        )
-        if found is None:
-            return
-        path, state = found
-        self.step.model.load_state_dict(state["model"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
-        self.steps_done = state["step"]
-        self._say(f"resumed after step {self.steps_done} from {path}")
-
-    def _request_stop(self, signum: int, frame: object) -> None:
-        self._stop_requested = True
-
-    def _say(self, message: str) -> None:
-        if self.world.is_main:
-            log.info(message)
+    def _own_state(self) -> dict[str, Any]:
+        return {"fingerprint": self._fingerprint}

@@ -1,0 +1,113 @@
+"""The loop under pre-training and fine-tuning: steps, checkpoints, a clean stop, an exact resume."""
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from modist_fast.host.distributed import World, on_main
+from modist_fast.run import checkpoint
+from modist_fast.run.beginning import resume
+from modist_fast.watch.late import LateLines
+from modist_fast.watch.spans import annotate
+
+log = logging.getLogger("modist")
+_PARTS = ("model", "optimizer", "scaler")  # of a step, and under the same names of a checkpoint
+Config = TypeVar("Config", bound=checkpoint.RunConfig)
+Batch = TypeVar("Batch")
+
+
+class TrainingLoop(ABC, Generic[Config]):
+    """One process's part of a run; trainers say what is theirs alone.
+
+    Args:
+        out: the run directory.
+
+    Attributes:
+        step: the trainer's own: the nets, the optimizer, and how a batch changes them.
+        last_step: after which the run is over; set by the trainer.
+        steps_done: those of earlier attempts included.
+    """
+
+    step: Any
+    last_step: int
+
+    def __init__(self, config: Config, world: World, out: Path) -> None:
+        self.config, self.world, self.out = config, world, out
+        self.steps_done = self._saved_at = 0
+        self._stop_requested = False
+
+    @abstractmethod
+    def _own_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the state of the step, a fingerprint of the data in it."""
+
+    @abstractmethod
+    def _agree(self) -> None:
+        """Bring the ranks' nets to one state, before it is saved."""
+
+    def _take_steps(
+        self, batches: Callable[[], Iterator[Batch]], take: Callable[[Batch], None], lines: LateLines
+    ) -> None:
+        """Take all steps, or those until SIGTERM, and save now and then; the last ones may not be saved yet.
+
+        Args:
+            batches: those of the steps that are left.
+            take: changes the weights by a batch, and gives `lines` what it came to.
+        """
+        for batch in batches():  # held by no name: where a step fails, their reader ends before the error goes on
+            with annotate("step"):
+                take(batch)
+                self.steps_done += 1
+                if self.steps_done % self.config.checkpoint.every == 0 or self.steps_done == self.last_step:
+                    lines.flush()  # where the loss is not finite, to say so is clearer than to name tensors
+                    self._save()
+            if lines.stop_agreed:
+                break
+        lines.flush()
+
+    def _is_over(self) -> bool:
+        """Whether the last step was taken; where it was not, the log says how to go on."""
+        if self.steps_done < self.last_step:
+            self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
+        return self.steps_done >= self.last_step
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless that of the last step done is written."""
+        if self._saved_at == self.steps_done:
+            return
+        self._agree()
+        on_main(self.world, self._write_checkpoint)
+        self._saved_at = self.steps_done
+
+    def _write_checkpoint(self) -> None:
+        state = {name: getattr(self.step, name).state_dict() for name in _PARTS}
+        checkpoint.save(self.out, self.steps_done, state | self._own_state(), self.config)
+
+    def _resume(self, identity: tuple[str, str], begun_with: str) -> dict[str, Any] | None:
+        """Go on from the checkpoint that there is; arguments as for `run.beginning.resume`.
+
+        Returns:
+            Its whole state; None where the run begins.
+        """
+        found = resume(self.out, self.config, self.world, identity, begun_with)
+        if found is None:
+            return None
+        path, state = found
+        for name in _PARTS:
+            getattr(self.step, name).load_state_dict(state[name])
+        self.steps_done = self._saved_at = state["step"]
+        self._say(f"resumed after step {self.steps_done} from {path}")
+        return state
+
+    def _write_json(self, name: str, value: dict[str, Any]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    def _request_stop(self, signum: int, frame: object) -> None:
+        self._stop_requested = True
+
+    def _say(self, message: str) -> None:
+        if self.world.is_main:
+            log.info(message)

@@ -1,0 +1,64 @@
+"""The line of a step, one step late: the host never waits for the step it launched."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from modist_fast.errors import ConfigError
+from modist_fast.host.read_later import ReadLater
+from modist_fast.watch.finite import REMEDY
+
+Launched = TypeVar("Launched")
+
+
+class LateLines(ABC, Generic[Launched]):
+    """Turns what a step came to into its line, while the next one runs.
+
+    The ranks' figures meet in one small message, so every rank learns the same: whether the loss is still finite, and
+    whether any rank was told to stop.
+
+    Attributes:
+        stop_agreed: whether a rank was, as far as lines are written.
+    """
+
+    whose = ""  # loss, in the error: follows the step
+
+    def __init__(self) -> None:
+        self.stop_agreed = False
+        self._pending: tuple[Launched, list[str], ReadLater] | None = None
+
+    def flush(self) -> None:
+        """Write the line that is due; waits until the device has computed it.
+
+        Raises:
+            ConfigError: its loss is not finite.
+        """
+        if self._pending is None:
+            return
+        (launched, names, figures), self._pending = self._pending, None
+        found = dict(zip(names, figures.tolist(), strict=True))
+        self.stop_agreed = found.pop("stop") > 0
+        row = self._row(launched, found)
+        if not math.isfinite(row["loss"]):
+            at = f"at step {row['step']}{self.whose}"
+            raise ConfigError(f"the loss became {row['loss']} {at}. No checkpoint holds that step. {REMEDY}")
+        self._write(row, launched)
+
+    def _follow(self, launched: Launched, names: list[str], figures: Tensor) -> None:
+        """Take in the step just launched, and write the line of the one before.
+
+        Args:
+            names, figures: (n,) of all ranks together, on the device; "stop" is above 0 where one was told to stop.
+        """
+        pending = launched, names, ReadLater(figures)  # on its way before a line is waited for
+        self.flush()
+        self._pending = pending
+
+    @abstractmethod
+    def _row(self, launched: Launched, found: dict[str, float]) -> dict[str, Any]:
+        """The line, "step" and "loss" in it, from what was known at the launch and what the figures came to."""
+
+    @abstractmethod
+    def _write(self, row: dict[str, Any], launched: Launched) -> None: ...

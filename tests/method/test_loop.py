@@ -1,0 +1,145 @@
+"""The loop under both trainers, with a toy step: lines a step late, what is saved and when, a stop, a resume."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modist_fast.config import CheckpointConfig
+from modist_fast.errors import ConfigError
+from modist_fast.host.distributed import World, join_world
+from modist_fast.loop import TrainingLoop
+from modist_fast.run import checkpoint
+from modist_fast.watch.late import LateLines
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with join_world("cpu") as world:
+        yield world
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=3, keep=100))
+    resume: Literal["none", "auto"] = "none"
+    overwrite: bool = False
+
+
+class ToyStep:
+    """Adds 1 to a weight."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1.0)
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+    def __call__(self) -> None:
+        self.model.weight.grad = torch.full_like(self.model.weight, -1.0)
+        self.optimizer.step()
+
+
+class ToyLines(LateLines[int]):
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self._events = events
+
+    def push(self, step: int, loss: float, stop: bool) -> None:
+        self._events.append(f"launch {step}")
+        self._follow(step, ["loss", "stop"], Tensor([loss, float(stop)]))
+
+    def _row(self, launched: int, found: dict[str, float]) -> dict[str, Any]:
+        return {"step": launched, **found}
+
+    def _write(self, row: dict[str, Any], launched: int) -> None:
+        self._events.append(f"line {row['step']}")
+
+
+class Toy(TrainingLoop[ToyConfig]):
+    """Notes what happens; the loss is no number from step `diverges_at` on, SIGTERM comes in step `stopped_in`."""
+
+    def __init__(self, out: Path, world: World, config: ToyConfig, diverges_at: int = 99, stopped_in: int = 99) -> None:
+        super().__init__(config, world, out)
+        self.step, self.last_step = ToyStep(), 8
+        self.events: list[str] = []
+        self._diverges_at, self._stopped_in = diverges_at, stopped_in
+
+    def run(self) -> bool:
+        self._resume(("data", "toy"), "toys")
+        before = signal.signal(signal.SIGTERM, self._request_stop)
+        try:
+            lines = ToyLines(self.events)
+            self._take_steps(self._batches, lambda step: self._take(step, lines), lines)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        self._save()
+        return self._is_over()
+
+    def _batches(self) -> Iterator[int]:
+        try:
+            yield from range(self.steps_done + 1, self.last_step + 1)
+        finally:
+            self.events.append("no more batches")
+
+    def _take(self, step: int, lines: ToyLines) -> None:
+        if step == self._stopped_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.step()
+        lines.push(step, float("nan") if step >= self._diverges_at else 1.0, self._stop_requested)
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"data": "toy"}
+
+    def _agree(self) -> None:
+        self.events.append(f"save {self.steps_done}")
+
+
+def test_a_line_follows_the_next_launch_and_comes_before_its_checkpoint(tmp_path: Path, world: World) -> None:
+    toy = Toy(tmp_path, world, ToyConfig())
+    assert toy.run()
+    expected = ["launch 1", "launch 2", "line 1", "launch 3", "line 2", "line 3", "save 3"]
+    expected += ["launch 4", "launch 5", "line 4", "launch 6", "line 5", "line 6", "save 6"]
+    assert toy.events == [*expected, "launch 7", "launch 8", "line 7", "line 8", "save 8", "no more batches"]
+    assert weight_of(tmp_path) == 8
+
+
+def weight_of(out: Path) -> float:
+    found = checkpoint.latest(out)
+    assert found is not None
+    state = checkpoint.read(found, torch.device("cpu"))
+    assert list(state) == ["format", "step", "config", "model", "optimizer", "scaler", "data"]
+    assert state["step"] == state["model"]["weight"].item()
+    return state["step"]
+
+
+@pytest.mark.parametrize("diverges_at", [3, 4, 8])
+def test_a_step_whose_loss_is_no_number_is_not_saved(tmp_path: Path, world: World, diverges_at: int) -> None:
+    toy = Toy(tmp_path, world, ToyConfig(), diverges_at)
+    with pytest.raises(ConfigError, match=rf"the loss became nan at step {diverges_at}\. No checkpoint holds that"):
+        toy.run()
+    assert toy.events[-1] == "no more batches"  # their reader has ended, though the error goes on
+    saved = [event for event in toy.events if event.startswith("save")]
+    assert saved == [f"save {step}" for step in (3, 6) if step < diverges_at]
+
+
+def test_what_was_stopped_goes_on(tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "modist")
+    stopped = Toy(tmp_path, world, ToyConfig(), stopped_in=4)
+    assert not stopped.run()
+    assert stopped.events[-3:] == ["no more batches", "line 5", "save 5"]  # it knew of it when step 5 was launched
+    assert "stopped by SIGTERM after step 5; go on with --resume auto" in caplog.text
+    again = Toy(tmp_path, world, ToyConfig(resume="auto"))
+    assert again.run()
+    assert again.events[0] == "launch 6"
+    assert f"resumed after step 5 from {tmp_path}" in caplog.text
+    assert weight_of(tmp_path) == 8
+    over = Toy(tmp_path, world, ToyConfig(resume="auto"))
+    assert over.run()
+    assert over.events == ["no more batches"], "nothing is taken nor saved again"
