@@ -187,10 +187,24 @@ def test_codec_that_ffmpeg_does_not_have():
 
 
 def test_old_python(monkeypatch):
-    monkeypatch.setattr(doctor, "REQUIRED_PYTHON", (9, 0))
+    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (9, 0))
     check = look("Python")
     assert check.state == "wrong"
     assert check.required
+
+
+def test_old_torch(monkeypatch):
+    import torch
+
+    setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    assert '"torch>={}.{}"'.format(*doctor.OLDEST_TORCH) in setup
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu126")  # 9 is less than 11
+    check = look("torch")
+    assert check.state == "wrong"
+    assert check.found == "2.9.1+cu126: 2.11 is the oldest supported"
+    assert check.cure == "pip install --upgrade torch torchvision"
+    monkeypatch.setattr(torch, "__version__", "2.11.0a0+git1")
+    assert look("torch").state == "ok"
 
 
 def test_forced_kernel_backend(monkeypatch):
