@@ -9,10 +9,10 @@ import torch
 
 from modist_fast.batch_norm import agree_on_statistics
 from modist_fast.config import TrainConfig
-from modist_fast.host.affinity import bind_near_gpu
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
 from modist_fast.host.environment import environment, git_revision
+from modist_fast.host.processes import allowed_cores
 from modist_fast.loop import TrainingLoop
 from modist_fast.optim import learning_rate
 from modist_fast.run import checkpoint
@@ -44,7 +44,7 @@ class Trainer(TrainingLoop[TrainConfig]):
     def __init__(self, config: TrainConfig, world: World, source: ClipSource) -> None:
         super().__init__(config, world, config.out)
         self.source = source
-        self._say(f"CPU: {bind_near_gpu(world.device)}; memory: {keep_freed_memory(world.device)}")
+        self._say(f"CPU: {allowed_cores(world.device)}; memory: {keep_freed_memory(world.device)}")
         self.loader = ClipLoader(
             source,
             config.plan(source.grid),

@@ -54,21 +54,14 @@ class DeviceMonitor:
             self._thread.join()
 
 
-def gpu_handle(pynvml: Any, device: torch.device) -> Any:
-    """NVML's handle of a torch device, by its bus address.
-
-    NVML counts all GPUs of the machine, torch those that CUDA_VISIBLE_DEVICES shows: the address is common.
-    """
-    gpu = torch.cuda.get_device_properties(device)
-    address = f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
-    return pynvml.nvmlDeviceGetHandleByPciBusId(address.encode())
-
-
 def _readers(device: torch.device) -> dict[str, Callable[[], float]]:
     """A call for each reading that this GPU gives; some boards lack one or the other."""
     pynvml: Any = importlib.import_module("pynvml")
     pynvml.nvmlInit()
-    gpu = gpu_handle(pynvml, device)
+    # By the bus address: NVML counts all GPUs of the machine, torch those that CUDA_VISIBLE_DEVICES shows.
+    at = torch.cuda.get_device_properties(device)
+    address = f"{at.pci_domain_id:08x}:{at.pci_bus_id:02x}:{at.pci_device_id:02x}.0"
+    gpu = pynvml.nvmlDeviceGetHandleByPciBusId(address.encode())
     offered: dict[str, Callable[[], float]] = {
         "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
         "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),

@@ -1,6 +1,9 @@
-"""Commands of this project in processes of their own."""
+"""Processes: commands of this project in some of their own, and the cores that this one may use."""
 
+import os
 import sys
+
+import torch
 
 
 def command(name: str, *words: object, processes: int | None = None) -> tuple[str, ...]:
@@ -13,3 +16,9 @@ def command(name: str, *words: object, processes: int | None = None) -> tuple[st
     """
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)) if processes else ()
     return (sys.executable, *torchrun, "-m", f"modist_fast.commands.{name}", *map(str, words))
+
+
+def allowed_cores(device: torch.device) -> str:
+    """For the log: how many cores this process may use; with a GPU, how to have those that are near to it."""
+    near = "" if device.type == "cpu" else " (`torchrun --numa-binding node` keeps to those near the GPU)"
+    return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores{near}"

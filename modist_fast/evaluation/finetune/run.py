@@ -24,9 +24,9 @@ from modist_fast.evaluation.finetune.scores import view_probabilities
 from modist_fast.evaluation.finetune.training import ClassifierTraining, Trained
 from modist_fast.evaluation.frozen.session import describe
 from modist_fast.evaluation.results import classification
-from modist_fast.host.affinity import bind_near_gpu
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
+from modist_fast.host.processes import allowed_cores
 from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, refuse_flaw
 from modist_fast.run.files import FINETUNING, traces
@@ -54,11 +54,9 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
         ConfigError, DataError: what the user can mend.
     """
     check(config, world.size)
+    memory = keep_freed_memory(world.device)
     if world.is_main:
-        log.info("CPU: %s; memory: %s", bind_near_gpu(world.device), keep_freed_memory(world.device))
-    else:
-        bind_near_gpu(world.device)
-        keep_freed_memory(world.device)
+        log.info("CPU: %s; memory: %s", allowed_cores(world.device), memory)
     backbone = _first_weights(config)
     spec = resolve_views(config.views, backbone.card)
     labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
