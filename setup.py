@@ -29,11 +29,15 @@ setup(
         for package in (name, *(f"{name}.{inner}" for inner in find_packages(folder)))
     ],
     package_dir=PACKAGE_DIRS,
-    package_data={**{name: ["py.typed"] for name in PACKAGE_DIRS}, "modist_profiling.report": ["page.css", "page.js"]},
+    package_data={
+        **{name: ["py.typed"] for name in PACKAGE_DIRS},
+        "modist_kernels": ["py.typed", "configurations.json"],
+        "modist_profiling.report": ["page.css", "page.js"],
+    },
     install_requires=[
-        "torch>=2.14",
-        "torchvision>=0.29",
-        "triton>=3.5; platform_system == 'Linux'",
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "triton>=3.6; platform_system == 'Linux'",
         "numpy>=2.0",
         "pyarrow>=18",
         "av>=14",

@@ -1,16 +1,23 @@
 """Launch configurations of the kernels by architecture and shape class. Looked up, never searched at start-up.
 
-Provenance: `TIMED` names the entries that were timed on a GPU, by `python profiling/tune_kernels.py --write`. All
-others were chosen on a machine without a GPU from code that Triton 3.8 compiled ahead of time for each chip: of a
-list of tiles from wide to narrow, the first without spills and within the shared memory
-(`python profiling/tune_kernels.py --ahead-of-time` repeats it; tests/kernels/test_budgets.py holds the result).
+They stand in configurations.json, an entry a line, each for Triton from its `triton` on, up to the next entry for the
+same tile: what one version fits into the registers, another spills. `timed` names the GPU and the versions that an
+entry was timed on, by `python profiling/tune_kernels.py --write`. All others were chosen on a machine without a GPU
+from code compiled ahead of time for each chip: of a list of tiles from wide to narrow, the first without spills and
+within the shared memory (`python profiling/tune_kernels.py --ahead-of-time` repeats it; tests/kernels/test_budgets.py
+holds the result).
 """
 
+import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
+import triton
 
 logger = logging.getLogger("modist")
 
@@ -31,7 +38,8 @@ class PartialConfiguration:
     num_stages: int
     """Bank tiles in flight."""
     num_programs: int
-    """Programs to share the bank among; each writes a partial sum of the size of its queries."""
+    """Programs to share the bank among; each writes a partial sum of the size of its queries. One a multiprocessor;
+    up to 32 rows fewer, for the pass waits for memory there and fewer write less."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +51,47 @@ class EdgesConfiguration:
     num_warps: int
 
 
-def _table(programs: int, programs_small: int, *tiles: tuple[int, int, int, int]) -> list[PartialConfiguration]:
-    """Up to 32 rows the pass waits for memory, and fewer programs write fewer partial sums; above, it computes."""
-    return [PartialConfiguration(*tile, programs_small if tile[0] <= 32 else programs) for tile in tiles]
+def triton_version(text: str) -> tuple[int, int]:
+    """Major and minor version: (3, 8) of "3.8.0"."""
+    major, minor, *_ = text.split(".")
+    return int(major), int(minor)
 
 
-# (architecture, C) to configurations by rising block_rows. Multiprocessors: A100 108, RTX 4090 128, H100 132,
-# B200 148, RTX 5090 170.
-PARTIAL: dict[tuple[int, int], list[PartialConfiguration]] = {
-    (80, 64): _table(108, 88, (16, 256, 4, 3), (32, 256, 4, 3), (64, 128, 4, 4), (128, 128, 8, 3)),
-    (80, 128): _table(108, 88, (16, 128, 4, 3), (32, 128, 4, 3), (64, 128, 4, 3), (128, 64, 8, 4)),
-    (80, 256): _table(108, 88, (16, 64, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3)),
-    (89, 64): _table(128, 88, (16, 256, 4, 3), (32, 256, 4, 3), (64, 128, 4, 4), (128, 128, 8, 3)),
-    (89, 128): _table(128, 88, (16, 128, 4, 3), (32, 128, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3)),
-    (89, 256): _table(128, 88, (16, 64, 4, 3), (32, 64, 4, 2), (64, 32, 4, 2)),
-    (90, 64): _table(132, 88, (16, 256, 4, 3), (32, 256, 4, 3), (64, 256, 8, 3), (128, 64, 4, 4)),
-    (90, 128): _table(132, 88, (16, 128, 4, 3), (32, 128, 8, 3), (64, 128, 4, 3), (128, 64, 8, 4)),
-    (90, 256): _table(132, 88, (16, 64, 4, 3), (32, 64, 4, 3), (64, 64, 8, 2)),
-    (100, 64): _table(148, 148, (16, 256, 4, 3), (32, 256, 8, 3), (64, 128, 8, 3), (128, 64, 4, 4)),
-    (100, 128): _table(148, 148, (16, 128, 4, 3), (32, 128, 8, 3), (64, 128, 8, 3), (128, 64, 8, 4)),
-    (100, 256): _table(148, 148, (16, 64, 4, 3), (32, 64, 8, 3), (64, 64, 8, 3)),
-    (120, 64): _table(170, 88, (16, 256, 4, 3), (32, 256, 8, 3), (64, 64, 4, 4)),
-    (120, 128): _table(170, 88, (16, 128, 4, 3), (32, 128, 8, 3), (64, 64, 4, 4)),
-    (120, 256): _table(170, 88, (16, 64, 4, 3), (32, 64, 8, 2), (64, 32, 8, 2)),
-}
+def partial_table(
+    entries: Iterable[Mapping[str, Any]], version: str
+) -> dict[tuple[int, int], list[PartialConfiguration]]:
+    """What holds for a version of Triton.
 
+    Args:
+        entries: those of queue_infonce in configurations.json.
+        version: such as "3.8.0".
+
+    Returns:
+        (architecture, C) to configurations by rising block_rows.
+
+    Raises:
+        ValueError: the version is older than all entries.
+    """
+    newest = {}
+    for entry in sorted(entries, key=lambda entry: triton_version(entry["triton"])):
+        if triton_version(entry["triton"]) <= triton_version(version):
+            newest[entry["architecture"], entry["dim"], entry["block_rows"]] = entry
+    if not newest:
+        raise ValueError(f"{TABLE_PATH.name} has no entries for Triton {version}: install a newer one, 3.6 or later.")
+    names = [field.name for field in fields(PartialConfiguration)]
+    table: dict[tuple[int, int], list[PartialConfiguration]] = {}
+    for arch, dim, rows in sorted(newest):
+        entry = newest[arch, dim, rows]
+        table.setdefault((arch, dim), []).append(PartialConfiguration(*(entry[name] for name in names)))
+    return table
+
+
+TABLE_PATH = Path(__file__).with_suffix(".json")
+_CONTENT = json.loads(TABLE_PATH.read_text(encoding="utf-8"))
+PARTIAL = partial_table(_CONTENT["queue_infonce"], triton.__version__)
 # One-warp programs that keep a chip busy with flow_edges: 16 on each multiprocessor.
-EDGES_PROGRAMS = {80: 1728, 89: 2048, 90: 2112, 100: 2368, 120: 2720}
+EDGES_PROGRAMS = {entry["architecture"]: entry["num_programs"] for entry in _CONTENT["flow_edges"]}
 EDGES_ROWS = (8, 56)  # least and most rows of a strip; 56 rows read 2 % more than they need, 8 rows 25 %
-
-# (architecture, "C 128" or the like, or "edges") to the GPU and the versions that its entries were timed on.
-TIMED: dict[tuple[int, str], str] = {}
 
 
 def partial_configuration(arch: int, rows: int, dim: int) -> PartialConfiguration:

@@ -255,9 +255,9 @@ def test_figures_of_tests_that_ran_on_a_gpu(tmp_path: Path) -> None:
 
 def test_figures_of_the_kernel_table(tmp_path: Path) -> None:
     entries = [MeasuredEntry(128, PartialConfiguration(16, 128, 4, 3, 88), 40.0, 50.0)]
-    MeasuredTable(90, "a GPU", entries, 1056, {}).write(tmp_path / "kernel_table.json")
+    MeasuredTable(90, "a GPU", "3.8", entries, 1056, {}).write(tmp_path / "kernel_table.json")
     found = findings.kernel_table(tmp_path)
     assert found.figures == {"entries": 1, "largest_gain": 1.25, "edges_programs": 1056}
     assert found.text.splitlines()[-1].split()[-4:] == ["40.0", "|", "50.0", "|"]
-    MeasuredTable(90, "a GPU").write(tmp_path / "kernel_table.json")
+    MeasuredTable(90, "a GPU", "3.8").write(tmp_path / "kernel_table.json")
     assert findings.kernel_table(tmp_path).problems

@@ -1,4 +1,4 @@
-"""Refresh the launch configurations of the kernels (kernels/modist_kernels/configurations.py).
+"""Refresh the launch configurations of the kernels (kernels/modist_kernels/configurations.json).
 
     python profiling/tune_kernels.py --write           # on a GPU: time the candidates, take over the fastest
     python profiling/tune_kernels.py --json table.json # the same into a file, which elsewhere
@@ -21,21 +21,22 @@ import triton
 import tyro
 
 from modist_fast.errors import ConfigError
-from modist_kernels import configurations
 from modist_kernels.configurations import (
     ARCHITECTURES,
     EDGES_PROGRAMS,
     PARTIAL,
+    TABLE_PATH,
     PartialConfiguration,
     architecture,
     edges_configuration,
     partial_configuration,
+    triton_version,
 )
 from modist_kernels.flow_edges.kernels import forward as edges_forward
 from modist_kernels.queue_infonce.launches import SUPPORTED_DIMS
 from modist_kernels.queue_infonce.launches import forward as loss_forward
 from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, Resources, compile_partial
-from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, rewritten
+from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, write_configurations
 from modist_profiling.kernels.turns import interleave
 
 BLOCK_ROWS = (16, 32, 64, 128)
@@ -63,7 +64,7 @@ class Options:
     entries: Path | None = None
     """Time nothing; take the entries of such a file."""
     write: bool = False
-    """Edit kernels/modist_kernels/configurations.py in place."""
+    """Take what was found over into kernels/modist_kernels/configurations.json."""
 
 
 def candidates(block_rows: int, dim: int, programs: tuple[int, ...]) -> Iterator[PartialConfiguration]:
@@ -167,7 +168,8 @@ def measure(options: Options) -> MeasuredTable:
     device = torch.device("cuda", torch.cuda.current_device())
     arch = architecture(device)
     versions = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, Triton {triton.__version__}"
-    table = MeasuredTable(arch, versions, list(tune_loss(arch, device, options)))
+    since = "{}.{}".format(*triton_version(triton.__version__))
+    table = MeasuredTable(arch, versions, since, list(tune_loss(arch, device, options)))
     table.edges_programs, table.edges_microseconds = tune_edges(arch, device, options.rounds)
     return table
 
@@ -182,12 +184,6 @@ def print_table(table: MeasuredTable) -> None:
     print(f"edges: {table.edges_programs} programs are fastest over all")
 
 
-def write_configurations(table: MeasuredTable, path: Path) -> None:
-    """Take `table` over into configurations.py at `path`."""
-    path.write_text(rewritten(path.read_text(encoding="utf-8"), table), encoding="utf-8")
-    print(f"{path.name}: entries of sm_{table.architecture} taken over. Now: python -m pytest tests/kernels")
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.ahead_of_time:
@@ -197,5 +193,6 @@ def main() -> None:
     if options.json:
         table.write(options.json)
     if options.write:
-        write_configurations(table, Path(configurations.__file__))
+        write_configurations(table, TABLE_PATH)
+        print(f"{TABLE_PATH.name}: sm_{table.architecture} taken over. Now: python -m pytest tests/kernels")
     return None
