@@ -51,6 +51,7 @@ setup(
         "safetensors>=0.5",
         "matplotlib>=3.9",
         "pillow>=11",
+        "psutil>=6",
     ],
     extras_require={
         # Not `nvidia-dali`: on PyPI that name is a different package. One of the two CUDA builds.

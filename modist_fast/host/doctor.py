@@ -66,7 +66,7 @@ class _Part(NamedTuple):
     required: bool = False
 
     def check(self) -> Check:
-        state: State
+        state: State = "wrong"
         try:
             return Check(self.name, "ok", self.look(), self.required, "", "")
         except _Fault as fault:
@@ -74,7 +74,7 @@ class _Part(NamedTuple):
         except ModuleNotFoundError as error:
             state, found, cure = "absent", f"no module {error.name}", self.cure
         except Exception as error:  # a library that is there and fails, in its own way
-            state, found, cure = "wrong", f"{type(error).__name__}: {error}"[:200], self.cure
+            found, cure = f"{type(error).__name__}: {error}"[:200], self.cure
         return Check(self.name, state, found, self.required, self.cost, cure)
 
 

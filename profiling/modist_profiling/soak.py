@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import default_processes
@@ -36,6 +38,12 @@ class Watched:
     resident_mb: list[float] = field(default_factory=list)
     num_files: list[int] = field(default_factory=list)
     """Open file descriptors."""
+
+    def add(self, seconds: float, resident_mb: float, num_files: int) -> None:
+        """One more sample."""
+        self.seconds.append(seconds)
+        self.resident_mb.append(resident_mb)
+        self.num_files.append(num_files)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def lasting(watched: Sequence[Watched], moment: float) -> list[Watched]:
 def watch(
     command: Sequence[str], of_interest: Callable[[str], bool], *, interval: float = 0.25, **options: Any
 ) -> tuple[int, list[Watched]]:
-    """Run a command and sample those of its processes that are of interest, from /proc.
+    """Run a command and sample those of its processes that are of interest.
 
     Args:
         command: as for subprocess.
@@ -82,12 +90,11 @@ def watch(
     started = time.monotonic()
     watched: dict[int, Watched] = {}
     while process.poll() is None:
-        for pid in family(process.pid):
-            try:
-                if of_interest(_command_line(pid)):
-                    _sample(watched.setdefault(pid, Watched(pid)), time.monotonic() - started)
-            except OSError:  # it ended in between
-                continue
+        for one in family(process.pid):
+            with suppress(psutil.NoSuchProcess):  # it ended in between
+                if of_interest(" ".join(one.cmdline())):
+                    sample = time.monotonic() - started, one.memory_info().rss / 2**20, one.num_fds()
+                    watched.setdefault(one.pid, Watched(one.pid)).add(*sample)
         time.sleep(interval)
     return process.returncode, [watched[pid] for pid in sorted(watched)]
 
@@ -115,31 +122,10 @@ def flatness(process: Watched, warm_from: float, warm_until: float, end: float) 
     )
 
 
-def family(pid: int) -> list[int]:
+def family(pid: int) -> list[psutil.Process]:
     """A process and all that descend from it."""
-    found = [pid]
-    for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in children.read_text().split()]
-            except OSError:
-                continue
-    return found
-
-
-def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-
-
-def _sample(process: Watched, seconds: float) -> None:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    resident = next((line for line in status.splitlines() if line.startswith("VmRSS:")), None)
-    if resident is None:  # a zombie has no memory
-        return
-    num_files = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
-    process.seconds.append(seconds)
-    process.resident_mb.append(int(resident.split()[1]) / 1024)
-    process.num_files.append(num_files)
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
 
 
 # Small nets on small clips: the host's work per step is what leaks, and this way there are many steps.

@@ -29,7 +29,7 @@ for turn in range(25):
 
 @pytest.mark.parametrize("leak", ["nothing", "memory", "files"])
 def test_planted_leak_is_seen(leak: str) -> None:
-    code, watched = watch([sys.executable, "-c", PROGRAM, leak], lambda line: line.endswith(f"{leak} "), interval=0.05)
+    code, watched = watch([sys.executable, "-c", PROGRAM, leak], lambda line: line.endswith(f" {leak}"), interval=0.05)
     assert code == 0
     (process,) = watched
     # In shares of what it lasted here, with the interpreter's start in the first third.
@@ -41,7 +41,7 @@ def test_planted_leak_is_seen(leak: str) -> None:
 
 def test_children_of_the_command_are_watched_and_others_are_not() -> None:
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PROGRAM!r}, 'inner'])"
-    _, watched = watch([sys.executable, "-c", program], lambda line: line.endswith("inner "))
+    _, watched = watch([sys.executable, "-c", program], lambda line: line.endswith(" inner"))
     assert len(watched) == 1
 
 

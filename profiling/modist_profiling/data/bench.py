@@ -9,7 +9,6 @@ stopped meanwhile; its CPU time is that of all its threads and children. A peer 
 """
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+import psutil
 import torch
 import tyro
 
@@ -38,7 +38,6 @@ PACKAGES = {"torchcodec": "torchcodec", "pyav": "av", "decord2": "decord", "open
 Kind = Literal["store", "raw", "torchcodec", "pyav", "decord2", "opencv"]
 OURS = {"store": "ours: store", "raw": "ours: raw videos"}
 COUNTERS = ("samples", "frames_used", "frames_decoded", "bytes_read", "bytes_needed")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class StoppedWorker(Worker):
         answer = super().ask(**command)
         answer["time"] = 1e3 * (time.perf_counter() - started)
         answer["cpu_time"] = 1e3 * (self._cpu_seconds() - before)
-        answer["peak_mb"] = sum(_status_mb(pid, "VmHWM") for pid in family(self.process.pid))
+        answer["peak_mb"] = sum(_peak_mb(process.pid) for process in family(self.process.pid))
         self._signal(signal.SIGSTOP)
         return answer
 
@@ -125,16 +124,12 @@ class StoppedWorker(Worker):
         self.process.wait()
 
     def _signal(self, number: int) -> None:
-        for pid in family(self.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        for process in family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _cpu_seconds(self) -> float:
-        total = 0
-        for pid in family(self.process.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / _TICKS
+        return sum(sum(process.cpu_times()[:2]) for process in family(self.process.pid))
 
 
 def main() -> None:
@@ -215,6 +210,7 @@ def _prepare(videos: Path, folder: Path) -> Path:
     return folder / "store"
 
 
-def _status_mb(pid: int, name: str) -> float:
+def _peak_mb(pid: int) -> float:
+    """Of resident memory; psutil has the present one alone."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
