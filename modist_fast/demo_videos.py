@@ -15,18 +15,17 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import cv2
 import numpy as np
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
+from modist_pipelines.video.write import write_video
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES = 128, 96, 30, 120
 _CANVAS = 96  # pixels of the square that an object is drawn in
@@ -255,26 +254,14 @@ class Scene:
         return frame.clip(0, 255).round().astype(np.uint8)
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> None:
-    """Encode (T, H, W, 3) uint8 RGB, of even sides, as H.264 in MP4; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # An absolute path: FFmpeg would take a name with a colon for an address.
-    with whole_file(path) as half, av.open(str(half.absolute()), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes on any number of cores
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-
-
 def _make(out: Path, seed: int, index: int) -> bool:
     cv2.setNumThreads(1)
     path = out / list(MOTIONS)[index % len(MOTIONS)] / f"{index:04d}.mp4"
     if path.exists():
         return False
     scene = Scene(seed, index)
-    write_video(path, np.stack([scene.draw(number) for number in range(NUM_FRAMES)]))
+    with whole_file(path) as half:
+        write_video(half, [scene.draw(number) for number in range(NUM_FRAMES)], FPS, container="mp4")
     return True
 
 

@@ -9,7 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modist_fast.demo_videos import write_video
+from modist_fast.host.whole_file import whole_file
+from modist_pipelines.video.write import write_video
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -92,7 +93,8 @@ def save_grid(path: Path, clips: Sequence[ShownClip], title: str, columns: int =
 
 def save_video(path: Path, videos: Sequence[ShownClip], fps: float) -> None:
     """Encode videos one after the other as MP4: frames and the backbones' maps side by side."""
-    write_video(path, np.stack([picture for video in videos for picture in _panels(video)]), fps=fps)
+    with whole_file(path) as half:
+        write_video(half, [picture for video in videos for picture in _panels(video)], fps, container="mp4")
 
 
 def _sheet(clip: ShownClip) -> np.ndarray:

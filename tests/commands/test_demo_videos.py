@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos, write_video
+from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, Pose, Scene, make_demo_videos
 from modist_fast.errors import ConfigError
+from modist_pipelines.video.write import write_video
 
 pytestmark = pytest.mark.slow
 
@@ -246,7 +247,7 @@ def test_another_seed_does_not_pass_for_this_one(made):
 
 def test_file_is_written_under_the_name_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_video(Path("12:30:05.mp4"), np.zeros((3, 32, 48, 3), np.uint8))
+    write_video(Path("12:30:05.mp4"), np.zeros((3, 32, 48, 3), np.uint8), FPS)
     with av.open(str(tmp_path / "12:30:05.mp4")) as container:
         assert len(list(container.decode(video=0))) == 3
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modist_fast.demo_videos import FPS, HEIGHT, WIDTH, write_video
+from modist_fast.demo_videos import FPS, HEIGHT, WIDTH
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
@@ -21,6 +21,7 @@ from modist_fast.gradcam.paired import PairedClips
 from modist_fast.models import ResNet, build_visual
 from modist_fast.models.norm import GroupBatchNorm
 from modist_pipelines.store.reader import Store
+from modist_pipelines.video.write import write_video
 from tests.commands.launching import run_script
 
 pytestmark = pytest.mark.slow
@@ -184,7 +185,7 @@ def disc_clips(tmp_path_factory: pytest.TempPathFactory):
             shift = np.array([[1, 0, left - WIDTH / 2], [0, 1, top - HEIGHT / 2]])
             moved = cv2.warpAffine(disc, shift, (WIDTH, HEIGHT))
             frames.append(np.where(np.hypot(y - top, x - left)[..., None] < 16, moved, 0.4 * scene + 70))
-        write_video(folder / "videos" / f"{video:02d}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8))
+        write_video(folder / "videos" / f"{video:02d}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8), FPS)
     done = run_script("prepare.py", folder / "videos", "--out", folder / "store", "--short-side", 72)
     assert done.returncode == 0, done.stderr
     store = Store.open(folder / "store")

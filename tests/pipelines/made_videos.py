@@ -1,11 +1,11 @@
 """Small videos for the tests of this room, whose frames say which they are."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+
+from modist_pipelines.video import write
 
 NUM_BITS = 8
 
@@ -43,22 +43,8 @@ def write_video(
         times: milliseconds at which the pictures appear, instead of a constant rate.
         codec, b_frames: of the encoder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"bf": str(b_frames), "g": "12"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 2_000_000
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number if times is None else times[number]
-            frame.time_base = Fraction(1, fps) if times is None else Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    options = {"bf": str(b_frames), "g": "12", "b": "2000000"}
+    return write.write_video(path, pictures, fps, codec=codec, times=times, options=options)
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

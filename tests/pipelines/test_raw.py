@@ -17,6 +17,7 @@ from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
 from modist_pipelines.video import frames as frame_decoder
+from modist_pipelines.video import write
 from modist_pipelines.video.engine import EngineDecoder, video_graph
 from modist_pipelines.video.frames import decode_nominal, torchcodec_loads, upright_rgb
 from modist_pipelines.video.index import read_index
@@ -32,18 +33,13 @@ CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), 24, grid=4, motion_threshold
 def write_video(path: Path, num_frames: int, codec: str = "libx264", gop: int = 12, b_frames: int = 2) -> None:
     """A video of 64 x 48 pixels whose frame i is a bar at column 2i, on a texture: no two frames alike."""
     texture = np.random.default_rng(0).integers(0, 90, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=30)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.gop_size = gop
-        if codec == "libx264":
-            stream.options = {"crf": "12", "bf": str(b_frames), "threads": "1", "sc_threshold": "0"}
-        for number in range(num_frames):
-            frame = texture.copy()
-            frame[:, 2 * number % 62 : 2 * number % 62 + 2] = 255 - number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    pictures = np.repeat(texture[None], num_frames, 0)
+    for number, picture in enumerate(pictures):
+        picture[:, 2 * number % 62 : 2 * number % 62 + 2] = 255 - number
+    options = {"g": str(gop)}
+    if codec == "libx264":
+        options |= {"crf": "12", "bf": str(b_frames), "sc_threshold": "0"}
+    write.write_video(path, pictures, FPS, codec=codec, options=options)
 
 
 def sequential(path: Path) -> list[np.ndarray]:
