@@ -96,6 +96,12 @@ def test_figures_by_hand(tmp_path: Path):
     assert reason in found.text
     # Without waiting for each other: 0.37 s of rank 0, 0.35 s of rank 1.
     assert "rank 0 is the slowest, 5.7 % above the mean of the others" in found.text
+    html = page([read_run(tmp_path / "run")])
+    bars = html.partition('<div class="ranks">')[2].partition("</figure>")[0]
+    assert re.findall(r"<b( class=marked)?>(rank \d)</b>", bars) == [(" class=marked", "rank 0"), ("", "rank 1")]
+    widths = [sum(map(float, re.findall(r"width:([\d.]+)%", bar))) for bar in bars.split("<b")[1:]]
+    assert widths == pytest.approx([100, 100], abs=0.1), "both wait for each other, so their steps are as long"
+    assert 'title="backward: ' in bars
 
 
 def test_a_plot_is_at_the_pixels_of_its_values(tmp_path: Path):
@@ -152,7 +158,7 @@ def test_two_runs_share_axes_and_show_what_differs(tmp_path: Path):
     for at in starts:
         label = found.tags[at][1].get("aria-label")
         pair = [start for start in starts if found.tags[start][1].get("aria-label") == label]
-        if label in ("A step on each rank", "Own work, without waiting for other ranks"):
+        if label == "Own work, without waiting for other ranks":
             continue  # of each run by itself
         compared += 1
         texts = [_ticks(found.tags, start) for start in pair]

@@ -32,7 +32,7 @@ addEventListener("load", () => {
     name: plot.getAttribute("aria-label"),
     box: box(plot),
     lines: [...plot.querySelectorAll(".line")].map((line) => getComputedStyle(line).stroke),
-    fills: [...new Set([...plot.querySelectorAll("rect, path[style^=fill]:not(.band)")]
+    fills: [...new Set([...plot.querySelectorAll("path[style^=fill]:not(.band)")]
       .map((part) => getComputedStyle(part).fill))],
     ticks: shown(plot.querySelectorAll("text:not(.guide-label)")),
   }));

@@ -9,7 +9,7 @@ import numpy as np
 from modist_profiling.report.binning import Bar, bars
 from modist_profiling.report.charts import card, steps_axis
 from modist_profiling.report.runs import Run
-from modist_profiling.report.svg import Curve, RankBar, Stack, line_plot, number, padded, rank_plot, stack_plot
+from modist_profiling.report.svg import Curve, Stack, line_plot, number, padded, stack_plot
 
 # Fourteen colours would tell nothing apart: the nets, what is waited for, and the rest.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -102,13 +102,21 @@ def rank_cards(run: Run) -> str:
     # All of them, or the slowest and the fastest ones: the page stays readable for a thousand ranks.
     order = np.argsort(-own, kind="stable")
     shown = sorted(order if num_ranks <= _MAX_RANKS else [*order[: _MAX_RANKS // 2], *order[-_MAX_RANKS // 2 :]])
-    rows = [
-        RankBar(f"rank {rank}", grouped({name: of[rank] for name, of in by_rank.items()}), rank == slowest)
-        for rank in shown
-    ]
-    _, high = padded([sum(row.parts) for row in rows], from_zero=True)
-    html = card("A step on each rank", "ms", _LEGEND, rank_plot("A step on each rank", rows, _COLOURS, high))
+    steps = {rank: grouped({name: of[rank] for name, of in by_rank.items()}) for rank in shown}
+    longest = max(map(sum, steps.values()))
+    rows = [_rank_bar(rank, parts, longest, rank == slowest) for rank, parts in steps.items()]
+    html = card("A step on each rank", "ms", _LEGEND, f'<div class="ranks">{"".join(rows)}</div>')
     return html + _own_time(run, num_ranks, slowest)
+
+
+def _rank_bar(rank: int, parts: Sequence[float], longest: float, marked: bool) -> str:
+    pieces = "".join(
+        f'<i style="width:{100 * value / longest:.2f}%;background:var(--{colour})" '
+        f'title="{label}: {number(value)} ms"></i>'
+        for value, (label, colour) in zip(parts, _LEGEND, strict=True)
+        if value
+    )
+    return f"<b{' class=marked' if marked else ''}>rank {rank}</b><div>{pieces}</div><span>{number(sum(parts))}</span>"
 
 
 def _own_time(run: Run, num_ranks: int, slowest: int) -> str:

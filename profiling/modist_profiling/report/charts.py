@@ -63,69 +63,46 @@ def _chance_retrieval(config: dict[str, Any]) -> Guide | None:
     return Guide(f"chance: 1 of {batch}", 100 / batch) if batch else None
 
 
+def _one(title: str, unit: str, column: str, label: str, colour: str, **options: Any) -> Chart:
+    return Chart(title, unit, (Line(column, label, colour),), **options)
+
+
 PERCENT = (0.0, 105.0)
 LEARNING = (
     Chart("Loss by term", "InfoNCE, nats", _by_term("loss_"), guide=_chance_loss),
     Chart("Top-1 among positive and negatives", "%", _by_term("top1_"), scale=100, ends=PERCENT),
     Chart("Similarity of positives", "cosine", _by_term("positive_"), from_zero=False),
-    Chart("Learning rate", "", (Line("lr", "learning rate", "blue"),)),
+    _one("Learning rate", "", "lr", "learning rate", "blue"),
 )
+_COLOURS = {"plan": "yellow", "read": "aqua", "decode": "violet"}
+_BEHIND = tuple(Line(f"loader_spans.{name}", name, colour) for name, colour in _COLOURS.items())
+_WAIT = {"scale": 100, "weight": "seconds", "ends": PERCENT}
 THROUGHPUT = (
-    Chart("Throughput", "samples/s", (Line("samples_per_s", "samples/s", "blue"),), weight="seconds"),
-    Chart(
-        "Waiting for data",
-        "% of the step",
-        (Line("data_wait", "data wait", "orange"),),
-        scale=100,
-        weight="seconds",
-        ends=PERCENT,
-    ),
-    Chart("Batches ready when a step asked", "", (Line("queue_depth", "batches ready", "aqua"),)),
-    Chart(
-        "Behind the steps: time of other threads",
-        "ms per step",
-        (
-            Line("loader_spans.plan", "plan", "yellow"),
-            Line("loader_spans.read", "read", "aqua"),
-            Line("loader_spans.decode", "decode", "violet"),
-        ),
-        scale=1e3,
-    ),
+    _one("Throughput", "samples/s", "samples_per_s", "samples/s", "blue", weight="seconds"),
+    _one("Waiting for data", "% of the step", "data_wait", "data wait", "orange", **_WAIT),
+    _one("Batches ready when a step asked", "", "queue_depth", "batches ready", "aqua"),
+    Chart("Behind the steps: time of other threads", "ms per step", _BEHIND, scale=1e3),
 )
 DATA = (
-    Chart(
-        "Amplification",
-        "frames decoded for one used",
-        (Line("amplification", "frames decoded / used", "blue"),),
-        weight="frames_used",
+    _one(
+        "Amplification", "frames decoded for one used", "amplification", "decoded / used", "blue", weight="frames_used"
     ),
-    Chart(
-        "Bytes read for one needed", "", (Line("bytes_ratio", "bytes read / needed", "blue"),), weight="bytes_needed"
-    ),
-    Chart("Reading", "MB/s, rank 0", (Line("bytes_per_s", "MB/s", "aqua"),), scale=1e-6, weight="seconds"),
-    Chart("Damaged videos left out", "per step", (Line("videos_damaged", "damaged videos", "red"),)),
+    _one("Bytes read for one needed", "", "bytes_ratio", "bytes read / needed", "blue", weight="bytes_needed"),
+    _one("Reading", "MB/s, rank 0", "bytes_per_s", "MB/s", "aqua", scale=1e-6, weight="seconds"),
+    _one("Damaged videos left out", "per step", "videos_damaged", "damaged videos", "red"),
 )
+_CPU = "a run on a CPU has no other memory"
 MEMORY = (
-    Chart("Host memory of rank 0", "MB, most so far", (Line("host_mb", "host", "blue"),)),
-    Chart(
-        "Device memory of rank 0",
-        "MB, most so far",
-        (Line("device_mb", "device", "violet"),),
-        why_absent="a run on a CPU has no other memory",
-    ),
+    _one("Host memory of rank 0", "MB, most so far", "host_mb", "host", "blue"),
+    _one("Device memory of rank 0", "MB, most so far", "device_mb", "device", "violet", why_absent=_CPU),
 )
+_SLOTS = (Line("bank_filled", "filled", "aqua"), Line("masked_negatives", "masked for a query", "red"))
 HEALTH = (
     Chart("Spread of the keys", "1: even, 0: collapsed", _by_modality("spread_"), ends=(0.0, 1.1)),
     Chart("Uniformity of the keys", "0: collapsed, −4: even", _by_modality("uniformity_"), ends=(-4.2, 0.2)),
     Chart("Retrieval within the batch", "%", _by_term("retrieval_"), scale=100, ends=PERCENT, guide=_chance_retrieval),
-    Chart("Age of the bank's keys", "steps, mean", (Line("bank_age", "age", "aqua"),)),
-    Chart(
-        "Share of the bank",
-        "% of slots",
-        (Line("bank_filled", "filled", "aqua"), Line("masked_negatives", "masked for a query", "red")),
-        scale=100,
-        ends=PERCENT,
-    ),
+    _one("Age of the bank's keys", "steps, mean", "bank_age", "age", "aqua"),
+    Chart("Share of the bank", "% of slots", _SLOTS, scale=100, ends=PERCENT),
 )
 
 

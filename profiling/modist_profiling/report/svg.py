@@ -1,4 +1,4 @@
-"""Plots as SVG text: lines with a range behind them, stacked bars over time, and stacked bars of ranks.
+"""Plots as SVG text: lines with a range behind them, and stacked bars over time.
 
 Colours are names of the page's CSS variables, so that plots follow its light and dark theme. The page's script reads
 `data-hover` to show values under the pointer.
@@ -14,8 +14,6 @@ import numpy as np
 
 WIDTH, HEIGHT = 600, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 40
-_ROW = 26
-_RANK_LEFT = 70
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,6 @@ class Stack:
     first: int
     last: int
     parts: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class RankBar:
-    label: str
-    parts: tuple[float, ...]
-    marked: bool
 
 
 def number(value: float) -> str:
@@ -123,7 +114,7 @@ def line_plot(
         known = dict(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
         rows.append([curve.label, curve.colour, [number(known.get(step, math.nan)) for step in steps]])
     hover = {"x": [round(across(step), 1) for step in steps], "at": [f"step {number(step)}" for step in steps]}
-    return _svg(name, HEIGHT, parts, hover | {"rows": rows})
+    return _svg(name, parts, hover | {"rows": rows})
 
 
 def stack_plot(
@@ -158,32 +149,7 @@ def stack_plot(
         "at": [f"steps {stack.first:,} to {stack.last:,}, ms" for stack in stacks],
         "rows": rows,
     }
-    return _svg(name, HEIGHT, parts, hover)
-
-
-def rank_plot(name: str, rows: Sequence[RankBar], colours: Sequence[str], high: float) -> str:
-    """A lying bar for each rank; `high` is the end of the axis."""
-    bottom = 6 + _ROW * len(rows)
-    across = Span(0.0, high, _RANK_LEFT, WIDTH - _RIGHT)
-    parts = []
-    for tick in ticks(0.0, high):
-        parts.append(f'<path class="grid" d="M{across(tick):.1f} 2V{bottom}"/>')
-        parts.append(f'<text class="tick" x="{across(tick):.1f}" y="{bottom + 16}" text-anchor="middle">')
-        parts.append(f"{number(tick)}</text>")
-    for index, row in enumerate(rows):
-        top, left = 6 + _ROW * index, across(0.0)
-        kind = "marked" if row.marked else "label"
-        parts.append(f'<text class="{kind}" x="{_RANK_LEFT - 8}" y="{top + 14}" text-anchor="end">')
-        parts.append(f"{escape(row.label)}</text>")
-        for value, colour in zip(row.parts, colours, strict=True):
-            width = across(value) - across(0.0)
-            if width >= 0.2:
-                parts.append(
-                    f'<rect x="{left:.1f}" y="{top}" width="{max(0.2, width - 1):.1f}" height="{_ROW - 7}" '
-                    f'style="fill:var(--{colour})"/>'
-                )
-            left += width
-    return _svg(name, bottom + 24, parts, None)
+    return _svg(name, parts, hover)
 
 
 def _spans(x: tuple[float, float], y: tuple[float, float]) -> tuple[Span, Span]:
@@ -225,8 +191,10 @@ def _band(curve: Curve, across: Span, up: Span) -> str:
     return f'<path class="band" style="fill:var(--{curve.colour})" d="M{"L".join(there + back[::-1])}z"/>'
 
 
-def _svg(name: str, height: int, parts: Sequence[str], hover: Mapping[str, object] | None) -> str:
-    data = f' data-hover="{escape(json.dumps(hover, ensure_ascii=False, separators=(",", ":")))}"' if hover else ""
-    cursor = f'<path class="cursor" d="M0 {_TOP}V{height - _BOTTOM}" visibility="hidden"/>' if hover else ""
-    head = f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}"{data}>'
+def _svg(name: str, parts: Sequence[str], hover: Mapping[str, object]) -> str:
+    data = escape(json.dumps(hover, ensure_ascii=False, separators=(",", ":")))
+    cursor = f'<path class="cursor" d="M0 {_TOP}V{HEIGHT - _BOTTOM}" visibility="hidden"/>'
+    head = (
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}" data-hover="{data}">'
+    )
     return f"{head}{''.join(parts)}{cursor}</svg>"
