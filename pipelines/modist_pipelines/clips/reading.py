@@ -33,7 +33,6 @@ class VideoClips:
     bytes_read: int = 0
     bytes_needed: int = 0
     plan_seconds: float = 0.0
-    read_seconds: float = 0.0
     damage: list[str] = field(default_factory=list)
     """Messages, one a damaged clip."""
 
@@ -58,11 +57,9 @@ def read_clips(
         plans[key, "visual"] = visual
         if motion is not None:
             plans[key, "motion"] = motion
-    planned = time.perf_counter()
+    clips.plan_seconds = time.perf_counter() - started
     for (key, kind), clip in _read(source, config, video, plans, clips).items():
         clips.halves.setdefault(key, {})[kind] = clip
-    clips.plan_seconds = planned - started
-    clips.read_seconds = time.perf_counter() - planned
     return clips
 
 
