@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from modist_profiling.gpu_check.stages import Setting, Stage, stages
 from modist_profiling.kernels import edges as bench_edges
 from modist_profiling.kernels import loss as bench_loss
 from modist_profiling.kernels import tuning as tune_kernels
-from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable
+from modist_profiling.kernels.table import write_table
 from modist_profiling.step import bench as bench_step
 
 pytestmark = pytest.mark.slow
@@ -254,10 +255,12 @@ def test_figures_of_tests_that_ran_on_a_gpu(tmp_path: Path) -> None:
 
 
 def test_figures_of_the_kernel_table(tmp_path: Path) -> None:
-    entries = [MeasuredEntry(128, PartialConfiguration(16, 128, 4, 3, 88), 40.0, 50.0)]
-    MeasuredTable(90, "a GPU", "3.8", entries, 1056, {}).write(tmp_path / "kernel_table.json")
+    entry = {"dim": 128} | asdict(PartialConfiguration(16, 128, 4, 3, 88))
+    entry |= {"microseconds": 40.0, "shipped_microseconds": 50.0}
+    edges = {"num_programs": 1056}
+    write_table(tmp_path / "kernel_table.json", {"queue_infonce": [entry], "flow_edges": [edges]})
     found = findings.kernel_table(tmp_path)
     assert found.figures == {"entries": 1, "largest_gain": 1.25, "edges_programs": 1056}
     assert found.text.splitlines()[-1].split()[-4:] == ["40.0", "|", "50.0", "|"]
-    MeasuredTable(90, "a GPU", "3.8").write(tmp_path / "kernel_table.json")
+    write_table(tmp_path / "kernel_table.json", {"queue_infonce": [], "flow_edges": [edges]})
     assert findings.kernel_table(tmp_path).problems

@@ -1,49 +1,47 @@
 """Taking measured configurations over: what the table says afterwards, and what stays as it was."""
 
-import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+import triton
 
 from modist_fast.errors import ConfigError
 from modist_kernels.configurations import PARTIAL, TABLE_PATH, PartialConfiguration, partial_table
-from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, taken_over, write_configurations
+from modist_profiling.kernels import tuning
+from modist_profiling.kernels.table import Table, read_table, taken_over, write_table
 from modist_profiling.kernels.tuning import best_programs
 
-CONTENT = json.loads(TABLE_PATH.read_text(encoding="utf-8"))
+SHIPPED = read_table(TABLE_PATH)
 ENTRIES = [PartialConfiguration(16, 256, 8, 2, 264), PartialConfiguration(64, 64, 4, 3, 132)]
 
 
-def table() -> MeasuredTable:
+def measured(timed: str = "a GPU, torch 2") -> Table:
     """Of two tiles and the edges."""
-    found = [MeasuredEntry(128, entry, 40.0, 50.0) for entry in ENTRIES]
-    return MeasuredTable(90, "a GPU, torch 2", "3.9", found, 1056, {"1": {"1056": 3.0}})
+    head = {"architecture": 90, "triton": "3.9", "timed": timed}
+    tiles = [head | {"dim": 128} | asdict(entry) | {"microseconds": 40.0} for entry in ENTRIES]
+    return {"queue_infonce": tiles, "flow_edges": [head | {"num_programs": 1056}]}
 
 
 def test_measured_entries_hold_from_their_triton_on_and_no_others_change() -> None:
-    found = taken_over(CONTENT, table())
+    found = taken_over(SHIPPED, measured())
     for version in ("3.6.0", "3.8.1"):
-        assert partial_table(found["queue_infonce"], version) == partial_table(CONTENT["queue_infonce"], version)
-    expected = partial_table(CONTENT["queue_infonce"], "3.10.0")
+        assert partial_table(found["queue_infonce"], version) == partial_table(SHIPPED["queue_infonce"], version)
+    expected = partial_table(SHIPPED["queue_infonce"], "3.10.0")
     kept = {entry.block_rows: entry for entry in expected[90, 128]}
     expected[90, 128] = [ENTRIES[0], kept[32], ENTRIES[1], kept[128]]
     assert partial_table(found["queue_infonce"], "3.10.0") == expected
-    assert [entry for entry in found["flow_edges"] if entry["architecture"] != 90] == [
-        entry for entry in CONTENT["flow_edges"] if entry["architecture"] != 90
-    ]
-    assert {"architecture": 90, "num_programs": 1056, "timed": "a GPU, torch 2"} in found["flow_edges"]
-    assert [entry.get("timed") for entry in found["queue_infonce"]].count("a GPU, torch 2") == 2
+    programs = {entry["architecture"]: entry["num_programs"] for entry in SHIPPED["flow_edges"]}
+    assert {entry["architecture"]: entry["num_programs"] for entry in found["flow_edges"]} == programs | {90: 1056}
 
 
 def test_a_second_measurement_replaces_the_first() -> None:
-    later = table()
-    later.measured_on, later.edges_programs = "a newer GPU", None
-    once = taken_over(CONTENT, table())
-    twice = taken_over(once, later)
+    once = taken_over(SHIPPED, measured())
+    twice = taken_over(once, measured("a newer GPU") | {"flow_edges": []})
     assert twice["flow_edges"] == once["flow_edges"]
-    assert len(twice["queue_infonce"]) == len(once["queue_infonce"]) == len(CONTENT["queue_infonce"]) + 2
+    assert len(twice["queue_infonce"]) == len(once["queue_infonce"]) == len(SHIPPED["queue_infonce"]) + 2
     assert {"a newer GPU"} == {entry["timed"] for entry in twice["queue_infonce"] if "timed" in entry}
 
 
@@ -62,30 +60,59 @@ def test_each_triton_has_its_entries() -> None:
 
 def test_the_shipped_file_is_what_the_writer_writes(tmp_path: Path) -> None:
     path = tmp_path / "configurations.json"
-    shutil.copy(TABLE_PATH, path)
-    write_configurations(MeasuredTable(90, "a GPU", "3.8"), path)
+    write_table(path, taken_over(SHIPPED, {"queue_infonce": [], "flow_edges": []}))
     assert path.read_text() == TABLE_PATH.read_text()
-    write_configurations(table(), path)
+    write_table(path, taken_over(SHIPPED, measured()))
     old, new = TABLE_PATH.read_text().splitlines(), path.read_text().splitlines()
-    assert len(new) == len(old) + 2  # of a Triton that had none
+    assert len(new) == len(old) + 2  # tiles of a Triton that had none
     assert len(set(old) - set(new)) == 1  # the edges
-    assert set(PARTIAL) == {(entry["architecture"], entry["dim"]) for entry in CONTENT["queue_infonce"]}
+    assert read_table(path) == taken_over(SHIPPED, measured())
 
 
-def test_a_table_survives_its_file(tmp_path: Path) -> None:
+def test_the_oldest_triton_has_every_tile_that_the_newest_has() -> None:
+    oldest, newest = (partial_table(SHIPPED["queue_infonce"], version) for version in ("3.6.0", "99.0"))
+    assert {key: [entry.block_rows for entry in entries] for key, entries in oldest.items()} == {
+        key: [entry.block_rows for entry in entries] for key, entries in newest.items()
+    }
+    assert oldest != newest
+    assert set(PARTIAL) == set(newest)
+
+
+@pytest.mark.parametrize("text", ['{"queue_infonce": []}', "[]", "{", '{"queue_infonce": [{}], "flow_edges": []}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"
-    table().write(path)
-    assert read_table(path) == table()
-    path.write_text('{"architecture": 90}')
+    path.write_text(text)
     with pytest.raises(ConfigError, match="no table of tune_kernels"):
         read_table(path)
 
 
 def test_an_unknown_chip_is_said() -> None:
-    unknown = table()
-    unknown.architecture = 70
-    with pytest.raises(ConfigError, match="of sm_70, and the kernels know only"):
-        taken_over(CONTENT, unknown)
+    unknown = measured()
+    unknown["flow_edges"][0]["architecture"] = 70
+    with pytest.raises(ConfigError, match="of sm_70; the kernels know only"):
+        taken_over(SHIPPED, unknown)
+
+
+def test_what_is_measured_can_be_taken_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All but the GPU: every candidate fits, and the last that is timed is the fastest."""
+    chip = SimpleNamespace(multi_processor_count=132)
+    for name, value in {"is_available": True, "current_device": 0, "get_device_name": "a GPU"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: chip)
+    monkeypatch.setattr(tuning, "architecture", lambda device: 90)
+    monkeypatch.setattr(tuning, "compiled", lambda *tile: [])
+    monkeypatch.setattr(tuning, "_loss_inputs", lambda *shape: ())
+    monkeypatch.setattr(tuning, "tune_edges", lambda *arguments: (1056, {"1": {"1056": 3.0}}))
+    monkeypatch.setattr(
+        tuning, "interleave", lambda runs, *options, **more: {run: [1 / n] for n, run in enumerate(runs, 1)}
+    )
+    found = tuning.measure(tuning.Options(dims=(128,), block_rows=(16, 64)))
+    write_table(tmp_path / "table.json", found)
+    assert read_table(tmp_path / "table.json") == found
+    table = partial_table(taken_over(SHIPPED, found)["queue_infonce"], triton.__version__)
+    last = [*tuning.candidates(64, 128, (88, 132, 264))][-1]
+    assert last in table[90, 128]
+    assert all(entry["microseconds"] > 0 for entry in found["queue_infonce"])
 
 
 def test_every_number_of_frames_counts_alike() -> None:

@@ -11,10 +11,11 @@ Nothing is tuned at start-up: a table keeps two runs identical, and a new Triton
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -36,7 +37,7 @@ from modist_kernels.flow_edges.kernels import forward as edges_forward
 from modist_kernels.queue_infonce.launches import SUPPORTED_DIMS
 from modist_kernels.queue_infonce.launches import forward as loss_forward
 from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, Resources, compile_partial
-from modist_profiling.kernels.table import MeasuredEntry, MeasuredTable, read_table, write_configurations
+from modist_profiling.kernels.table import Table, read_table, taken_over, write_table
 from modist_profiling.kernels.turns import interleave
 
 BLOCK_ROWS = (16, 32, 64, 128)
@@ -97,8 +98,8 @@ def print_ahead_of_time(options: Options) -> None:
             print(f"sm_{arch} C {dim:3} {tile} stages {entry.num_stages}: {verdict}; fp32 queries {used[0]}")
 
 
-def tune_loss(arch: int, device: torch.device, options: Options) -> Iterator[MeasuredEntry]:
-    """The fastest tile for each C and number of query rows, where one fits the chip."""
+def tune_loss(arch: int, device: torch.device, options: Options) -> Iterator[dict[str, Any]]:
+    """Entries of the fastest tile for each C and number of query rows, where one fits the chip."""
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
     programs = tuple(round(multiprocessors * share) for share in (0.67, 1, 2))
     for dim, block_rows in product(options.dims, options.block_rows):
@@ -114,7 +115,9 @@ def tune_loss(arch: int, device: torch.device, options: Options) -> Iterator[Mea
         times = interleave(runs, options.rounds, 60, device, cold=True)
         medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
         fastest = min(entries, key=lambda entry: medians[repr(entry)])
-        yield MeasuredEntry(dim, fastest, medians[repr(fastest)], medians[repr(shipped)])
+        took = {"microseconds": round(medians[repr(fastest)], 2)}
+        took["shipped_microseconds"] = round(medians[repr(shipped)], 2)
+        yield {"dim": dim} | asdict(fastest) | took
 
 
 def _loss_inputs(batch: int, dim: int, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -154,7 +157,7 @@ def best_programs(table: dict[str, dict[str, float]]) -> int:
     return int(min(names, key=lambda name: statistics.geometric_mean([times[name] for times in table.values()])))
 
 
-def measure(options: Options) -> MeasuredTable:
+def measure(options: Options) -> Table:
     """Time the candidates on the GPU at hand.
 
     Raises:
@@ -167,21 +170,18 @@ def measure(options: Options) -> MeasuredTable:
         )
     device = torch.device("cuda", torch.cuda.current_device())
     arch = architecture(device)
-    versions = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, Triton {triton.__version__}"
-    since = "{}.{}".format(*triton_version(triton.__version__))
-    table = MeasuredTable(arch, versions, since, list(tune_loss(arch, device, options)))
-    table.edges_programs, table.edges_microseconds = tune_edges(arch, device, options.rounds)
-    return table
+    timed = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, Triton {triton.__version__}"
+    head = {"architecture": arch, "triton": "{}.{}".format(*triton_version(triton.__version__)), "timed": timed}
+    programs, microseconds = tune_edges(arch, device, options.rounds)
+    edges = head | {"num_programs": programs, "microseconds": microseconds}
+    return {"queue_infonce": [head | one for one in tune_loss(arch, device, options)], "flow_edges": [edges]}
 
 
-def print_table(table: MeasuredTable) -> None:
-    print(f"sm_{table.architecture}: {table.measured_on}; B = block_rows, N {NUM_NEGATIVES}, cold L2")
-    for one in table.partial:
-        print(f"C {one.dim:3} {one.entry}: {one.microseconds:.1f} µs, shipped {one.shipped_microseconds:.1f} µs")
-    for frames, times in table.edges_microseconds.items():
-        line = ", ".join(f"{programs} programs {value:.1f} µs" for programs, value in times.items())
-        print(f"edges of {frames} frames, 224 x 224: {line}")
-    print(f"edges: {table.edges_programs} programs are fastest over all")
+def print_table(table: Table) -> None:
+    print(f"B = block_rows, N {NUM_NEGATIVES}, cold L2")
+    for name, entries in table.items():
+        for entry in entries:
+            print(name, ", ".join(f"{key} {value}" for key, value in entry.items()))
 
 
 def main() -> None:
@@ -191,8 +191,8 @@ def main() -> None:
     table = read_table(options.entries) if options.entries else measure(options)
     print_table(table)
     if options.json:
-        table.write(options.json)
+        write_table(options.json, table)
     if options.write:
-        write_configurations(table, TABLE_PATH)
-        print(f"{TABLE_PATH.name}: sm_{table.architecture} taken over. Now: python -m pytest tests/kernels")
+        write_table(TABLE_PATH, taken_over(read_table(TABLE_PATH), table))
+        print(f"{TABLE_PATH.name}: taken over. Now: python -m pytest tests/kernels")
     return None
