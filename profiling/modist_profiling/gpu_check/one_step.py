@@ -54,8 +54,9 @@ def device_work(run: Callable[[], object], device: torch.device, trace: Path | N
     """What one run hands to the device, by torch.profiler.
 
     Returns:
-        launches, copies and fills among them; host_launches, the calls by which the host has them made; busy_ms, their durations added up; span_ms, from the first's begin to
-        the last's end; by_kernel, the most expensive as (name, calls, ms).
+        launches, copies and fills among them; host_launches, the calls by which the host has them made; busy_ms,
+        their durations added up; span_ms, from the first's begin to the last's end; by_kernel, the most expensive as
+        (name, calls, ms).
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=activities) as recorded:
