@@ -18,6 +18,7 @@ from modist_fast.groups import activation_bytes, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, leave_out
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
+from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist, Pathways
@@ -75,6 +76,10 @@ class TrainingStep:
         if config.compile:
             self.model.online.compile()
             self.model.momentum.compile()
+        # A compiled net casts in its own kernels.
+        casts = self.dtype != torch.float32 and not config.compile
+        self._query_casts = CastWeights(self.model.online) if casts else None
+        self._key_casts = CastWeights(self.model.momentum) if casts else None
         self.optimizer = build_optimizer(self.model.online, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.online: nn.Module = self.model.online
@@ -128,7 +133,7 @@ class TrainingStep:
         self._parts.begin()
         with self.spans("copy"):
             inputs = self._take(batch)
-        self._run("momentum", lambda: self.model.update_momentum(self.config.objective.key_momentum))
+        self._run("momentum", self._update_momentum)
         local_keys = self._run("keys", lambda: self._embed_keys(inputs))
         keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
         figures = self._accumulate_gradients(inputs, keys, video_ids)
@@ -165,6 +170,11 @@ class TrainingStep:
         if tensor is None or not tensor.is_floating_point():
             return None if tensor is None else torch.empty_like(tensor)
         return torch.empty_like(tensor, dtype=self.dtype)
+
+    def _update_momentum(self) -> None:
+        self.model.update_momentum(self.config.objective.key_momentum)
+        if self._key_casts is not None:
+            self._key_casts.update(self.dtype)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -212,8 +222,12 @@ class TrainingStep:
     def _embed_queries(self, visual: Tensor, motion: Tensor | None, index: int) -> Tensor:
         if index == 0:
             self._query_statistics.begin()
+        if self._query_casts is not None:
+            self._query_casts.set(self.dtype)
         with self._autocast():
             queries = self.online(visual, motion)
+        if self._query_casts is not None:
+            self._query_casts.clear()
         self._query_statistics.after_pass()
         return queries
 

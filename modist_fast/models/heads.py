@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.models.layers import Projection
 from modist_fast.models.norm import GroupBatchNorm
 
 HeadKind = Literal["mlp", "bn", "cvrl"]
@@ -29,12 +30,12 @@ class ProjectionHead(nn.Module):
         for index in range(num_hidden):
             inputs = in_features if index == 0 else hidden
             layers += (
-                [nn.Linear(inputs, hidden)]
+                [Projection(inputs, hidden)]
                 if kind == "mlp"
-                else [nn.Linear(inputs, hidden, bias=False), GroupBatchNorm(hidden)]
+                else [Projection(inputs, hidden, bias=False), GroupBatchNorm(hidden)]
             )
             layers.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, out))
+        self.layers = nn.Sequential(*layers, Projection(hidden, out))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) to (B, C) float32 unit vectors.

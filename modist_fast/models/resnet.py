@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from modist_fast.models.layers import Convolution, Stem
 from modist_fast.models.norm import GroupBatchNorm
 
 Arch = Literal["r50", "r18"]
@@ -15,8 +16,8 @@ _VISUAL_KERNELS = (5, 1, 1, 3, 3)
 _MOTION_KERNELS = (1, 1, 1, 1, 1)
 
 
-def _conv(inputs: int, outputs: int, temporal: int, spatial: int, stride: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(
+def _conv(inputs: int, outputs: int, temporal: int, spatial: int, stride: int = 1) -> Convolution:
+    return Convolution(
         inputs,
         outputs,
         (temporal, spatial, spatial),
@@ -110,7 +111,7 @@ class ResNet(nn.Module):
     def __init__(self, arch: Arch, in_channels: int, width: int, temporal_kernels: tuple[int, ...]) -> None:
         super().__init__()
         stem_kernel, *stage_kernels = temporal_kernels
-        self.stem = nn.Conv3d(
+        self.stem = Stem(
             in_channels, width, (stem_kernel, 7, 7), stride=2, padding=(stem_kernel // 2, 3, 3), bias=False
         )
         self.stem_norm = GroupBatchNorm(width)

@@ -9,9 +9,9 @@ from modist_fast.models.norm import GroupBatchNorm
 
 # Paper and released code: one hidden layer of 2048, biases, no batch norm. CVRL: three hidden layers with it.
 LAYERS = {
-    "mlp": ["Linear", "ReLU", "Linear"],
-    "bn": ["Linear", "GroupBatchNorm", "ReLU", "Linear"],
-    "cvrl": [*["Linear", "GroupBatchNorm", "ReLU"] * 3, "Linear"],
+    "mlp": ["Projection", "ReLU", "Projection"],
+    "bn": ["Projection", "GroupBatchNorm", "ReLU", "Projection"],
+    "cvrl": [*["Projection", "GroupBatchNorm", "ReLU"] * 3, "Projection"],
 }
 # inputs 256, hidden 2048, out 128; a bias goes where no batch norm follows.
 PARAMETERS = {

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modist_fast.models import ResNet, build_motion, build_visual
+from modist_fast.models.layers import CastWeights, convolve_by_frames
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, _basic, _bottleneck
 
@@ -270,3 +271,50 @@ def test_kaiming_fan_out():
         if isinstance(module, nn.Conv3d) and module.weight.numel() > 20_000:
             fan_out = module.out_channels * module.weight[0, 0].numel()
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
+
+
+def test_stem_by_frames_is_the_stem() -> None:
+    """What a GPU computes instead of the 3D convolution, and its gradient, in float64."""
+    torch.manual_seed(0)
+    stem = build_visual("r18", width=6).double().stem
+    clips = torch.randn(2, 3, 7, 19, 22, dtype=torch.float64)
+    expected = stem(clips)
+    found = convolve_by_frames(clips, stem.weight, stem.stride, stem.padding)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(output, stem.weight, upstream)[0] for output in (expected, found)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-11, atol=1e-11)
+
+
+def test_weights_cast_in_lists_are_those_that_autocast_makes() -> None:
+    """Outputs, and gradients in float32, of both; bit for bit."""
+    torch.manual_seed(0)
+    # As training has them: in another layout oneDNN's bf16 weight gradients hold a NaN now and then.
+    net = build_visual("r18", width=4).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    clips = torch.rand(2, 3, 4, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    casts = CastWeights(net)
+    results = []
+    for by_list in (False, True):
+        net.zero_grad()
+        if by_list:
+            casts.set(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = net(clips)
+        casts.clear()
+        output.float().square().sum().backward()
+        results.append([output, *(parameter.grad.clone() for parameter in net.parameters())])  # type: ignore[union-attr]
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+    assert results[1][1].dtype == torch.float32
+
+
+def test_casts_of_momentum_nets_follow_their_weights_in_place() -> None:
+    net = build_visual("r18", width=4)
+    casts = CastWeights(net)
+    casts.update(torch.bfloat16)
+    first = net.stem.cast_weight
+    with torch.no_grad():
+        net.stem.weight.mul_(2)
+    casts.update(torch.bfloat16)
+    assert net.stem.cast_weight is first
+    torch.testing.assert_close(first, net.stem.weight.bfloat16())
