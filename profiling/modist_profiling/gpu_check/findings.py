@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,30 +55,40 @@ def gpu_doctor(folder: Path) -> Findings:
     return found
 
 
-def gpu_tests(folder: Path) -> Findings:
-    """Counts of pytest's report. Tests that were skipped have shown nothing, so they are named."""
-    cases = list(ElementTree.parse(folder / "gpu-tests.xml").iter("testcase"))
+def gpu_tests(report: str) -> Callable[[Path], Findings]:
+    """Reader of pytest's report: counts. Tests that were skipped have shown nothing, so they are named."""
 
-    def names(*kinds: str) -> list[str]:
-        chosen = [case for case in cases if any(case.find(kind) is not None for kind in kinds)]
-        return [f"{case.get('classname')}::{case.get('name')}" for case in chosen]
+    def read(folder: Path) -> Findings:
+        suites = ElementTree.parse(folder / report)
+        cases = list(suites.iter("testcase"))
+        # A test in which pytest was ended has a case and no mark; the suite does not count it.
+        unfinished = len(cases) - sum(int(suite.get("tests", 0)) for suite in suites.iter("testsuite"))
 
-    failed, skipped = names("failure", "error"), names("skipped")
-    passed = len(cases) - len(failed) - len(skipped)
-    found = Findings({"passed": passed, "failed": failed, "skipped": skipped})
-    if failed:
-        found.problems.append(f"{len(failed)} of {len(cases)} tests failed: {', '.join(failed[:5])}")
-    if not passed:
-        found.problems.append("no test ran")
-    return found
+        def names(*kinds: str) -> list[str]:
+            chosen = [case for case in cases if any(case.find(kind) is not None for kind in kinds)]
+            return [f"{case.get('classname')}::{case.get('name')}" for case in chosen]
+
+        failed, skipped = names("failure", "error"), names("skipped")
+        passed = len(cases) - len(failed) - len(skipped) - unfinished
+        found = Findings({"passed": passed, "failed": failed, "skipped": skipped, "unfinished": unfinished})
+        if failed:
+            found.problems.append(f"{len(failed)} of {len(cases)} tests failed: {', '.join(failed[:5])}")
+        if not passed:
+            found.problems.append("no test ran")
+        return found
+
+    return read
 
 
-def collected_tests(folder: Path) -> Findings:
-    """Number of tests that `pytest --collect-only` found."""
-    text = (folder / "gpu-tests.txt").read_text(encoding="utf-8")
-    match = re.search(r"(\d+)(?:/\d+)? tests? collected", text)
-    number = int(match.group(1)) if match else 0
-    return Findings({"collected": number}, problems=[] if number else ["no test marked gpu was collected"])
+def collected_tests(output: str) -> Callable[[Path], Findings]:
+    """Reader of what `pytest --collect-only` printed: the number of tests."""
+
+    def read(folder: Path) -> Findings:
+        match = re.search(r"(\d+)(?:/\d+)? tests? collected", (folder / output).read_text(encoding="utf-8"))
+        number = int(match.group(1)) if match else 0
+        return Findings({"collected": number}, problems=[] if number else ["no test marked gpu was collected"])
+
+    return read
 
 
 def parity(folder: Path) -> Findings:
@@ -98,7 +109,39 @@ def parity(folder: Path) -> Findings:
     return Findings({"figures": len(rows), "beyond_bounds": beyond}, text, beyond)
 
 
-# ---- Benchmarks
+# ---- Layers, steps, benchmarks
+
+
+FORMS = ("3D", "4D", "fused, with ReLU")
+
+
+def layers(folder: Path) -> Findings:
+    """Milliseconds of each form, over all layers of a net that were timed in two forms at least."""
+    record = _load(folder / "first-layers.json")
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    refused = []
+    for row in record["rows"]:
+        refused += [f"{row['net']} {row['kind']} {row['input']}: {row[key]}" for key in row if key.endswith("_error")]
+        if sum(form in row for form in FORMS) > 1:
+            total = sums.setdefault((row["net"], row["kind"]), Counter())
+            total.update({form: row["count"] * row[form] for form in FORMS if form in row})
+    cells = [(*key, *(f"{total[form]:.3f}" if form in total else "" for form in FORMS)) for key, total in sums.items()]
+    text = table(("net", "layers", *(f"{form}, ms" for form in FORMS)), cells)
+    return Findings(record["ratios"] | {"refused": refused}, text)
+
+
+def one_step(report: str) -> Callable[[Path], Findings]:
+    """Reader of a step: launches, times, and the kernels that take longest."""
+
+    def read(folder: Path) -> Findings:
+        [row] = _load(folder / report)["rows"]
+        names = ("step_ms", "host_ms", "busy_ms", "launches", "host_launches", "copies", "warm_up_s", "device_mb")
+        figures = {name: row[name] for name in names}
+        figures["tflops_per_s"] = row["flops"] / row["step_ms"] / 1e9
+        cells = [(name.replace("|", "/"), calls, f"{ms:.3f}") for name, calls, ms in row["by_kernel"][:15]]
+        return Findings(figures, table(("longest kernels", "calls", "ms"), cells))
+
+    return read
 
 
 def benchmark(name: str, most: int | None = None) -> Callable[[Path], Findings]:
@@ -117,21 +160,25 @@ def benchmark(name: str, most: int | None = None) -> Callable[[Path], Findings]:
 TIMES = ("microseconds", "shipped_microseconds")
 
 
-def kernel_table(folder: Path) -> Findings:
-    """The entries that were fastest here, beside the shipped ones."""
-    measured = _load(folder / "kernel_table.json")
-    tiles = measured["queue_infonce"]
-    shown = ("dim", "block_rows", "block_negatives", "num_warps", "num_stages", "num_programs", *TIMES)
-    text = table(shown, [[one[name] for name in shown] for one in tiles])
-    largest = max((one["shipped_microseconds"] / one["microseconds"] for one in tiles), default=0.0)
-    [edges] = measured["flow_edges"]
-    figures = {"entries": len(tiles), "largest_gain": largest, "edges_programs": edges["num_programs"]}
-    return Findings(figures, text, [] if tiles else ["no configuration fits this chip"])
+def kernel_table(entries: str) -> Callable[[Path], Findings]:
+    """Reader of the entries that were fastest here, beside the shipped ones."""
+
+    def read(folder: Path) -> Findings:
+        measured = _load(folder / entries)
+        tiles = measured["queue_infonce"]
+        shown = ("dim", "block_rows", "block_negatives", "num_warps", "num_stages", "num_programs", *TIMES)
+        text = table(shown, [[one[name] for name in shown] for one in tiles])
+        largest = max((one["shipped_microseconds"] / one["microseconds"] for one in tiles), default=0.0)
+        [edges] = measured["flow_edges"]
+        figures = {"entries": len(tiles), "largest_gain": largest, "edges_programs": edges["num_programs"]}
+        return Findings(figures, text, [] if tiles else ["no configuration fits this chip"])
+
+    return read
 
 
 def compiled_entries(folder: Path) -> Findings:
     """Entries compiled ahead of time, and those that do not fit."""
-    lines = (folder / "kernel_table.txt").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "kernel-table.txt").read_text(encoding="utf-8").splitlines()
     entries = [line for line in lines if line.startswith("sm_")]
     unfit = [line for line in entries if ": fits;" not in line]
     return Findings({"compiled": len(entries)}, problems=unfit if entries else ["nothing was compiled"])

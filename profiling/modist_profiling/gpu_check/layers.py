@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -164,6 +163,8 @@ def measure(shape: Shape, count: int, device: torch.device) -> dict[str, Any]:
 
 
 def main() -> None:
+    import tyro  # the rest serves benchmarks and tests that parse nothing
+
     options = tyro.cli(Options, description=__doc__)
     device = find_device(options.device)
     torch.backends.cudnn.benchmark = True

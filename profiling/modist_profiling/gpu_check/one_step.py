@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -108,6 +107,8 @@ def timed(run: Callable[[], object], device: torch.device, steps: int) -> dict[s
 
 
 def main() -> None:
+    import tyro  # the rest serves benchmarks and tests that parse nothing
+
     options = tyro.cli(Options, description=__doc__)
     device = find_device(options.device)
     num = options.groups * options.group

@@ -24,7 +24,8 @@ def machine() -> dict[str, Any]:
         found = torch.cuda.get_device_properties(index)
         chip = f"sm_{found.major}{found.minor}"
         devices.append({"name": found.name, "memory_gb": round(found.total_memory / 1e9, 1), "chip": chip})
-    return environment() | {"devices": devices, "driver": _driver() if devices else None}
+    cudnn = torch.backends.cudnn.version()
+    return environment() | {"devices": devices, "driver": _driver() if devices else None, "cudnn": cudnn}
 
 
 def _driver() -> str | None:
@@ -44,16 +45,13 @@ def _driver() -> str | None:
 
 def next_steps(results: Sequence[Result], folder: Path, dry_run: bool) -> list[str]:
     """What to do now."""
-    bad = [result for result in results if not result.is_good]
     steps = []
-    if bad:
-        names = " ".join(result.stage.name for result in bad if result.state != "skipped")
+    if bad := [result.stage.name for result in results if not result.is_good]:
+        again = f"python profiling/gpu_check.py --out {folder.name} --skip-done{' --dry-run' if dry_run else ''}"
         steps.append(
-            f"Not ok: {', '.join(result.stage.name for result in bad)}. The reason is in the table, all of it in "
-            "`logs/`; the command of each stage can be run by itself."
+            f"Not ok, or not run yet: {', '.join(bad)}. The reason is in the table, all of it in `logs/`; "
+            f"each command can be run by itself. After a cure, or with more time, `{again}` runs these and no others."
         )
-        again = f"python profiling/gpu_check.py --only {names} --out {folder.name}-again"
-        steps.append(f"After a cure, run these alone: `{again}{' --dry-run' if dry_run else ''}`.")
     if dry_run:
         steps.append("On a machine with a GPU: `make gpu-check`.")
         return steps
@@ -61,10 +59,15 @@ def next_steps(results: Sequence[Result], folder: Path, dry_run: bool) -> list[s
         f"Attach `{folder.name}.zip` to an issue, whatever the verdicts: nothing is known yet of most GPUs. Logs name "
         "paths of your machine; read them first if that matters to you."
     )
-    if any(result.stage.name == "kernel-table" and result.state == "ok" for result in results):
-        command = f"python profiling/tune_kernels.py --entries {folder.name}/kernel_table.json --write"
-        steps.append(f"Use the launch configurations that were fastest here: `{command}`.")
+    tables = [result.stage.makes[0] for result in results if _is_kernel_table(result)]
+    commands = [f"python profiling/tune_kernels.py --entries {folder.name}/{name} --write" for name in tables]
+    if commands:
+        steps.append(f"Use the launch configurations that were fastest here: `{' && '.join(commands)}`.")
     return steps
+
+
+def _is_kernel_table(result: Result) -> bool:
+    return result.stage.name.startswith("kernel-table") and result.state == "ok"
 
 
 def write_results(folder: Path, results: Sequence[Result], facts: dict[str, Any], dry_run: bool) -> None:
@@ -87,18 +90,23 @@ def write_results(folder: Path, results: Sequence[Result], facts: dict[str, Any]
     ]
     good = all(result.is_good for result in results)
     record = {"ok": good, "dry_run": dry_run, "machine": facts, "stages": stages, "next": steps}
-    (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_page(folder, results, facts, steps, dry_run), encoding="utf-8")
+    for name, text in (
+        ("results.json", json.dumps(record, indent=1) + "\n"),
+        ("README.md", _page(folder, results, facts, steps, dry_run)),
+    ):  # never half of one: a call that goes on reads it
+        (folder / f"{name}.part").write_text(text, encoding="utf-8")
+        (folder / f"{name}.part").replace(folder / name)
 
 
 def _page(folder: Path, results: Sequence[Result], facts: dict[str, Any], steps: list[str], dry_run: bool) -> str:
-    bad = [result.stage.name for result in results if not result.is_good]
+    waiting = [result.stage.name for result in results if result.state == "not run yet"]
+    bad = [result.stage.name for result in results if not result.is_good and result.stage.name not in waiting]
     blocks = ["# GPU check of modist-fast"]
     if dry_run:
         blocks.append(f"**{DRY_RUN[0].upper()}{DRY_RUN[1:]}.**")
-    blocks.append(
-        f"**{len(bad)} of {len(results)} stages are not ok: {', '.join(bad)}**" if bad else "**All is well.**"
-    )
+    verdicts = [f"{len(bad)} of {len(results)} stages are not ok: {', '.join(bad)}"] if bad else []
+    verdicts += [f"Not run yet: {', '.join(waiting)}"] if waiting else []
+    blocks += [f"**{verdict}**" for verdict in verdicts or ["All is well."]]
     blocks.append(_machine_table(facts))
     rows = [
         (
@@ -123,7 +131,7 @@ def _machine_table(facts: dict[str, Any]) -> str:
         ("device", "; ".join(f"{devices.count(one)} × {one}" for one in dict.fromkeys(devices)) or "none: a CPU"),
         ("driver", facts["driver"] or "none"),
         ("CPU", f"{facts['cpu']}, {facts['cpu_cores']} cores"),
-        ("Python, CUDA of torch", f"{facts['python']}, {facts['cuda']}"),
+        ("Python; CUDA, cuDNN of torch", f"{facts['python']}; {facts['cuda']}, {facts['cudnn']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
         ("revision", facts["git_revision"] or "not a checkout"),
     ]
@@ -152,5 +160,6 @@ def _section(folder: Path, result: Result) -> list[str]:
 
 
 def write_zip(folder: Path) -> Path:
-    """FOLDER.zip beside the folder."""
-    return Path(shutil.make_archive(str(folder), "zip", root_dir=folder.parent, base_dir=folder.name))
+    """FOLDER.zip beside the folder; an earlier one stands until this one is whole."""
+    part = shutil.make_archive(f"{folder}.part", "zip", root_dir=folder.parent, base_dir=folder.name)
+    return Path(part).replace(folder.with_name(f"{folder.name}.zip"))

@@ -1,28 +1,36 @@
 """Everything that only a GPU can show, in one folder that can be attached to an issue: `make gpu-check` runs it.
 
     python profiling/gpu_check.py                      # on a machine with a GPU: about an hour
+    python profiling/gpu_check.py --only first         # what settles most: kernels, layers, one step; two minutes
+    python profiling/gpu_check.py --deadline 540       # as much as fits; then, as often as need be:
+    python profiling/gpu_check.py --deadline 540 --skip-done
     python profiling/gpu_check.py --dry-run            # anywhere: every stage that can, tiny, on the CPU
     python profiling/gpu_check.py --list               # the stages and their commands
-    python profiling/gpu_check.py --only parity pretrain-one
 
-The doctor, the tests marked gpu, the errors of kernels and graphs against float64, the benchmarks at the paper's
-shapes, the launch configurations of the kernels, and a profiled run of the demo on one and on all GPUs. A stage that
-fails or hangs stops no other; the exit code is 1 if any did.
+In a checkout that is not installed, PYTHONPATH=.:kernels:pipelines:profiling before it. Kernels, layers and steps, the
+doctor, the tests marked gpu, the errors of kernels and graphs against float64, the benchmarks at the paper's shapes,
+the launch configurations of the kernels, a profiled run of the demo on one and on all GPUs, and the paper's nets on
+1, 2, 4 and 8. A stage that fails or hangs stops no other, none has more than nine minutes, and all is written after
+each; the exit code is 1 if any is not ok.
 """
 
+import json
+import math
 import shutil
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
 from modist_fast.errors import ConfigError
 from modist_profiling.gpu_check.page import ATTACHMENT_LIMIT_MB, DRY_RUN, machine, next_steps, write_results, write_zip
-from modist_profiling.gpu_check.runner import WORK_PREFIX, readable, run_stages
-from modist_profiling.gpu_check.stages import Setting, Stage, stages
+from modist_profiling.gpu_check.runner import Folders, Result, read_figures, readable, run_stages
+from modist_profiling.gpu_check.stage import Setting, Stage
+from modist_profiling.gpu_check.stages import stages
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,19 @@ class Options:
     """Check this project on the GPUs at hand."""
 
     out: Path = Path("gpu-check")
-    """The folder, made anew; OUT.zip is the same to attach."""
+    """The folder, made anew; OUT.zip is the same to attach. OUT-work has videos, stores and runs."""
     dry_run: bool = False
     """On a CPU, tiny: shows that every stage starts, and no GPU's figures."""
     list: bool = False
     """Print the stages and run none."""
     only: tuple[str, ...] = ()
-    """Stages to run, and those that they need; all by default."""
+    """Stages to run, and those that they need; `first` is all of `first-…`. All by default."""
+    skip_done: bool = False
+    """Go on with what OUT holds: stages that were ok there do not run again."""
+    deadline: float | None = None
+    """Be done within so many seconds: limits are cut to what is left, and stages without 20 s are skipped."""
     write: bool = False
-    """Take the fastest launch configurations over into kernels/modist_kernels/configurations.py."""
+    """Take the fastest launch configurations over into kernels/modist_kernels/configurations.json."""
 
 
 def chosen(table: Sequence[Stage], only: Sequence[str]) -> list[Stage]:
@@ -48,9 +60,12 @@ def chosen(table: Sequence[Stage], only: Sequence[str]) -> list[Stage]:
         ConfigError: no such stage.
     """
     by_name = {stage.name: stage for stage in table}
-    if unknown := [name for name in only if name not in by_name]:
+    found = {
+        name: [name] if name in by_name else [one for one in by_name if one.startswith(f"{name}-")] for name in only
+    }
+    if unknown := [name for name, stages in found.items() if not stages]:
         raise ConfigError(f"--only {' '.join(unknown)}: no such stage. There are: {', '.join(by_name)}.")
-    wanted, open_names = set(), [*(only or by_name)]
+    wanted, open_names = set(), [name for stages in found.values() for name in stages] or list(by_name)
     while open_names:
         name = open_names.pop()
         wanted.add(name)
@@ -58,7 +73,7 @@ def chosen(table: Sequence[Stage], only: Sequence[str]) -> list[Stage]:
     return [stage for stage in table if stage.name in wanted]
 
 
-def setting_of(options: Options, folder: Path, work: Path) -> Setting:
+def setting_of(options: Options) -> Setting:
     """What this machine has.
 
     Raises:
@@ -72,7 +87,7 @@ def setting_of(options: Options, folder: Path, work: Path) -> Setting:
             "to run every stage small on the CPU."
         )
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if num else 0.0
-    return Setting(folder, work, options.dry_run, max(1, num), memory, options.write)
+    return Setting(options.dry_run, max(1, num), memory, options.write)
 
 
 def check_folder(folder: Path) -> None:
@@ -85,9 +100,44 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--out {folder} is not empty, and no earlier check. Pass another folder.")
 
 
+def earlier_results(table: Sequence[Stage], folder: Path, facts: dict[str, Any], dry_run: bool) -> dict[str, Result]:
+    """What an earlier check found, by stage; of commands that have changed since, nothing.
+
+    Raises:
+        ConfigError: it was made on other devices, or with other versions, so one page cannot hold both.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return {}
+    record = json.loads(path.read_text(encoding="utf-8"))
+    then, now = ({"dry_run": dry, **of} for dry, of in ((record["dry_run"], record["machine"]), (dry_run, facts)))
+    differ = [name for name in ("dry_run", "devices", "versions") if then[name] != now[name]]
+    if differ:
+        words = "; ".join(f"{name}: {then[name]} then, {now[name]} now" for name in differ)
+        raise ConfigError(f"--skip-done: {folder} is of another machine or kind ({words}). Pass another --out.")
+    found, by_name = {}, {stage.name: stage for stage in table}
+    for one in record["stages"]:
+        stage = by_name.get(one["name"])
+        if stage is None or one["command"] != readable(stage.command):
+            continue
+        found[stage.name] = result = Result(stage, one["state"], one["seconds"], one["exit_code"], one["message"])
+        if result.state == "ok":
+            read_figures(result, folder)
+    return found
+
+
+def to_run(results: dict[str, Result], wanted: Collection[str], work: Path) -> list[str]:
+    """Of the stages that are wanted: what is not good, and what they need that has gone from WORK since, in order."""
+    names = [name for name in wanted if not results[name].is_good]
+    for name in names:  # it grows
+        needs = results[name].stage.needs
+        names += [need for need in needs if need not in names and not (work / results[need].stage.work).exists()]
+    return [name for name in results if name in names]
+
+
 def print_list(table: Sequence[Stage]) -> None:
     for stage in table:
-        print(f"{stage.name}: {stage.what} (at most {stage.limit / 60:.0f} minutes)")
+        print(f"{stage.name}: {stage.what} (at most {stage.limit / 60:.1f} minutes)")
         print(f"    {readable(stage.command)}")
         for title, names in (("makes", stage.makes), ("needs", stage.needs)):
             if names:
@@ -96,38 +146,67 @@ def print_list(table: Sequence[Stage]) -> None:
             print(f"    not here: {stage.obstacle}")
 
 
-def check(table: Sequence[Stage], folder: Path, work: Path, dry_run: bool) -> int:
-    """Run the stages of `table` into `folder`, and say what came out.
+def check(
+    table: Sequence[Stage],
+    folders: Folders,
+    dry_run: bool,
+    *,
+    only: Sequence[str] = (),
+    skip_done: bool = False,
+    deadline: float = math.inf,
+) -> int:
+    """Run stages of `table`, have the folder say after each what came out, and print it in the end.
+
+    Args:
+        deadline: by `time.monotonic`.
 
     Returns:
-        The exit code: 1 where a stage failed.
+        The exit code: 1 where a stage is not ok.
     """
     facts = machine()
-    found = list(run_stages(table, folder, work, lambda line: print(line, flush=True)).values())
-    write_results(folder, found, facts, dry_run)
-    archive = write_zip(folder)
+    wanted = [stage.name for stage in chosen(table, only)]
+    earlier = earlier_results(table, folders.out, facts, dry_run) if skip_done else {}
+    results = {
+        stage.name: earlier.get(stage.name) or Result(stage) for stage in table if stage.name in {*wanted, *earlier}
+    }
+    names = to_run(results, wanted, folders.work)
+    for name in names:
+        results[name] = Result(results[name].stage)
+    found = list(results.values())
+
+    def keep() -> None:
+        write_results(folders.out, found, facts, dry_run)
+        write_zip(folders.out)
+
+    keep()
+    run_stages(results, names, folders, deadline, lambda line: print(line, flush=True), keep)
+    archive = folders.out.with_name(f"{folders.out.name}.zip")
     megabytes = archive.stat().st_size / 1e6
-    print(f"\n{folder / 'README.md'}\n{archive} ({megabytes:.1f} MB)")
+    print(f"\n{folders.out / 'README.md'}\n{archive} ({megabytes:.1f} MB)")
     if megabytes > ATTACHMENT_LIMIT_MB:
-        print(f"That is more than most trackers take ({ATTACHMENT_LIMIT_MB} MB): leave the traces in run-* out.")
-    print("\n".join(next_steps(found, folder, dry_run)))
+        print(f"That is more than most trackers take ({ATTACHMENT_LIMIT_MB} MB): leave the traces in pretrain-* out.")
+    print("\n".join(next_steps(found, folders.out, dry_run)))
     return 0 if all(result.is_good for result in found) else 1
 
 
 def main() -> int:
+    begun = time.monotonic()
     options = tyro.cli(Options, description=__doc__)
     folder = options.out.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, not in /tmp, which may be small.
-    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=folder.parent) as work:
-        setting = setting_of(options, folder, Path(work))
-        table = chosen(stages(setting), options.only)
-        if options.list:
-            print_list(table)
-            return 0
-        check_folder(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if options.dry_run:
-            print(DRY_RUN)
-        return check(table, folder, setting.work, options.dry_run)
+    folders = Folders(folder, folder.with_name(f"{folder.name}-work"))
+    table = stages(setting_of(options))
+    selected = chosen(table, options.only)
+    if options.list:
+        print_list(selected)
+        return 0
+    check_folder(folder)
+    if not options.skip_done:
+        for path in (folders.out, folders.work):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (folders.out, folders.work):
+        path.mkdir(parents=True, exist_ok=True)
+    if options.dry_run:
+        print(DRY_RUN)
+    deadline = math.inf if options.deadline is None else begun + options.deadline
+    return check(table, folders, options.dry_run, only=options.only, skip_done=options.skip_done, deadline=deadline)
