@@ -5,12 +5,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.clips.augment import augment_frame
 from modist_pipelines.clips.decoder import ClipDecoder, JpegRows, feed_and_run
 from modist_pipelines.clips.graph import Kind, clip_graph, decode_graph, graph_inputs
 from modist_pipelines.clips.handover import Handed, Handover
@@ -89,7 +87,12 @@ class CpuDecoder(ClipDecoder):
         num_threads: int,
         device: torch.device,
     ) -> None:
+        import cv2  # here and not above: on a GPU, clips need none, and steps are made without it
+
+        from modist_pipelines.clips.augment import augment_frame
+
         super().__init__(kind, config, pixels)
+        self._augment = augment_frame
         self._rows, self._pool = JpegRows(), ArrayPool()
         if pixels == "jpeg":
             self._graph: Any = decode_graph(kind, batch_size=num_clips * self.num_frames, num_threads=num_threads)
@@ -104,7 +107,7 @@ class CpuDecoder(ClipDecoder):
 
         def augment(clip: int) -> None:
             for frame in range(clip * self.num_frames, (clip + 1) * self.num_frames):
-                augment_frame(crops[frame], self.kind, plans[clip], self.config.augmentation, out[frame])
+                self._augment(crops[frame], self.kind, plans[clip], self.config.augmentation, out[frame])
 
         list(self._threads.map(augment, range(len(plans))))
         return Handed(torch.from_numpy(out))

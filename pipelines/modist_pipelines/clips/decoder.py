@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from modist_pipelines.clips.graph import Kind
@@ -91,6 +90,8 @@ class ClipDecoder(ABC):
         return True
 
     def _blank(self) -> PlannedClip:
+        import cv2  # for damage alone
+
         pixels = np.full((_BLANK_SIDE, _BLANK_SIDE, self.num_channels), _BLANK[self.kind], np.uint8)
         plan = ClipPlan(np.zeros(self.num_frames, np.int64), crop=(0, 0, _BLANK_SIDE, _BLANK_SIDE))
         frame = cv2.imencode(".jpg", pixels)[1].ravel() if self.pixels == "jpeg" else pixels
