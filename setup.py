@@ -59,7 +59,9 @@ setup(
         "dali-cuda120": ["nvidia-dali-cuda120>=1.50"],
         # For --source video on a CPU; needs FFmpeg's shared libraries on the machine, else PyAV decodes.
         "video": ["torchcodec>=0.17"],
-        "gpu": ["cupy-cuda13x>=13.6"],  # NVIDIA apex is built from source: see README
+        # NVIDIA apex is built from source: see README. `make install` takes the one that the driver can use.
+        "gpu": ["cupy-cuda13x>=13.6"],
+        "gpu-cuda12": ["cupy-cuda12x>=13.6"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         "dev": [

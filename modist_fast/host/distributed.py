@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.torch_names import all_gather_single
+from modist_fast.host.unusable import unusable_gpus
 
 DeviceOption = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
@@ -42,8 +43,14 @@ def join_world(device: DeviceOption) -> Iterator[World]:
     """Join the process group that torchrun describes, or a world of one, and leave it at the end.
 
     Raises:
-        ConfigError: `--device cuda` without a usable device for this process.
+        ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
+            torch cannot use.
     """
+    if device == "auto" and (why := unusable_gpus()):
+        raise ConfigError(
+            f"--device auto: {why}. Install builds that match the driver (`make install` picks them; `python -m "
+            "modist_fast doctor` says what is here), or pass --device cpu to run on the CPU."
+        )
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and torch.cuda.device_count() <= local_rank:

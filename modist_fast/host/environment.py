@@ -19,6 +19,7 @@ PACKAGES = (
     "av",
     "opencv-python-headless",
     "cupy-cuda13x",
+    "cupy-cuda12x",
 )
 
 
