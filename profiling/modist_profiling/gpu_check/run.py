@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in one folder that can be attached to an issue: `make gpu-check` runs it.
 
     python profiling/gpu_check.py                      # on a machine with a GPU: about an hour
-    python profiling/gpu_check.py --only first         # what settles most: kernels, layers, one step; two minutes
+    python profiling/gpu_check.py --only first         # what settles most: kernels, layers, one step
     python profiling/gpu_check.py --deadline 540       # as much as fits; then, as often as need be:
     python profiling/gpu_check.py --deadline 540 --skip-done
     python profiling/gpu_check.py --dry-run            # anywhere: every stage that can, tiny, on the CPU
@@ -17,6 +17,7 @@ each; the exit code is 1 if any is not ok.
 import json
 import math
 import shutil
+import signal
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ def check(
 
 def main() -> int:
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a stage ends with this process
     options = tyro.cli(Options, description=__doc__)
     folder = options.out.resolve()
     # Beside the folder, not in /tmp, which may be small.

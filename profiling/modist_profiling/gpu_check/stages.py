@@ -60,7 +60,7 @@ def _look(name: str, what: str, limit: float, module: str, *words: object) -> St
 
 
 def _first(setting: Setting) -> Iterator[Stage]:
-    """What settles most, in two minutes on an H200."""
+    """What settles most; by the times that its parts took on an H200, in about two minutes."""
     yield _tests("first-tests", FIRST_TESTS, setting.dry_run, 120)
     layers, step = "the layers of the nets in 3D, in 4D, and the fused norm", "one step without CUDA graphs"
     if setting.dry_run:
