@@ -25,8 +25,12 @@ class Stem(Convolution):
     Three channels leave most of a tensor core idle: on an H200 the stem was a fifth of the step (docs/gpu.md).
     """
 
+    by_frames: bool | None = None
+    """In 2D, wherever the clips lie; None: on a GPU."""
+
     def forward(self, input: Tensor) -> Tensor:
-        if not input.is_cuda or self.kernel_size[0] == 1:
+        by_frames = input.is_cuda if self.by_frames is None else self.by_frames
+        if not by_frames or self.kernel_size[0] == 1:
             return super().forward(input)
         weight = self.weight if self.cast_weight is None else self.cast_weight
         return convolve_by_frames(input, weight, self.stride, self.padding)  # pyright: ignore[reportArgumentType]

@@ -24,6 +24,7 @@ from modist_fast.watch.budget_keeper import step_flops
 from modist_fast.watch.rates import count_flops
 from modist_profiling.frame.report import Report, by_table, conditions, find_device, print_rows
 from modist_profiling.frame.rows import Row, Worker, digits, run_rows
+from modist_profiling.step.launches import of_preset
 from modist_profiling.step.peers import BACKBONES
 from modist_profiling.step.plain import CHOICES
 from modist_profiling.step.worker import step_config
@@ -142,13 +143,26 @@ def ratios_of(rows: Sequence[StepRow]) -> dict[str, float]:
     return ratios
 
 
+def launch_ratios() -> dict[str, float]:
+    """What the step of modist-r50 hands to a GPU, counted on fake tensors: see `modist_profiling.step.launches`."""
+    one, eight = (of_preset("modist-r50", num_groups) for num_groups in (1, 8))
+    return {
+        "step_launches_one_group": one.kernels.total(),
+        "step_calls_one_group": one.calls.total(),
+        "step_launches_eight_groups": eight.kernels.total(),
+        "step_host_syncs": len(one.waits) + len(eight.waits),
+        "norm_bytes_vs_unfused": one.norm_bytes / one.unfused_norm_bytes,
+    }
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     rows = step_rows(options) if options.part != "backbones" else []
     rows += backbone_rows(options) if options.part != "step" else []
+    counted = launch_ratios() if options.part != "backbones" else {}
     for table in by_table(rows).values():
         begun = time.perf_counter()
         run_rows(table, start, options.rounds, options.together)
         print(f"{len(table)} rows in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     print_rows(rows)
-    options.give(rows, ratios_of(rows), conditions(find_device(options.device)))
+    options.give(rows, ratios_of(rows) | counted, conditions(find_device(options.device)))

@@ -7,8 +7,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Memory and bookkeeping, without work for the device. DDP reads an entry of a host tensor for each parameter.
-_FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "resize_", "set_", "_unsafe_view", "lift_fresh"}
-_FREE |= {"_local_scalar_dense", "_record_function_enter_new", "_record_function_exit"}
+FREE = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "detach",
+    "resize_",
+    "set_",
+    "_unsafe_view",
+    "lift_fresh",
+    "device",
+}
+FREE |= {"_local_scalar_dense", "_record_function_enter_new", "_record_function_exit"}
 
 
 class _Count(TorchDispatchMode):
@@ -18,7 +29,7 @@ class _Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.split("::")[-1]
-        if not func.is_view and name not in _FREE:
+        if not func.is_view and name not in FREE:
             self.calls[name] += 1
         return func(*args, **(kwargs or {}))
 
