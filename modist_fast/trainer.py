@@ -138,7 +138,7 @@ class Trainer(TrainingLoop[TrainConfig]):
         agree_on_statistics(self.step.model)
 
     def _save(self) -> None:
-        with self.step.spans("checkpoint"):
+        with self.step.spans("checkpoint", launches=False):
             super()._save()
 
     def _own_state(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modist_fast.replay import WARM_UP
+
 PHASES = (
     "data_wait",
     "copy",
@@ -28,8 +30,9 @@ _PEAKS = ("host_mb", "device_mb")
 COLUMNS = (*_SUMS, *_PEAKS)
 """What a rank tells the others of a window, in this order."""
 
-# The first steps allocate, compile and fill caches: a window of their own, which the summary leaves out.
-WARM_UP_STEPS = 3
+# The first steps allocate, compile, fill caches and, last of them, record CUDA graphs: a window of their own, which the
+# summary leaves out.
+WARM_UP_STEPS = WARM_UP + 1
 WINDOW_STEPS = 20
 
 
@@ -57,7 +60,7 @@ class RankBudget:
             phases: seconds by name, of `PHASES`.
             background: seconds of other threads by name, of `BACKGROUND`.
             counters: of the step's clips, of `COUNTERS`.
-            launch: seconds that the host spent in the phases; on a GPU, to launch them.
+            launch: seconds that the host spent on launching the phases: see `StepTimes.host_seconds`.
             ready: batches that were ready when the step asked.
         """
         for part in (phases, background, counters):

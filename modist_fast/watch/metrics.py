@@ -175,7 +175,7 @@ class Recorder(LateLines[_Launched]):
         self._follow(launched, list(mine), mean)
 
     def flush(self) -> None:
-        with self._spans("log"):
+        with self._spans("log", launches=False):  # a host that is ahead of a GPU waits here until it has caught up
             super().flush()
 
     def _row(self, launched: _Launched, found: dict[str, float]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class StepTimes:
     entries: list[tuple[str, Any, Any]] = field(default_factory=list)
     """Name, start and stop of each span, in the order they ended."""
     host_seconds: float = 0.0
-    """The host's time within the spans: on a GPU, what it took to launch them."""
+    """The host's time within the spans that launch work: on a GPU, what launching took. Waits are not in it."""
     before: Any = None
     """The last mark of the step before, None in the first."""
 
@@ -123,8 +123,12 @@ class Spans:
         """The span that is open now; "" between spans."""
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Count the enclosed block as phase `name`. Spans stand side by side; one within another is not counted."""
+    def __call__(self, name: str, launches: bool = True) -> Iterator[None]:
+        """Count the enclosed block as phase `name`. Spans stand side by side; one within another is not counted.
+
+        Args:
+            launches: False where the host waits, for the device or a disk, instead of giving the device work.
+        """
         with annotate(name):
             if self._depth == 0:
                 self.phase = name
@@ -137,7 +141,7 @@ class Spans:
                 if self._depth == 0:
                     self.phase = ""
                     self._add(name, start, self._clock.mark())
-                    self._times.host_seconds += time.perf_counter() - begun
+                    self._times.host_seconds += time.perf_counter() - begun if launches else 0.0
 
     def rest_is(self, name: str) -> None:
         """Count what is left of the span that is open as `name`; of several calls the last one holds."""

@@ -13,6 +13,8 @@ _WAITS = ("gather", "all_reduce", "log")
 _STRAGGLER_RATIO = 1.15
 # Nets that reach less of the peak are not short of arithmetic: calling them costs more than what they compute.
 _IDLE_PEAK_SHARE = 0.05
+# A host that launches for this share of the step is never ahead of its GPU: the rest goes into the line of a step.
+_ALWAYS_LAUNCHING = 0.85
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ def verdict(summary: Mapping[str, Any]) -> Verdict:
     # Figures take the same time whatever a step does: beside idle nets their share says that the step is too small.
     small = ("overhead",) if _nets_compute(summary) else ("overhead", "log")
     notable = {name: cost for name, cost in costs.items() if cost >= _NOTABLE * (2.5 if name in small else 1)}
-    # A GPU whose host spends the whole step launching waits for the next kernel all the time.
-    if summary["device"] == "cuda" and summary["launch_share"] > 0.9 and max(costs.values()) < 0.5:
+    # A GPU whose host does nothing but launch waits for the next kernel all the time.
+    if summary["device"] == "cuda" and summary["launch_share"] > _ALWAYS_LAUNCHING and max(costs.values()) < 0.5:
         notable = {"launch": summary["launch_share"]}
     if not notable:
         notable = {"compute" if _nets_compute(summary) else "small_calls": 0.0}

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from modist_fast.watch.budget import BACKGROUND, COLUMNS, PHASES, RankBudget, RunBudget, RunFacts, table
+from modist_fast.watch.budget import (
+    BACKGROUND,
+    COLUMNS,
+    PHASES,
+    WARM_UP_STEPS,
+    RankBudget,
+    RunBudget,
+    RunFacts,
+    table,
+)
 from modist_fast.watch.verdict import verdict
 
 CLIPS = {"frames_used": 4, "frames_decoded": 6, "bytes_read": 300, "bytes_needed": 200, "videos_damaged": 1}
@@ -24,11 +33,11 @@ def warmed_up(world_size: int) -> RunBudget:
     """After a slow window that does not count, but for its clips."""
     run = RunBudget(world_size)
     rank = RankBudget()
-    for _ in range(3):
+    for _ in range(WARM_UP_STEPS):
         assert not rank.is_due
         rank.add(100.0, {"data_wait": 90.0}, {"read": 50.0}, CLIPS, launch=1.0, ready=0)
     assert rank.is_due
-    run.add(3, [rank.take(host_mb=500, device_mb=0)] * world_size)
+    run.add(WARM_UP_STEPS, [rank.take(host_mb=500, device_mb=0)] * world_size)
     assert run.summary(FACTS, {}) == {}
     assert table({}) == ""
     return run
@@ -41,13 +50,13 @@ def test_phases_make_up_the_step_on_every_rank():
     fast.add(4.0, {"data_wait": 0.1, "backward": 2.0, "checkpoint": 0.3}, {"read": 0.75}, CLIPS, launch=2.0, ready=2)
     slow.add(3.0, {"backward": 3.0}, {"decode": 2.0}, CLIPS, launch=3.0, ready=1)
     slow.add(3.0, {"backward": 3.0}, {}, CLIPS, launch=3.0, ready=1)
-    line = run.add(5, [fast.take(host_mb=700, device_mb=10), slow.take(host_mb=600, device_mb=20)])
-    assert (line["step"], line["num_steps"], line["seconds"]) == (5, 2, [6.0, 6.0])
+    line = run.add(6, [fast.take(host_mb=700, device_mb=10), slow.take(host_mb=600, device_mb=20)])
+    assert (line["step"], line["num_steps"], line["seconds"]) == (6, 2, [6.0, 6.0])
     assert line["phases"]["backward"] == [3.0, 6.0]
     assert line["phases"]["other"] == pytest.approx([2.1, 0.0])
     assert line["background"] == {"plan": [0, 0], "read": [1.0, 0], "decode": [0, 2.0]}
     found = run.summary(FACTS, {"power_w": 300.0})
-    assert (found["first_step"], found["num_steps"], found["world_size"]) == (4, 2, 2)
+    assert (found["first_step"], found["num_steps"], found["world_size"]) == (5, 2, 2)
     assert (found["seconds_per_step"], found["samples_per_s"]) == (3.0, pytest.approx(16 / 3))
     assert found["clips_per_s"] == pytest.approx(64 / 3)
     shares = {name: phase["share"] for name, phase in found["phases"].items()}
@@ -59,9 +68,9 @@ def test_phases_make_up_the_step_on_every_rank():
     assert found["flops"]["per_second"] == 2e9
     assert found["flops"]["peak_share"] == 0.5
     assert found["memory"] == {"host_mb": 700, "device_mb": 20}
-    # Clips are counted from the first step on: 3 and 2 steps of 2 ranks.
+    # Clips are counted from the first step on: 4 and 2 steps of 2 ranks.
     data = found["data"]
-    assert (data["amplification"], data["bytes_read_vs_needed"], data["videos_damaged"]) == (1.5, 1.5, 5)
+    assert (data["amplification"], data["bytes_read_vs_needed"], data["videos_damaged"]) == (1.5, 1.5, 6)
     assert data["queue_depth"] == 2.5
     lines = table(found).splitlines()
     assert lines[0].startswith("step budget over 2 steps of 2 processes: 3000.0 ms a step, 5.3 samples/s")
@@ -72,11 +81,11 @@ def test_phases_make_up_the_step_on_every_rank():
 
 def test_a_window_of_every_twenty_steps():
     rank, taken = RankBudget(), []
-    for step in range(1, 64):
+    for step in range(1, 65):
         rank.add(1.0, {}, {}, {}, launch=0.0, ready=0)
         if rank.is_due:
             taken.append((step, dict(zip(COLUMNS, rank.take(0, 0), strict=True))["num_steps"]))
-    assert taken == [(3, 3), (23, 20), (43, 20), (63, 20)]
+    assert taken == [(4, 4), (24, 20), (44, 20), (64, 20)]
 
 
 def made_up(device: str = "cpu", peak_share: float = 0.4, launch: float = 0.5, **phases: list[float]) -> dict[str, Any]:
@@ -117,6 +126,7 @@ def made_up(device: str = "cpu", peak_share: float = 0.4, launch: float = 0.5, *
         (made_up(data_wait=[0.09], checkpoint=[0.09], momentum=[0.2]), "compute", ["62 % of the step is the nets"]),
         (made_up("cuda", launch=0.97), "launch", ["97 %", "--compile"]),
         (made_up("cpu", launch=0.97), "compute", []),
+        (made_up("cuda", launch=0.8), "compute", []),
         (made_up("cuda", launch=0.97, data_wait=[0.6]), "decode", []),
     ],
 )

@@ -81,7 +81,7 @@ def test_figures_by_hand(tmp_path: Path):
     assert figures["amplification"] == "1.5"
     assert figures["host_mb"] == "1,001", "the larger of the ranks'"
     assert figures["videos_damaged"] == "1"
-    assert figures["minutes"] == "0.467", "3 × 4 s + 40 × 0.4 s"
+    assert figures["minutes"] == "0.527", "4 × 4 s + 39 × 0.4 s"
     assert "device_mb" not in figures
     assert found.row("backward") == ["150", "37.5 %"]
     assert found.row("keys") == ["70", "17.5 %"]
