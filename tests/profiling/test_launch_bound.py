@@ -42,7 +42,7 @@ class Machine:
 def verdict_of(machine: Machine, out: Path, launching: float, computing: float, writing: float) -> dict:
     """RUN/budget.json of steps that keep the host and the device busy for that long each."""
     spans = Spans(machine)
-    counters: dict[str, int] = {name: 1 for name in ("frames_used", "frames_decoded", "bytes_read", "bytes_needed")}
+    counters: dict[str, int] = dict.fromkeys(("frames_used", "frames_decoded", "bytes_read", "bytes_needed"), 1)
     rows, clips = np.zeros(8, np.int32), torch.zeros(1)
     with join_world("cpu") as world:
         keeper = BudgetKeeper(world, FACTS, out)
