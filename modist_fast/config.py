@@ -10,6 +10,7 @@ from modist_fast.host.precision import PrecisionOption
 from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
+from modist_pipelines.clips.graph import HW_DECODER_LOAD
 from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
 
 
@@ -43,6 +44,10 @@ class LoaderConfig:
     """Batches prepared ahead."""
     read_patience: float = 60.0
     """Seconds after which a read that has not come back is begun again beside the first."""
+    hw_decoder_load: float = HW_DECODER_LOAD
+    """Share of the JPEGs that a GPU's JPEG engines decode; host threads and the GPU's cores decode the rest. The
+    default is DALI's. Best is the engines' share in what both could decode: by the white paper an H100's engines do
+    twice what an A100's do, so more may be better there (docs/throughput-model.md). None of it is measured."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,10 @@ def check(config: TrainConfig, world_size: int) -> None:
         raise ConfigError(
             f"--profile.start {config.profile.start} --profile.steps {config.profile.steps}: no step is recorded. "
             "start counts from 0, steps from 1."
+        )
+    if not 0 <= config.loader.hw_decoder_load <= 1:
+        raise ConfigError(
+            f"--loader.hw-decoder-load {config.loader.hw_decoder_load} is a share of the JPEGs: from 0 to 1."
         )
     if not 0 <= config.clips.motion_threshold < 1:
         raise ConfigError(

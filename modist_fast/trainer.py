@@ -58,6 +58,7 @@ class Trainer(TrainingLoop[TrainConfig]):
             prefetch=config.loader.prefetch,
             read_patience=config.loader.read_patience,
             subset=config.clips.subset,
+            hw_decoder_load=config.loader.hw_decoder_load,
             annotate=annotate,
         )
         self._say(self.loader.describe())

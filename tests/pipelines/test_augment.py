@@ -34,7 +34,7 @@ def test_equals_the_graph_but_for_the_rounding_of_bytes(kind):
     chosen = clips(kind, 40)
     assert kind == "motion" or {clip.plan.blur_sigma > 0 for clip in chosen} == {True, False}
     assert kind == "motion" or {clip.plan.gray for clip in chosen} == {True, False}
-    decoder = CpuDecoder(kind, CONFIG, "jpeg", num_clips=40, num_threads=2, device=CPU)
+    decoder = CpuDecoder(kind, CONFIG, "jpeg", num_clips=40, num_threads=2)
     found, blank = decoder.decode(chosen)
     decoder.close()
     assert not blank
@@ -64,7 +64,7 @@ def test_colour_is_the_affine_map_of_the_definition():
 def test_flip_and_crop_of_decoded_frames():
     plan = ClipPlan(np.zeros(2, int), (3, 5, 48, 48), flip=True)
     frame = picture(72, 100, 1)
-    decoder = CpuDecoder("visual", CONFIG, "rgb", num_clips=1, num_threads=1, device=CPU)
+    decoder = CpuDecoder("visual", CONFIG, "rgb", num_clips=1, num_threads=1)
     found, _ = decoder.decode([PlannedClip(plan, [frame, frame])])
     decoder.close()
     expected = (frame[3:51, 5:53][:, ::-1] / 255 - 0.45) / 0.225
@@ -87,6 +87,6 @@ def test_memory_is_used_again_once_nobody_holds_it_and_not_before():
 
 
 def test_opencv_leaves_the_threads_to_the_loader():
-    decoder = CpuDecoder("visual", CONFIG, "rgb", num_clips=1, num_threads=1, device=CPU)
+    decoder = CpuDecoder("visual", CONFIG, "rgb", num_clips=1, num_threads=1)
     decoder.close()
     assert cv2.getNumThreads() == 1

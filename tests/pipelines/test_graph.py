@@ -1,5 +1,6 @@
 """The graph on a GPU is the one on the CPU, as far as it can be told without a GPU; with one, to the pixel."""
 
+import struct
 import sys
 from typing import Any
 
@@ -36,6 +37,26 @@ def test_gpu_graph_is_the_cpu_graph(kind):
             assert on_gpu == "cpu"
         else:
             assert on_gpu == ("mixed" if schema == "decoders__ImageSlice" else "gpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_graph_upsamples_chroma_as_the_cpu_and_shares_out_jpegs(kind):
+    def serialized(device: Any, **options: float) -> bytes:
+        sizes: Any = {"crop_size": 32, "batch_size": 4, "num_threads": 1, "device_id": None}
+        return clip_graph(kind, device=device, **sizes, **options).serialize()
+
+    def argument(name: str, kind: str, value: bytes) -> bytes:  # as protobuf writes it
+        return name.encode() + b"\x12" + bytes([len(kind)]) + kind.encode() + value
+
+    fancy = argument("jpeg_fancy_upsampling", "bool", b"0\x01")
+    assert fancy in serialized("gpu")
+    assert b"jpeg_fancy_upsampling\x12" not in serialized("cpu")
+    for share in (0.0, 0.25, 0.65, 1.0):
+        assert argument("hw_decoder_load", "float", b"\x1d" + struct.pack("<f", share)) in serialized(
+            "gpu", hw_decoder_load=share
+        )
+    assert serialized("gpu") == serialized("gpu", hw_decoder_load=0.65)
+    assert b"hw_decoder_load\x12" not in serialized("cpu", hw_decoder_load=0.25)
 
 
 @pytest.mark.parametrize("kind", KINDS)

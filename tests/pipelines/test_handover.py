@@ -116,6 +116,25 @@ def test_frames_of_an_engine_outlive_the_work_on_them(cuda, videos):
     assert seen == pytest.approx(on_cpu(RawVideos(videos), RGB_ALONE), abs=0.05)
 
 
+def test_the_loader_says_what_the_jpeg_engines_get(cuda, store, videos, monkeypatch):
+    asked = []
+    graph = decoders.clip_graph
+    monkeypatch.setattr(
+        decoders, "clip_graph", lambda *args, **options: asked.append(options) or graph(*args, **options)
+    )
+
+    def told(source: ClipSource, config: PlanConfig, device: str) -> str:
+        sizes = {"batch_size": 4, "num_threads": 1, "prefetch": 1}
+        loader = ClipLoader(source, config, seed=7, device=device, hw_decoder_load=0.4, **sizes)
+        loader.close()
+        return loader.describe()
+
+    assert told(store, CONFIG, "cuda:0").endswith("on cuda:0, 40 % of the JPEGs on its JPEG engines")
+    assert [options["hw_decoder_load"] for options in asked] == [0.4, 0.4]
+    assert told(store, CONFIG, "cpu").endswith("on cpu")
+    assert told(RawVideos(videos), RGB_ALONE, "cuda:0").endswith("on cuda:0")
+
+
 # Faults, each of which a GPU would forgive most of the time.
 
 

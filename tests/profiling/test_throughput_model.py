@@ -26,23 +26,28 @@ pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "throughput-model.md"
 DEVICE = Device("toy", 100.0, 1000.0, 10.0, 100.0, 1000.0, 500.0)
 WORK = Workload("toy", 100, 1920 * 1080 / 10, 1e4, 2e11)
-ASSUMED = Assumptions(0.5, 0.8, 0.5, 20.0, 10.0, 5.0, 20.0, 4)
+ASSUMED = Assumptions(0.5, 0.8, 0.6, 250.0, 0.5, 20.0, 10.0, 5.0, 20.0, 4)
 
 
 def test_a_row_by_hand():
     store, raw = (stage_rates(DEVICE, WORK, source, ASSUMED) for source in ("store", "raw"))
     assert store == pytest.approx(
         {
-            "decode engines": 500 * 10 * 0.8 / 48,
+            "decoders": 250 / 0.4 * 10 * 0.8 / 48,  # the engines would be done with their 60 % sooner
             "PCIe": 5e9 / 480_000,
             "host": 50_000 / 48,
             "augmentation": 1e12 / (10 * 40_000 * (48 + 32)),
             "compute": 50e12 / 2e11,
         }
     )
-    assert raw["decode engines"] == pytest.approx(1000 * 10 * 0.8 / 240)
-    assert bottleneck(store) == ("decode engines", pytest.approx(83.33, rel=1e-3))
+    assert raw["decoders"] == pytest.approx(1000 * 10 * 0.8 / 240)
+    assert bottleneck(store) == ("decoders", pytest.approx(104.17, rel=1e-3))
     assert bottleneck(raw)[1] == pytest.approx(33.33, rel=1e-3)
+    alone = stage_rates(DEVICE, WORK, "store", replace(ASSUMED, hw_decoder_load=1.0))
+    assert alone["decoders"] == pytest.approx(500 * 10 * 0.8 / 48)
+    best = stage_rates(DEVICE, WORK, "store", replace(ASSUMED, hw_decoder_load=500 / 750))
+    assert best["decoders"] == pytest.approx(750 * 10 * 0.8 / 48)
+    assert raw == stage_rates(DEVICE, WORK, "raw", replace(ASSUMED, hw_decoder_load=1.0))
 
 
 def test_scaling_by_hand():
@@ -95,4 +100,4 @@ def test_the_page_shows_what_the_command_prints():
     assert text in page, "run profiling/model_throughput.py and put its tables into docs/throughput-model.md"
     changed, _ = tables("modist-r50", replace(Assumptions(), small_frame_share=0.25), SIZES)
     row = next(line for line in changed.splitlines() if line.startswith("| H100 SXM | store at 256"))
-    assert "| decode engines | 785 |" in row  # as the page says
+    assert "| decoders | 565 |" in row  # as the page says

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.clips.decoder import ClipDecoder, JpegRows, feed_and_run
-from modist_pipelines.clips.graph import Kind, clip_graph, decode_graph, graph_inputs
+from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind, clip_graph, decode_graph, graph_inputs
 from modist_pipelines.clips.handover import Handed, Handover
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
@@ -23,15 +23,19 @@ def build_decoders(
     num_clips: int,
     num_threads: int,
     device: torch.device,
+    hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> dict[Kind, ClipDecoder]:
     """The decoder of each kind for a device.
 
     Args:
         num_clips: most clips of a kind at a time.
         num_threads: threads of the host.
+        hw_decoder_load: of a GPU: see `clip_graph`.
     """
+    options: dict[str, Any] = {"num_clips": num_clips, "num_threads": num_threads}
+    if device.type == "cuda":
+        options |= {"device": device, "hw_decoder_load": hw_decoder_load}
     backend = GpuDecoder if device.type == "cuda" else CpuDecoder
-    options = {"num_clips": num_clips, "num_threads": num_threads, "device": device}
     return {kind: backend(kind, config, pixels, **options) for kind in kinds}
 
 
@@ -47,6 +51,7 @@ class GpuDecoder(ClipDecoder):
         num_clips: int,
         num_threads: int,
         device: torch.device,
+        hw_decoder_load: float = HW_DECODER_LOAD,
     ) -> None:
         super().__init__(kind, config, pixels)
         self._device, self._rows, self._handover = device, JpegRows(), Handover(device)
@@ -58,6 +63,7 @@ class GpuDecoder(ClipDecoder):
             num_threads=num_threads,
             device_id=(device.index or 0) if device.type == "cuda" else None,
             pixels=pixels,
+            hw_decoder_load=hw_decoder_load,
         )
         self.graph.build()
 
@@ -85,7 +91,6 @@ class CpuDecoder(ClipDecoder):
         *,
         num_clips: int,
         num_threads: int,
-        device: torch.device,
     ) -> None:
         import cv2  # here and not above: on a GPU, clips need none, and steps are made without it
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["visual", "motion"]
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's rgb_to_grayscale
+HW_DECODER_LOAD = 0.65  # DALI's own default
 _BLUR_REACH = 3.0  # standard deviations on either side: 99.7 % of the Gaussian
 
 
@@ -34,6 +35,7 @@ def clip_graph(
     num_threads: int,
     device_id: int | None,
     pixels: Literal["jpeg", "rgb"] = "jpeg",
+    hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> "Pipeline":
     """The graph for one kind of clip.
 
@@ -44,6 +46,7 @@ def clip_graph(
         batch_size: frames a run.
         device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
         pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames that lie on the device.
+        hw_decoder_load: share of the JPEGs, in [0, 1], that a GPU's JPEG engines decode; a CPU has none.
 
     Returns:
         A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
@@ -67,7 +70,7 @@ def clip_graph(
     )
     def graph() -> Any:
         if pixels == "jpeg":
-            frames = _decode_crop(fn, types, source, kind, device)
+            frames = _decode_crop(fn, types, source, kind, _on_gpu(hw_decoder_load) if device == "gpu" else _ON_CPU)
         else:
             frames = fn.external_source(
                 name="frame", dtype=types.UINT8, ndim=3, layout="HWC", device=device, no_copy=device == "cpu"
@@ -103,12 +106,20 @@ def decode_graph(kind: Kind, *, batch_size: int, num_threads: int) -> "Pipeline"
         batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
     )
     def graph() -> Any:
-        return _decode_crop(fn, types, source, kind, "cpu")
+        return _decode_crop(fn, types, source, kind, _ON_CPU)
 
     return graph()
 
 
-def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, device: Literal["cpu", "gpu"]) -> Any:
+_ON_CPU = {"device": "cpu"}
+
+
+def _on_gpu(hw_decoder_load: float) -> dict[str, Any]:
+    # Fancy upsampling is what the CPU's decoder does to chroma. Without it RGB clips are off by 2 of 255 levels.
+    return {"device": "mixed", "hw_decoder_load": hw_decoder_load, "jpeg_fancy_upsampling": True}
+
+
+def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, decoder: dict[str, Any]) -> Any:
     return fn.decoders.image_slice(
         source("frame", types.UINT8, 1),
         source("crop_start", types.INT32, 1),
@@ -117,7 +128,7 @@ def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, de
         normalized_anchor=False,
         normalized_shape=False,
         output_type=types.RGB if kind == "visual" else types.GRAY,
-        device="mixed" if device == "gpu" else "cpu",
+        **decoder,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.clips.backends import build_decoders
-from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind
 from modist_pipelines.clips.handover import receive
 from modist_pipelines.clips.patience import Job, ReadThreads
 from modist_pipelines.clips.reading import PlannedClip, VideoClips, read_clips
@@ -86,6 +86,7 @@ class ClipLoader:
         prefetch: steps made ready ahead; 0 takes what the free memory allows, up to 4.
         read_patience: seconds after which a read that has not come back is begun again beside the first.
         subset: train on that many videos, drawn by the seed.
+        hw_decoder_load: share of the JPEGs that a GPU's JPEG engines decode.
         annotate: shows waits and background work to profilers: a context manager of a name.
 
     Attributes:
@@ -111,6 +112,7 @@ class ClipLoader:
         prefetch: int = 0,
         read_patience: float = 60.0,
         subset: int | None = None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
         annotate: Callable[[str], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         assert batch_size % world_size == 0
@@ -132,7 +134,9 @@ class ClipLoader:
             num_clips=2 * self._num_local,
             num_threads=self._num_threads,
             device=self._device,
+            hw_decoder_load=hw_decoder_load,
         )
+        self._hw_decoder_load = hw_decoder_load
         self._readers = ReadThreads(self._num_threads, read_patience, str(source.path))
         self._running: Producer[_Reads, ClipBatch] | None = None
 
@@ -172,11 +176,13 @@ class ClipLoader:
             f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean at or below "
             f"{self._plan.motion_threshold:g} of full scale, {self._plan.min_score:g} as stored)"
         )
+        on_engines = self._device.type == "cuda" and self._source.pixels == "jpeg"
+        engines = f", {100 * self._hw_decoder_load:.0f} % of the JPEGs on its JPEG engines" if on_engines else ""
         return (
             f"{self._num_eligible} of {self._source.num_videos} videos can be used, {len(self._videos)} are; "
             f"{rejected if self._plan.motion_threshold else 'any motion window will do'}\n"
             f"loader: {self._num_threads} threads, {self._prefetch} steps ahead "
-            f"({self._batch_bytes() / 2**20:.0f} MiB each), on {self._device}"
+            f"({self._batch_bytes() / 2**20:.0f} MiB each), on {self._device}{engines}"
         )
 
     def warning(self) -> str | None:

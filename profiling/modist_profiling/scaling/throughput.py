@@ -95,7 +95,7 @@ def tables(preset: str, assumed: Assumptions, sizes: tuple[tuple[int, int, float
     return "\n".join(lines), record
 
 
-_STAGES = ("decode engines", "PCIe", "host", "augmentation", "compute")
+_STAGES = ("decoders", "PCIe", "host", "augmentation", "compute")
 
 
 def store_bytes(path: Path) -> float:
