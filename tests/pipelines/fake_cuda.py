@@ -105,8 +105,19 @@ class FakeCuda:
         self._current = threading.local()
         self._num_streams = 0
         self._of_storage: dict[int, Block] = {}
+        self.touched: set[tuple[str, int]] = set()
+        """Name of each thread that gave work, without its number, and its current device, which torch begins at 0."""
+        self.graphs: set[int | None] = set()
+        """Devices of the graphs that were made."""
+
+    def set_device(self, device: torch.device | int) -> None:
+        self._current.device = device if isinstance(device, int) else device.index
+
+    def current_device(self) -> int:
+        return getattr(self._current, "device", 0)
 
     def current(self) -> int:
+        self.touched.add((threading.current_thread().name.rstrip("-_0123456789"), self.current_device()))
         return getattr(self._current, "stream", 0)
 
     def new_stream(self, device: Any = None) -> "FakeStream":
@@ -164,6 +175,8 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, "Stream", self.new_stream)
         monkeypatch.setattr(torch.cuda, "stream", self.on)
         monkeypatch.setattr(torch.cuda, "current_stream", self.current_stream)
+        monkeypatch.setattr(torch.cuda, "set_device", self.set_device)
+        monkeypatch.setattr(torch.cuda, "current_device", self.current_device)
         monkeypatch.setattr(torch.cuda, "Event", lambda: FakeEvent(self))
         monkeypatch.setattr(torch, "from_dlpack", self.from_dlpack)
         return self

@@ -34,16 +34,22 @@ def cuda(monkeypatch) -> FakeCuda:
     clip_graph, video_graph = decoders.clip_graph, gpu_video.video_graph
 
     def on_cpu(kind: Any, **options: Any) -> FakeGraph:
+        fake.graphs.add(options["device_id"])
         return FakeGraph(fake, clip_graph(kind, **options | {"device": "cpu", "device_id": None}))
 
     monkeypatch.setattr(decoders, "clip_graph", on_cpu)
-    monkeypatch.setattr(gpu_video, "video_graph", lambda *_: FakeGraph(fake, video_graph("cpu", None)))
+
+    def video_on_cpu(device: str, device_id: int | None) -> FakeGraph:
+        fake.graphs.add(device_id)
+        return FakeGraph(fake, video_graph("cpu", None))
+
+    monkeypatch.setattr(gpu_video, "video_graph", video_on_cpu)
     return fake
 
 
-def train(source: ClipSource, config: PlanConfig = CONFIG) -> list[float]:
+def train(source: ClipSource, config: PlanConfig = CONFIG, device: str = "cuda:0") -> list[float]:
     """Steps that read their clips on the default stream and forget them; what they saw."""
-    clips = ClipLoader(source, config, batch_size=4, seed=7, device="cuda:0", num_threads=2, prefetch=2)
+    clips = ClipLoader(source, config, batch_size=4, seed=7, device=device, num_threads=2, prefetch=2)
     seen = []
     for batch in clips.iterate(0, NUM_STEPS):
         for clip in batch.clips():
@@ -116,6 +122,28 @@ def test_frames_of_an_engine_outlive_the_work_on_them(cuda, videos):
     assert seen == pytest.approx(on_cpu(RawVideos(videos), RGB_ALONE), abs=0.05)
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "cuda"])
+def test_every_thread_works_on_the_gpu_of_its_process(cuda, store, videos, device):
+    torch.cuda.set_device(1)  # as `join_world` does on rank 1
+    train(RawVideos(videos, device=device), RGB_ALONE, device)
+    assert cuda.touched == {("MainThread", 1), ("decode", 1), ("read", 1)}
+    evaluate(store, device)
+    evaluate(store, device)
+    assert {number for _, number in cuda.touched} == {1}
+    assert cuda.graphs == {1}
+
+
+def test_the_stand_in_finds_a_thread_on_gpu_0(cuda, videos, monkeypatch):
+    torch.cuda.set_device(1)
+    monkeypatch.setattr(ClipLoader, "_enter_thread", lambda self: None)
+    train(RawVideos(videos, device="cuda:1"), RGB_ALONE, "cuda:1")
+    assert ("decode", 0) in cuda.touched
+    assert ("read", 0) not in cuda.touched, "the engine sees to its own threads"
+    monkeypatch.setattr(gpu_video, "work_on", lambda device: None)
+    train(RawVideos(videos, device="cuda:1"), RGB_ALONE, "cuda:1")
+    assert ("read", 0) in cuda.touched
+
+
 def test_the_loader_says_what_the_jpeg_engines_get(cuda, store, videos, monkeypatch):
     asked = []
     graph = decoders.clip_graph
@@ -124,7 +152,7 @@ def test_the_loader_says_what_the_jpeg_engines_get(cuda, store, videos, monkeypa
     )
 
     def told(source: ClipSource, config: PlanConfig, device: str) -> str:
-        sizes = {"batch_size": 4, "num_threads": 1, "prefetch": 1}
+        sizes: Any = {"batch_size": 4, "num_threads": 1, "prefetch": 1}
         loader = ClipLoader(source, config, seed=7, device=device, hw_decoder_load=0.4, **sizes)
         loader.close()
         return loader.describe()

@@ -12,6 +12,7 @@ from torch import Tensor
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip
 from modist_pipelines.clips.ahead import Producer
+from modist_pipelines.clips.handover import work_on
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan, augmented_clip, video_order
 
@@ -155,6 +156,7 @@ class TrainingClips:
                 lambda step: _Step(step, self._mine(step)),
                 lambda step, _: self._collect(step, answers),
                 _PREFETCH,
+                lambda: work_on(self._device),
             )
             try:
                 for _ in range(start_step, end_step):

@@ -27,6 +27,7 @@ class Producer(Generic[Reads, Batch]):
         begin: starts the reading of a step and comes back at once.
         finish: waits for the reading and makes the batch; gives up when the event that it gets is set.
         depth: batches that wait to be taken.
+        enter: called first in the thread.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class Producer(Generic[Reads, Batch]):
         begin: Callable[[int], Reads],
         finish: Callable[[Reads, threading.Event], Batch],
         depth: int,
+        enter: Callable[[], None] = lambda: None,
     ) -> None:
-        self._steps, self._begin, self._finish = iter(steps), begin, finish
+        self._steps, self._begin, self._finish, self._enter = iter(steps), begin, finish, enter
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
@@ -68,6 +70,7 @@ class Producer(Generic[Reads, Batch]):
     def _work(self) -> None:
         begun: deque[Reads] = deque()
         try:
+            self._enter()
             while not self._stopping.is_set():
                 # Reading the next step overlaps decoding this one.
                 while len(begun) < 2 and (step := next(self._steps, None)) is not None:

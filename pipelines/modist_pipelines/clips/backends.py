@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modist_pipelines.clips.decoder import ClipDecoder, JpegRows, feed_and_run
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind, clip_graph, decode_graph, graph_inputs
-from modist_pipelines.clips.handover import Handed, Handover
+from modist_pipelines.clips.handover import Handed, Handover, numbered
 from modist_pipelines.plan import ClipPlan, PlanConfig
 
 
@@ -54,14 +54,15 @@ class GpuDecoder(ClipDecoder):
         hw_decoder_load: float = HW_DECODER_LOAD,
     ) -> None:
         super().__init__(kind, config, pixels)
-        self._device, self._rows, self._handover = device, JpegRows(), Handover(device)
+        self._device = device = numbered(device)
+        self._rows, self._handover = JpegRows(), Handover(device)
         self.graph: Any = clip_graph(
             kind,
             crop_size=config.crop_size,
             device="gpu" if device.type == "cuda" else "cpu",
             batch_size=num_clips * self.num_frames,
             num_threads=num_threads,
-            device_id=(device.index or 0) if device.type == "cuda" else None,
+            device_id=device.index,
             pixels=pixels,
             hw_decoder_load=hw_decoder_load,
         )

@@ -8,6 +8,22 @@ import torch
 from torch import Tensor
 
 
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number: "cuda" is the calling thread's current GPU, which to another thread may be GPU 0."""
+    no_number = device.type == "cuda" and device.index is None
+    return torch.device("cuda", torch.cuda.current_device()) if no_number else device
+
+
+def work_on(device: torch.device) -> None:
+    """Make a GPU the calling thread's current device; nothing on a CPU. For the start of every thread that touches one.
+
+    A new thread is on GPU 0 whatever the others are on: pinned memory, events and contexts that name no device would
+    come to lie there, a few hundred MB for each process of a machine.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 class Handed(NamedTuple):
     """A tensor that is handed from one thread to another."""
 

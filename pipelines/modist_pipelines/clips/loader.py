@@ -14,7 +14,7 @@ from torch import Tensor
 from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.clips.backends import build_decoders
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind
-from modist_pipelines.clips.handover import receive
+from modist_pipelines.clips.handover import numbered, receive, work_on
 from modist_pipelines.clips.patience import Job, ReadThreads
 from modist_pipelines.clips.reading import PlannedClip, VideoClips, read_clips
 from modist_pipelines.errors import DataError
@@ -120,7 +120,7 @@ class ClipLoader:
         self._source, self._plan, self._seed = source, plan, seed
         self._batch_size, self._num_local, self._rank = batch_size, batch_size // world_size, rank
         self._shuffle_keys = shuffle_keys
-        self._device = torch.device(device)
+        self._device = numbered(torch.device(device))
         self._num_threads = num_threads or default_threads()
         self._prefetch = prefetch or default_prefetch(self._batch_bytes(), self._device)
         self._videos = self._usable_videos(subset)
@@ -137,7 +137,7 @@ class ClipLoader:
             hw_decoder_load=hw_decoder_load,
         )
         self._hw_decoder_load = hw_decoder_load
-        self._readers = ReadThreads(self._num_threads, read_patience, str(source.path))
+        self._readers = ReadThreads(self._num_threads, read_patience, str(source.path), self._enter_thread)
         self._running: Producer[_Reads, ClipBatch] | None = None
 
     def _batch_bytes(self) -> int:
@@ -213,7 +213,9 @@ class ClipLoader:
             DataError: a read never came back, or nothing but damaged videos came.
         """
         self._stop()
-        self._running = producer = Producer(range(start_step, end_step), self.submit_reads, self.decode, self._prefetch)
+        self._running = producer = Producer(
+            range(start_step, end_step), self.submit_reads, self.decode, self._prefetch, self._enter_thread
+        )
         try:
             for _ in range(start_step, end_step):
                 asked = time.perf_counter()
@@ -233,6 +235,9 @@ class ClipLoader:
         for decoder in self._decoders.values():
             decoder.close()
         self._decoders.clear()
+
+    def _enter_thread(self) -> None:
+        work_on(self._device)
 
     def _stop(self) -> None:
         if self._running is not None:

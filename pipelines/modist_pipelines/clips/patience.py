@@ -39,10 +39,11 @@ class ReadThreads:
         num_threads: reads under way at a time.
         patience: seconds after which a read is begun again beside the first, on a thread of its own.
         place: where the files are, for messages.
+        enter: called first in each thread.
     """
 
-    def __init__(self, num_threads: int, patience: float, place: str) -> None:
-        self._patience, self._place = patience, place
+    def __init__(self, num_threads: int, patience: float, place: str, enter: Callable[[], None] = lambda: None) -> None:
+        self._patience, self._place, self._enter = patience, place, enter
         self._waiting: queue.SimpleQueue[tuple[Job, Future] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"read-{index}", daemon=True) for index in range(num_threads)
@@ -83,7 +84,7 @@ class ReadThreads:
                 "reading %s of %s has taken %.0f s: trying again beside it", job.name, self._place, now - started
             )
             job.attempts.append(attempt := Future())
-            threading.Thread(target=_attempt, args=(job, attempt), name="read-again", daemon=True).start()
+            threading.Thread(target=self._again, args=(job, attempt), name="read-again", daemon=True).start()
             asked = now
         if len(job.attempts) > 1:
             log.warning("reading %s came back after %.1f s", job.name, time.monotonic() - started)
@@ -96,7 +97,12 @@ class ReadThreads:
         for thread in self._threads:
             thread.join(timeout=1.0)
 
+    def _again(self, job: Job, attempt: Future) -> None:
+        self._enter()
+        _attempt(job, attempt)
+
     def _work(self) -> None:
+        self._enter()
         while (item := self._waiting.get()) is not None:
             _attempt(*item)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modist_pipelines.clips.backends import build_decoders
 from modist_pipelines.clips.graph import Kind
+from modist_pipelines.clips.handover import numbered, work_on
 from modist_pipelines.clips.reading import PlannedClip, read_planned
 from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipPlan, PlanConfig
@@ -54,7 +55,7 @@ class ClipReader:
         num_threads = num_threads or default_threads()
         self._source, self._config = source, config
         self._ahead = num_threads + 1
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+        self._threads = ThreadPoolExecutor(num_threads, "read", initializer=work_on, initargs=(numbered(device),))
         self._decoders = build_decoders(
             kinds, config, source.pixels, num_clips=_CLIPS_AT_A_TIME, num_threads=num_threads, device=device
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modist_pipelines.clips.handover import Handover
+from modist_pipelines.clips.handover import Handover, numbered, work_on
 from modist_pipelines.dali import import_dali
 from modist_pipelines.video.reader import blamed_on_file
 
@@ -44,7 +44,7 @@ class EngineDecoder:
     work at once."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = numbered(device)
         self._local = threading.local()
 
     def __call__(self, path: Path, frames: Sequence[int], quarter_turns: int = 0) -> Tensor:
@@ -62,8 +62,8 @@ class EngineDecoder:
         """
         graph = getattr(self._local, "graph", None)
         if graph is None:
-            on_gpu = self._device.type == "cuda"
-            graph = video_graph("gpu" if on_gpu else "cpu", (self._device.index or 0) if on_gpu else None)
+            work_on(self._device)  # whoever's thread it is: DALI and torch make things on the current device
+            graph = video_graph("gpu" if self._device.type == "cuda" else "cpu", self._device.index)
             graph.build()
             self._local.handover = Handover(self._device)
         self._local.graph = None  # an error leaves a graph unusable
