@@ -63,9 +63,9 @@ class _Seen:
     """The backbone, at the output stride."""
     heads: dict[int, Linear]
     """Fold to classifier."""
-    cams: Tensor
-    """(n, T, S, S)."""
     predicted: list[int]
+    cams: list[Tensor] = field(default_factory=list)
+    """(T, S, S) each."""
 
 
 class _Head(nn.Module):
@@ -103,10 +103,15 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
     reader = PairedClips(store, frozen.spec, config.motion_input)
     try:
         rows = [int(frozen.labelled.rows[video]) for _, video in tested]
-        clips = list(reader.read((row, reader.middle(row)) for row in rows))
+        seen = [_fit(config, name, part, tested) for name, part in opened]
+        clips: list[PairedClip] = []
+        for place, clip in enumerate(reader.read((row, reader.middle(row)) for row in rows)):
+            clips.append(clip)
+            for part in seen:  # while the next clip is decoded
+                part.cams.append(_cam(config, part, place, tested[place], clip.visual))
+        log.info("Grad-CAM of %d clips by %s", len(clips), " and ".join(part.name for part in seen))
         regions = torch.stack([moving_region(clip.edges) for clip in clips])
-        seen = [_look(config, name, part, tested, clips) for name, part in opened]
-        agreements = [motion_agreement(part.cams, regions) for part in seen]
+        agreements = [motion_agreement(torch.stack(part.cams), regions) for part in seen]
         result = _result(config, seen, agreements, tested)
         shown = _choose(config, frozen, tested)
         config.out.mkdir(parents=True, exist_ok=True)
@@ -149,13 +154,8 @@ def _explained(config: GradCamConfig) -> str:
     return "true" if config.explain == "label" else "predicted"
 
 
-def _look(
-    config: GradCamConfig,
-    name: str,
-    frozen: Frozen,
-    tested: Sequence[tuple[int, int]],
-    clips: Sequence[PairedClip],
-) -> _Seen:
+def _fit(config: GradCamConfig, name: str, frozen: Frozen, tested: Sequence[tuple[int, int]]) -> _Seen:
+    """The classifiers of a backbone, which has yet to look at the clips."""
     labels, means, device = frozen.labelled.labels, frozen.means(), frozen.world.device
     heads = {
         number: fit_lbfgs(means[fold.train], labels[fold.train], config.lbfgs, device)
@@ -164,10 +164,7 @@ def _look(
     num_classes = len(frozen.labelled.classes)
     predicted = [int(heads[fold].probabilities(means[video][None], num_classes).argmax()) for fold, video in tested]
     net = with_output_stride(frozen.backbone.net, config.output_stride).to(device).eval()
-    seen = _Seen(name, frozen, net, heads, torch.empty(0), predicted)
-    seen.cams = torch.stack([_cam(config, seen, place, tested[place], clip.visual) for place, clip in enumerate(clips)])
-    log.info("%s: Grad-CAM of %d clips", name, len(clips))
-    return seen
+    return _Seen(name, frozen, net, heads, predicted)
 
 
 def _cam(config: GradCamConfig, seen: _Seen, place: int, tested: tuple[int, int], visual: Tensor) -> Tensor:

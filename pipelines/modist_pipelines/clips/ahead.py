@@ -93,8 +93,11 @@ class Producer(Generic[Reads, Batch]):
             return
 
 
-def ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+def ahead(items: Iterator[Item], depth: int = 2, enter: Callable[[], None] = lambda: None) -> Iterator[Item]:
     """The same items, made by a thread that stays up to `depth` ahead of whoever takes them.
+
+    Args:
+        enter: called first in the thread.
 
     Raises:
         Exception: what the iterator raised, at its place.
@@ -111,6 +114,7 @@ def ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
 
     def work() -> None:
         try:
+            enter()
             for item in items:
                 put((item, None))
                 if left.is_set():
