@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from modist_fast.errors import ConfigError
-from modist_fast.host.distributed import DeviceOption
+from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.precision import PrecisionOption
 from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
@@ -92,6 +92,8 @@ class TrainConfig:
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
     compile: bool = False
     """torch.compile the nets."""

@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> Any:
 
 def main() -> None:
     config = parse(sys.argv[1:])
-    with join_world(config.device) as world:
+    with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         result = _RUNS[type(config)](config, world)

@@ -11,7 +11,7 @@ from modist_fast.host.distributed import join_world
 
 def main() -> None:
     config = tyro.cli(GradCamConfig, args=sys.argv[1:], description=__doc__)
-    with join_world(config.device) as world:
+    with join_world(config.device, config.collective_timeout) as world:
         result = run_gradcam(config, world)
     area = result["chance"]
     print(f"\nmotion agreement: share of the Grad-CAM inside the moving region, which is {_percent(area)} of the area")

@@ -66,7 +66,7 @@ def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
 
 def main() -> None:
     config = parse(sys.argv[1:])
-    with join_world(config.device) as world:
+    with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)

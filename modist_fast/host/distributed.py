@@ -1,9 +1,11 @@
 """Processes: one program for any number of them, on gloo or nccl. One process is a world of size 1."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, TypeVar
 
 import torch
@@ -16,6 +18,9 @@ from modist_fast.host.unusable import unusable_gpus
 
 DeviceOption = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
+COLLECTIVE_TIMEOUT = 1800.0
+"""Seconds: longer than any rank's reading of videos, fit or export that the others wait for, and less than a night."""
+_TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 
 
 def default_processes() -> int:
@@ -39,18 +44,47 @@ class World:
 
 
 @contextmanager
-def join_world(device: DeviceOption) -> Iterator[World]:
+def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Iterator[World]:
     """Join the process group that torchrun describes, or a world of one, and leave it at the end.
+
+    Args:
+        timeout: seconds that a rank waits for the others in one collective. On nccl torch's own watchdog ends the
+            process then, and names the collective; no Python code learns of it.
 
     Raises:
         ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
-            torch cannot use.
+            torch cannot use; on gloo, a rank that did not come to a collective in time.
     """
     if device == "auto" and (why := unusable_gpus()):
         raise ConfigError(
             f"--device auto: {why}. Install builds that match the driver (`make install` picks them; `python -m "
             "modist_fast doctor` says what is here), or pass --device cpu to run on the CPU."
         )
+    if timeout < 1:
+        raise ConfigError(f"--collective-timeout {timeout:g}: at least 1 second.")
+    try:
+        with _group(device, timedelta(seconds=timeout)) as world:
+            yield world
+    except RuntimeError as error:
+        if not _TIMED_OUT.search(str(error)):
+            raise
+        raise ConfigError(_late(error, timeout)) from error
+
+
+def _late(error: RuntimeError, timeout: float) -> str:
+    """What is known of a rank that others waited for in vain; gloo does not say which it is."""
+    phase = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    words = str(error).splitlines()[0]
+    return (
+        f"rank {os.environ.get('RANK', 0)} waited for another rank longer than --collective-timeout {timeout:g} "
+        f"(seconds){phase}. That rank hangs, or its machine or network is gone: look at the last lines of the others. "
+        "Raise --collective-timeout where a rank is merely slow; a run goes on from its last checkpoint with --resume "
+        f"auto. In torch's words: {words}"
+    )
+
+
+@contextmanager
+def _group(device: DeviceOption, timeout: timedelta) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and torch.cuda.device_count() <= local_rank:
@@ -63,13 +97,14 @@ def join_world(device: DeviceOption) -> Iterator[World]:
         torch.cuda.set_device(local_rank)
     backend = "nccl" if use_cuda else "gloo"
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(backend, device_id=torch.device("cuda", local_rank) if use_cuda else None, **alone)
+    gpu = torch.device("cuda", local_rank) if use_cuda else None
+    dist.init_process_group(backend, timeout=timeout, device_id=gpu, **alone)
     try:
         yield World(
             rank=dist.get_rank(),
             size=dist.get_world_size(),
             local_rank=local_rank,
-            device=torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"),
+            device=gpu or torch.device("cpu"),
         )
         dist.barrier()  # gloo aborts a process whose peer has left while it still tidies up
     finally:

@@ -29,6 +29,7 @@ _FREE = (
     "out",
     "preset",
     "device",
+    "collective_timeout",
     "precision",
     "compile",
     "max_steps",

@@ -126,6 +126,8 @@ class Spans:
     def __call__(self, name: str, launches: bool = True) -> Iterator[None]:
         """Count the enclosed block as phase `name`. Spans stand side by side; one within another is not counted.
 
+        An error that leaves it says so in a note.
+
         Args:
             launches: False where the host waits, for the device or a disk, instead of giving the device work.
         """
@@ -136,6 +138,10 @@ class Spans:
             begun, start = time.perf_counter(), self._clock.mark()
             try:
                 yield
+            except Exception as error:
+                if self._depth == 1:
+                    error.add_note(f"in the phase {name} of a step")
+                raise
             finally:
                 self._depth -= 1
                 if self._depth == 0:

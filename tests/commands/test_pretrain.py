@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from modist_fast import load_backbone
+from modist_fast.watch.budget import PHASES
 from modist_fast.watch.metrics import read_metrics
-from tests.commands.launching import REPOSITORY, run_script, script_command, start_and_signal
+from tests.commands.launching import HANG, REPOSITORY, run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.slow
 
@@ -135,18 +138,13 @@ def test_a_run_is_not_overwritten(demo_store: Path, two_processes: Path) -> None
     )
 
 
-def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_path: Path) -> None:
-    """Two processes that no launcher ends: rank 0 alone saves, and the other must hear that it did not."""
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "metrics.jsonl").write_text("of an old run\n")
+def start_two(command: list[str]) -> list[subprocess.Popen[str]]:
+    """Two processes that no launcher ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    diverging = ["--optim.lr", 1e45, "--optim.warmup-epochs", 10, "--max-steps", 2, "--overwrite"]
-    command = script_command("pretrain.py", *options(demo_store, run, *diverging))
     world = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
+    return [
         subprocess.Popen(
             command,
             cwd=REPOSITORY,
@@ -156,6 +154,43 @@ def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_pat
         )
         for rank in range(2)
     ]
+
+
+def test_a_rank_that_stops_ends_the_other_with_the_phase(demo_store: Path, tmp_path: Path) -> None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    more = ["--collective-timeout", 20, "--max-steps", 100_000, "--epochs", 100_000]
+    waiting, stopped = processes = start_two(
+        script_command("pretrain.py", *options(demo_store, tmp_path / "run", *more))
+    )
+    try:
+        while not metrics.exists() or len(read_metrics(metrics)) < 3:
+            assert waiting.poll() is None, waiting.communicate()[1]
+            time.sleep(0.05)
+        stopped.send_signal(signal.SIGSTOP)
+        message = " ".join(waiting.communicate(timeout=HANG)[1].split())
+        assert waiting.returncode == 2, message
+        assert "Traceback" not in message
+        error = message[message.index("error:") :]
+        assert re.search(
+            r"error: rank 0 waited for another rank longer than --collective-timeout 20 \(seconds\)", error
+        )
+        phase = re.search(r", in the phase (\w+) of a step\.", error)
+        assert phase
+        assert phase[1] in PHASES
+        assert "In torch's words: " in error
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_path: Path) -> None:
+    """Rank 0 alone saves, and the other must hear that it did not."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("of an old run\n")
+    diverging = ["--optim.lr", 1e45, "--optim.warmup-epochs", 10, "--max-steps", 2, "--overwrite"]
+    command = script_command("pretrain.py", *options(demo_store, run, *diverging))
+    processes = start_two(command)
     try:
         for process in processes:
             message = " ".join(process.communicate(timeout=200)[1].split())

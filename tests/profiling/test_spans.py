@@ -84,8 +84,9 @@ def test_on_a_cpu_waits_are_waits():
     begun = time.perf_counter()
     with spans("keys"):
         time.sleep(0.02)
-    with pytest.raises(KeyError), spans("loss"):
+    with pytest.raises(KeyError) as caught, spans("loss"), spans("gather"):
         raise KeyError
+    assert caught.value.__notes__ == ["in the phase loss of a step"]
     ended = time.perf_counter()
     times = spans.take()
     assert times.seconds()["keys"] >= 0.02

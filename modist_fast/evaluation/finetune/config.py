@@ -16,7 +16,7 @@ from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.finetune.classifier import FrozenPart
 from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
-from modist_fast.host.distributed import DeviceOption
+from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.precision import PrecisionOption
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
@@ -52,6 +52,8 @@ class FinetuneConfig:
     """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
     keeps the moving averages."""
     device: DeviceOption = "auto"
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
     compile: bool = False
     """torch.compile the net."""

@@ -19,7 +19,7 @@ from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, counted,
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
-from modist_fast.host.distributed import DeviceOption, World
+from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption, World
 from modist_fast.host.environment import git_revision
 from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request
@@ -42,6 +42,8 @@ class FrozenConfig:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Seconds that a process waits for the others in one exchange before it gives up."""
     seed: int = 0
     """Of a random backbone, the classifier, the subsets and the intervals."""
 
