@@ -10,12 +10,18 @@ import cv2
 import numpy as np
 
 from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.prepare.workers import worker_number
 
 _BORDERS = {"replicate": cv2.BORDER_REPLICATE, "zero": cv2.BORDER_CONSTANT}
 
 
-def opencv_edges(flow, *, gain, border, clamp):
+def opencv_edges(flows, *, gain, border, clamp):
     """Flow edges by OpenCV, float64."""
+    edges, means = zip(*(_edges(flow, gain, border, clamp) for flow in flows), strict=True)
+    return np.stack(edges), means
+
+
+def _edges(flow, gain, border, clamp):
     magnitude = np.hypot(flow[..., 0].astype(np.float64), flow[..., 1])
     gradients = [cv2.Sobel(magnitude, cv2.CV_64F, dx, 1 - dx, ksize=3, borderType=_BORDERS[border]) for dx in (0, 1)]
     edges = np.minimum(np.hypot(*gradients) * gain, clamp)
@@ -25,40 +31,49 @@ def opencv_edges(flow, *, gain, border, clamp):
 _asked = 0.0
 
 
-def slow_edges(flow, *, gain, border, clamp):
+def slow_edges(flows, *, gain, border, clamp):
     """Take ten times as long as all else that the process did since it was asked last, on a machine of any speed."""
     global _asked
     if _asked:  # not for what comes before the first video
         time.sleep(10 * (time.perf_counter() - _asked))
-    edges = opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+    edges = opencv_edges(flows, gain=gain, border=border, clamp=clamp)
     _asked = time.perf_counter()
     return edges
 
 
-def held_edges(flow, *, gain, border, clamp):
+def held_edges(flows, *, gain, border, clamp):
     """Come back no more once as many shards are done as the main process asked for; it is killed meanwhile."""
     folder, num_done = os.environ["HOLD_AFTER"].rsplit(":", 1)
     while len(list(Path(folder, ".partial").glob("?????.parquet"))) >= int(num_done):
         time.sleep(0.005)  # the worker ends with its parent
-    return opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
 
 
-def fatal_for_wide_videos(flow, *, gain, border, clamp):
+def fatal_for_wide_videos(flows, *, gain, border, clamp):
     """Ends the process as a decoder with a bug would, for videos more than twice as wide as high."""
-    if flow.shape[1] > 2 * flow.shape[0]:
+    if flows.shape[2] > 2 * flows.shape[1]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
 
 
-def endless_for_wide_videos(flow, *, gain, border, clamp):
+def endless_for_wide_videos(flows, *, gain, border, clamp):
     """Never comes back, as a decoder may not, for videos more than twice as wide as high."""
-    while flow.shape[1] > 2 * flow.shape[0]:
+    while flows.shape[2] > 2 * flows.shape[1]:
         time.sleep(60)
-    return opencv_edges(flow, gain=gain, border=border, clamp=clamp)
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
 
 
-def faulty_edges(flow, *, gain, border, clamp):
+def faulty_edges(flows, *, gain, border, clamp):
     raise ZeroDivisionError("a fault of the program, not of a video")
+
+
+def tell_number(task, report):
+    """Report which worker this is, once for a task that ends its first worker."""
+    if isinstance(task, Path) and not task.exists():
+        task.touch()
+        os._exit(1)
+    report(worker_number())
+    time.sleep(0.2)  # so that the others get tasks
 
 
 if __name__ == "__main__":

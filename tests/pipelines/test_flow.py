@@ -70,9 +70,9 @@ def sobel_edges(flow: np.ndarray, gain: float, border: str, clamp: float) -> np.
     return np.minimum(np.hypot(*gradients) * gain, clamp)
 
 
-def edge_function(flow, *, gain, border, clamp):
-    edges = sobel_edges(flow, gain, border, clamp)
-    return np.rint(edges / clamp * 255).astype(np.uint8), float(edges.mean())
+def edge_function(flows, *, gain, border, clamp):
+    edges = np.stack([sobel_edges(flow, gain, border, clamp) for flow in flows])
+    return np.rint(edges / clamp * 255).astype(np.uint8), edges.mean(axis=(1, 2))
 
 
 def random_flow(height: int = 13, width: int = 17) -> np.ndarray:
@@ -86,7 +86,7 @@ def motion_maps(*names, clamp: float = 10.0, gain: float = 1.0) -> MotionMaps:
 def test_magnitude_map_and_score():
     flow = random_flow()
     gray = np.zeros(flow.shape[:2], np.uint8)
-    pixels, score = motion_maps("magnitude")(flow, gray, gray)["magnitude"]
+    pixels, score = motion_maps("magnitude")(flow[None], [gray], [gray])[0]["magnitude"]
     full_scale = motion_inputs(["magnitude"], clamp=10.0)["magnitude"].full_scale
     magnitude = np.minimum(np.sqrt((flow.astype(np.float64) ** 2).sum(axis=-1)), full_scale)
     np.testing.assert_allclose(pixels / 255 * full_scale, magnitude, atol=full_scale / 255 / 2 + 1e-4)
@@ -96,7 +96,7 @@ def test_magnitude_map_and_score():
 def test_difference_map_and_score():
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 256, size=(2, 9, 11), dtype=np.uint8)
-    pixels, score = motion_maps("difference")(None, first, second)["difference"]
+    pixels, score = motion_maps("difference")(None, [first], [second])[0]["difference"]
     expected = np.abs(first.astype(int) - second.astype(int))
     np.testing.assert_array_equal(pixels, expected)
     assert score == pytest.approx(10 * expected.mean() / 255, rel=1e-6)
@@ -106,7 +106,7 @@ def test_difference_map_and_score():
 def test_edges_get_their_options_and_scores_are_tenths_of_the_full_scale(clamp):
     flow = random_flow() / 10
     gray = np.zeros(flow.shape[:2], np.uint8)
-    pixels, score = motion_maps("edges", clamp=clamp, gain=0.5)(flow, gray, gray)["edges"]
+    pixels, score = motion_maps("edges", clamp=clamp, gain=0.5)(flow[None], [gray], [gray])[0]["edges"]
     expected = sobel_edges(flow, 0.5, "replicate", clamp)
     assert 0 < expected.mean() < clamp
     np.testing.assert_array_equal(pixels, np.rint(expected / clamp * 255))

@@ -125,18 +125,18 @@ class VideoEncoder:
         return ahead(timed()) if size > 1 else timed()
 
     def _encode_batch(self, batch: list[GridFrame], sink: FrameSink) -> None:
-        flows: list[Flow | None] = [None] * len(batch)
+        flows: Flow | None = None
         began = time.perf_counter()
         if self._flow is not None:
-            flows = list(self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch]))
+            flows = self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch])
         computed = time.perf_counter()
         self._append(batch, flows, sink)
         self.seconds["flow"] += computed - began
         self.seconds["encode"] += time.perf_counter() - computed
 
-    def _append(self, batch: list[GridFrame], flows: "list[Flow | None]", sink: FrameSink) -> None:
-        for window, flow in zip(batch, flows, strict=True):
-            maps = self._motion(flow, window.frame.gray, window.neighbour.gray)
+    def _append(self, batch: list[GridFrame], flows: "Flow | None", sink: FrameSink) -> None:
+        motion_maps = self._motion(flows, [w.frame.gray for w in batch], [w.neighbour.gray for w in batch])
+        for window, maps in zip(batch, motion_maps, strict=True):
             motion = {name: (self._jpeg(pixels), score) for name, (pixels, score) in maps.items()}
             sink.append(self._jpeg(window.frame.bgr), motion)
 

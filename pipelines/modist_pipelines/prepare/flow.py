@@ -25,7 +25,7 @@ RAFT_WEIGHTS = {
 }
 
 _RAFT_MIN_SIDE = 128  # four levels of a correlation pyramid on features at 1/8
-_RAFT_BATCH = 8
+RAFT_BATCH = 8
 
 
 class FlowEstimator(Protocol):
@@ -34,14 +34,14 @@ class FlowEstimator(Protocol):
     batch_size: int
     """Pairs to collect for one call."""
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[Flow]:
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Flow:
         """
         Args:
             firsts, seconds: (H, W, 3) uint8 B, G, R frames, all of one size.
 
         Returns:
-            (H, W, 2) float32 a pair: where each pixel of the first went in the second, (x, y), in pixels; an array,
-            or a tensor on the device that computed it, so that the edges can be taken there.
+            (N, H, W, 2) float32: where each pixel of the first went in the second, (x, y), in pixels; an array, or a
+            tensor on the device that computed it, which may not be there yet, so that the edges can be taken there.
         """
         ...
 
@@ -54,8 +54,9 @@ class DisFlow:
     def __init__(self) -> None:
         self._size: tuple[int, ...] | None = None
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        return [self._flow(first, second) for first, second in zip(firsts, seconds, strict=True)]
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> np.ndarray:
+        flows = [self._flow(first, second) for first, second in zip(firsts, seconds, strict=True)]
+        return np.stack(flows) if len(flows) > 1 else flows[0][None]
 
     def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         # OpenCV's object is not without memory: its buffers are those of the frames before, and a frame of
@@ -72,7 +73,7 @@ class DisFlow:
 class RaftFlow:
     """torchvision's RAFT (Teed and Deng, ECCV 2020)."""
 
-    batch_size = _RAFT_BATCH
+    batch_size = RAFT_BATCH
 
     def __init__(self, name: FlowName, weights: Path, device: FlowDevice = "auto") -> None:
         """
@@ -87,10 +88,7 @@ class RaftFlow:
         import torch  # heavy, and DIS does without
         from torchvision.models.optical_flow import raft_large, raft_small
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise DataError("--device cuda: torch sees no CUDA device. Use --device cpu, or --flow dis.")
-        use_cuda = device != "cpu" and torch.cuda.is_available()
-        self._device = torch.device("cuda" if use_cuda else "cpu")
+        self._device = torch.device("cuda" if uses_gpu(name, device) else "cpu")
         model = {"raft-large": raft_large, "raft-small": raft_small}[name](weights=None)
         try:
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -101,7 +99,7 @@ class RaftFlow:
             ) from error
         self._model = model.eval().to(self._device)
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Sequence[Tensor]":
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Tensor":
         import torch
 
         height, width = firsts[0].shape[:2]
@@ -109,7 +107,7 @@ class RaftFlow:
         autocast = torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda")
         with torch.inference_mode(), autocast:
             flow = self._model(self._images(firsts), self._images(seconds))[-1]
-        return list(flow[..., :height, :width].float().permute(0, 2, 3, 1).contiguous())
+        return flow[..., :height, :width].float().permute(0, 2, 3, 1).contiguous()
 
     def _images(self, frames: Sequence[np.ndarray]):
         """(B, 3, H, W) in [-1, 1], padded at the right and bottom to a size that RAFT takes."""
@@ -155,27 +153,46 @@ class HardwareFlow:
         """
         import torch
 
-        if device == "cpu" or not torch.cuda.is_available():
-            raise DataError(
-                "--flow nvof computes optical flow on the engine of an NVIDIA GPU, and torch sees none here. Use "
-                "--flow dis on a CPU, or --flow raft-large with weights."
-            )
-        self._graph: Any = nvof_graph(self.batch_size, torch.cuda.current_device())
+        from modist_pipelines.clips.handover import Handover
+
+        uses_gpu("nvof", device)
+        gpu = torch.device("cuda", torch.cuda.current_device())
+        self._handover = Handover(gpu)
+        self._graph: Any = nvof_graph(self.batch_size, gpu.index)
         self._graph.build()
 
-    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Sequence[Tensor]":
-        import torch
-
+    def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> "Tensor":
         # The engine says where a pixel of the later frame was in the earlier one (seen on an H200 with DALI 2.4): the
         # other way round, it says where a pixel of the first goes. B, G, R as it comes: it works on luminance.
         pairs = [np.stack((second, first)) for first, second in zip(firsts, seconds, strict=True)]
         self._graph.feed_input("pairs", pairs)
         (flow,) = self._graph.run()
-        return list(torch.from_dlpack(flow.as_tensor())[:, 0].clone())
+        return self._handover.take(flow, lambda lent: lent[:, 0].clone()).receive()
+
+
+def uses_gpu(name: FlowName, device: FlowDevice) -> bool:
+    """Whether flow is computed on a GPU.
+
+    Raises:
+        DataError: it must be, and torch sees none.
+    """
+    if name == "dis":
+        return False
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "nvof" and (device == "cpu" or not available):
+        raise DataError(
+            "--flow nvof computes optical flow on the engine of an NVIDIA GPU, and torch sees none here. Use "
+            "--flow dis on a CPU, or --flow raft-large with weights."
+        )
+    if device == "cuda" and not available:
+        raise DataError("--device cuda: torch sees no CUDA device. Use --device cpu, or --flow dis.")
+    return device != "cpu" and available
 
 
 def make_flow_estimator(name: FlowName, weights: Path | None, device: FlowDevice = "auto") -> FlowEstimator:
-    """The estimator of `--flow`.
+    """The estimator of `--flow`, on the current GPU where it runs on one.
 
     Raises:
         DataError: RAFT without usable weights, or without the device asked for.

@@ -5,7 +5,7 @@ Each is an (H, W) uint8 map and a score, its mean before rounding. The pixel val
 units of P in the paper, [0, 10].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import cv2
@@ -24,18 +24,20 @@ DIFFERENCE_FULL_SCALE = 255.0
 
 
 class EdgeFunction(Protocol):
-    """Flow edges of one flow field; a module-level function, since worker processes import it by name."""
+    """Flow edges of a batch of fields; a module-level function, since worker processes import it by name."""
 
-    def __call__(self, flow: Flow, *, gain: float, border: Border, clamp: float) -> tuple[np.ndarray, float]:
+    def __call__(
+        self, flows: Flow, *, gain: float, border: Border, clamp: float
+    ) -> tuple[np.ndarray, Sequence[float] | np.ndarray]:
         """
         Args:
-            flow: (H, W, 2) float32, pixels per 5 frames, on the host or a device.
+            flows: (N, H, W, 2) float32, pixels per 5 frames, on the host or a device.
             gain: factor on the plain 3x3 Sobel filter.
             border: what the filter sees beyond the frame.
             clamp: upper end of P.
 
         Returns:
-            (H, W) uint8, P / clamp * 255 rounded; and the mean of P.
+            (N, H, W) uint8, P / clamp * 255 rounded; and the mean of each P.
         """
         ...
 
@@ -58,7 +60,7 @@ def needs_flow(names: Sequence[str]) -> bool:
 
 
 class MotionMaps:
-    """Computes the motion inputs of a frame."""
+    """Computes the motion inputs of a batch of frames."""
 
     def __init__(
         self,
@@ -76,32 +78,37 @@ class MotionMaps:
         self._clamp = clamp
 
     def __call__(
-        self, flow: "Flow | None", gray: np.ndarray, neighbour: np.ndarray
-    ) -> Mapping[str, tuple[np.ndarray, float]]:
+        self, flows: "Flow | None", grays: Sequence[np.ndarray], neighbours: Sequence[np.ndarray]
+    ) -> list[dict[str, tuple[np.ndarray, float]]]:
         """
         Args:
-            flow: (H, W, 2) float32, or None where no input needs it.
-            gray, neighbour: (H, W) uint8: the frame and the nominal frame beside it.
+            flows: (N, H, W, 2) float32, or None where no input needs them.
+            grays, neighbours: N times (H, W) uint8: the frame and the nominal frame beside it.
 
         Returns:
-            Name to (H, W) uint8 map and score.
+            For each frame: name to (H, W) uint8 map and score.
         """
-        maps: dict[str, tuple[np.ndarray, float]] = {}
+        found: dict[str, list[tuple[np.ndarray, float]]] = {}
         for name in self._names:
             if name == "difference":
-                difference = cv2.absdiff(gray, neighbour)
-                maps[name] = difference, _score(difference, DIFFERENCE_FULL_SCALE)
+                maps = map(cv2.absdiff, grays, neighbours)
+                found[name] = [(pixels, _score(pixels, DIFFERENCE_FULL_SCALE)) for pixels in maps]
                 continue
-            assert flow is not None
+            assert flows is not None
             if name == "magnitude":
-                field = flow if isinstance(flow, np.ndarray) else flow.numpy(force=True)
-                magnitude = np.minimum(cv2.magnitude(field[..., 0], field[..., 1]), MAGNITUDE_FULL_SCALE)
-                pixels = np.rint(magnitude * (255 / MAGNITUDE_FULL_SCALE)).astype(np.uint8)
-                maps[name] = pixels, _score(magnitude, MAGNITUDE_FULL_SCALE)
+                fields = flows if isinstance(flows, np.ndarray) else flows.numpy(force=True)
+                found[name] = [_magnitude(field) for field in fields]
             else:
-                edges, mean = self._edge_function(flow, gain=self._gain, border=self._border, clamp=self._clamp)
-                maps[name] = edges, mean / self._clamp * SCORE_FULL_SCALE
-        return maps
+                edges, means = self._edge_function(flows, gain=self._gain, border=self._border, clamp=self._clamp)
+                scores = [float(mean) / self._clamp * SCORE_FULL_SCALE for mean in means]
+                found[name] = list(zip(edges, scores, strict=True))
+        return [{name: maps[place] for name, maps in found.items()} for place in range(len(grays))]
+
+
+def _magnitude(field: np.ndarray) -> tuple[np.ndarray, float]:
+    magnitude = np.minimum(cv2.magnitude(field[..., 0], field[..., 1]), MAGNITUDE_FULL_SCALE)
+    pixels = np.rint(magnitude * (255 / MAGNITUDE_FULL_SCALE)).astype(np.uint8)
+    return pixels, _score(magnitude, MAGNITUDE_FULL_SCALE)
 
 
 def _score(values: np.ndarray, full_scale: float) -> float:

@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
-from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator
+from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator, uses_gpu
 from modist_pipelines.prepare.listing import ListFormat, read_listing
 from modist_pipelines.prepare.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
+from modist_pipelines.prepare.placement import Placement, free_bytes, place
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.store.reader import (
@@ -83,12 +84,10 @@ class PrepareConfig:
     video_timeout: float = 600.0
     """Seconds after which a video that a worker is still at is given up."""
     workers: int = 0
-    """Processes; 0 takes one for each CPU core."""
+    """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
+    0 takes up to four for each, as their free memory allows."""
     dry_run: bool = False
-    """Only print the estimate of size and time."""
-
-    def num_workers(self) -> int:
-        return self.workers or len(os.sched_getaffinity(0))
+    """Only print the estimate of size and time, and the workers and GPUs that a run takes."""
 
     def check(self) -> None:
         """
@@ -156,7 +155,6 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     part = config.part()
     root, videos, labels, misnamed = _find_videos(config)
     meta = _meta(config)
-    maker = ShardMaker(root, config.out, meta, edge_function, config.raft_weights, config.device)
     plan = _plan(config, meta, root, videos, labels)
     if (config.out / META_NAME).exists():
         return _finished_already(config, meta, videos + [row["video"] for row in misnamed])
@@ -172,8 +170,10 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
         if missing:
             _refuse_merge(config, tasks, missing)
         return _finish(config, meta, [task.shard for task in tasks], misnamed)
-    with WorkerPool(config.num_workers()) as pool:
-        expected = _announce(config, maker, tasks, missing, pool)
+    placement = _place(config, meta)
+    maker = ShardMaker(root, config.out, meta, edge_function, config.raft_weights, config.device, placement.num_gpus)
+    with WorkerPool(placement.num_workers) as pool:
+        expected = _announce(config, maker, tasks, missing, pool, placement)
         if config.dry_run:
             return expected
         with partial.locked(f"-{part[0]}-of-{part[1]}" if part else ""):
@@ -192,6 +192,11 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
         )
         return None
     return _finish(config, meta, [task.shard for task in tasks], misnamed)
+
+
+def _place(config: PrepareConfig, meta: StoreMeta) -> Placement:
+    on_gpu = meta.flow != "none" and uses_gpu(config.flow, config.device)
+    return place(config.workers, free_bytes() if on_gpu else (), config.flow, config.short_side)
 
 
 def _find_videos(
@@ -235,7 +240,7 @@ def _meta(config: PrepareConfig) -> StoreMeta:
     flow = config.flow if needs_flow(config.motion_inputs) else "none"
     if flow.startswith("raft"):
         path = find_raft_weights(config.flow, config.raft_weights)
-        make_flow_estimator(config.flow, path, config.device)  # whether they load, before workers try
+        make_flow_estimator(config.flow, path, "cpu")  # whether they load, before workers try, and on no GPU
         weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return StoreMeta(
         short_side=config.short_side,
@@ -299,6 +304,7 @@ def _announce(
     tasks: Sequence[ShardTask],
     missing: Sequence[ShardTask],
     pool: WorkerPool,
+    placement: Placement,
 ) -> Estimate:
     videos = [video for task in missing for video in task.videos]
     if len(missing) < len(tasks):
@@ -307,7 +313,7 @@ def _announce(
         return Estimate.of_nothing()
     expected = estimate(videos, maker, pool, config.video_timeout)
     free = free_gigabytes(config.out)
-    logger.info("%d videos to do on %d workers", len(videos), config.num_workers())
+    logger.info("%d videos to do by %s", len(videos), placement)
     logger.info("%s; %.0f GB are free", expected, free)
     if expected.gigabytes > free:
         logger.warning("--out %s: by the estimate, the store will not fit there", config.out)

@@ -13,6 +13,7 @@ from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
 from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps, needs_flow
 from modist_pipelines.prepare.partial import PartialStore
+from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import ShardWriter, quarantine_table
 from modist_pipelines.video.reader import VideoError
@@ -63,6 +64,8 @@ class ShardMaker:
     edge_function: EdgeFunction
     raft_weights: Path | None
     device: FlowDevice
+    num_gpus: int = 0
+    """That flow is computed on, worker i on GPU i modulo their number; 0 computes it on the CPU."""
     _encoder: VideoEncoder | None = field(default=None, init=False)
 
     def __call__(self, task: ShardTask, report: Callable[[VideoReport], None]) -> None:
@@ -90,6 +93,10 @@ class ShardMaker:
     def encoder(self) -> VideoEncoder:
         """The encoder of this process, made at its first video."""
         if self._encoder is None:
+            if self.num_gpus:
+                import torch  # flow that runs on a GPU has it anyway
+
+                torch.cuda.set_device(worker_number() % self.num_gpus)
             self._encoder = make_encoder(self.meta, self.edge_function, self.raft_weights, self.device)
         return self._encoder
 

@@ -21,6 +21,14 @@ Task = TypeVar("Task")
 Report = TypeVar("Report")
 HUNG = -1000  # the exit code of no process
 _POLL = 1.0  # seconds between looks at the clock
+_number = 0
+
+
+def worker_number() -> int:
+    """Which worker of its pool this process is, counted from 0; one that died has a successor of its number."""
+    return _number
+
+
 Work = Callable[[Task, Callable[[Report], None]], None]
 
 
@@ -66,7 +74,7 @@ class WorkerPool:
         """
         pending = deque(tasks)
         while len(self._workers) < min(self.num_workers, len(tasks)):
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(len(self._workers)))
         while True:
             for worker in self._workers:
                 if worker.is_idle and pending:
@@ -85,7 +93,7 @@ class WorkerPool:
                     instead = on_death(worker.task, worker.last_report, worker.exit_code())
                     if instead is not None:
                         pending.appendleft(instead)
-                    self._workers[self._workers.index(worker)] = _Worker()
+                    self._workers[worker.number] = _Worker(worker.number)
                 elif message[0] == "report":
                     on_report(worker.task, message[1])
                 elif message[0] == "failed":
@@ -95,10 +103,11 @@ class WorkerPool:
 class _Worker:
     """A process, and what it is at."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, number), daemon=True)
         self._process.start()
         theirs.close()  # else its end stays open here, and its death would go unseen
         self.is_idle = True
@@ -149,7 +158,9 @@ class _Worker:
             self._process.join()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, number: int) -> None:
+    global _number
+    _number = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work: Work | None = None
