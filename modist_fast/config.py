@@ -98,8 +98,8 @@ class TrainConfig:
     compile: bool = False
     """torch.compile the nets."""
     graphs: Literal["auto", "off"] = "auto"
-    """CUDA graphs. auto: on a GPU the step's parts are recorded and replayed; all of them with one process, those
-    without collectives with several. Nothing changes on a CPU."""
+    """CUDA graphs. auto: where one process trains on one GPU, the step's parts are recorded and replayed. With several
+    processes, in fp16 and on a CPU every kernel is launched by itself."""
     seed: int = 0
     batch_size: int = 64
     """Samples (videos) a step, over all processes."""

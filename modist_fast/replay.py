@@ -6,10 +6,13 @@ where they are: weights, banks, buffers that each step fills anew, and what part
 tests/method/test_replay.py holds that on a CPU, with a stand-in that replays as a graph does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
+
+from modist_pipelines.clips.device_use import DEVICE_USE
 
 Result = TypeVar("Result")
 WARM_UP = 3  # steps before the recording: compiles kernels, chooses algorithms, makes the optimizer's state
@@ -44,15 +47,16 @@ class CudaGraph:
 
 
 class Parts:
-    """Runs the named parts of a step: as they are, or from their graphs once `WARM_UP` steps have gone by.
+    """Runs the named parts of a step as they are; or, once `WARM_UP` steps have gone by, from their graphs.
+
+    The step after these records all of its parts, which computes nothing, and then replays them.
 
     Args:
         new_graph: makes a graph; None runs everything as it is.
-        captured: names of the parts that may be recorded.
     """
 
-    def __init__(self, new_graph: Callable[[], Graph] | None, captured: frozenset[str]) -> None:
-        self._new_graph, self._captured = new_graph, captured
+    def __init__(self, new_graph: Callable[[], Graph] | None) -> None:
+        self._new_graph = new_graph
         self._steps = 0
         self._recorded: dict[tuple[str, int], tuple[Graph, object]] = {}
 
@@ -61,9 +65,20 @@ class Parts:
         """Whether inputs must lie where they always do."""
         return self._new_graph is not None
 
-    def begin(self) -> None:
-        """A step begins."""
+    @property
+    def recording(self) -> bool:
+        """Whether this step records."""
+        return self.static and self._steps == WARM_UP + 1
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step: all of its parts, in the order of the first one."""
         self._steps += 1
+        with DEVICE_USE.alone() if self.recording else nullcontext():
+            yield
+            if self.recording:
+                for graph, _ in self._recorded.values():
+                    graph.replay()
 
     def run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
         """Run a part, or replay it: then with the result of its recording, whose contents are the new ones.
@@ -73,14 +88,20 @@ class Parts:
             part: takes nothing, and does nothing on the host that a replay would miss.
             index: tells apart parts of one name in a step.
         """
-        if self._new_graph is None or name not in self._captured or self._steps <= WARM_UP:
+        if self._new_graph is None or self._steps <= WARM_UP:
             return part()
-        if (name, index) not in self._recorded:
+        if self.recording:
             graph = self._new_graph()
             self._recorded[name, index] = graph, graph.capture(part)
+            return self._recorded[name, index][1]  # pyright: ignore[reportReturnType], of the part that was recorded
         graph, result = self._recorded[name, index]
         graph.replay()
-        return result  # pyright: ignore[reportReturnType], of the part that was recorded
+        return result  # pyright: ignore[reportReturnType]
+
+    def give_up(self) -> None:
+        """Run everything as it is from now on."""
+        self._new_graph = None
+        self._recorded.clear()
 
 
 def cuda_graphs() -> Callable[[], Graph]:

@@ -31,11 +31,6 @@ log = logging.getLogger("modist")
 Result = TypeVar("Result")
 
 
-# With several processes the others hold collectives, or read what such a part made.
-_WITHOUT_COLLECTIVES = frozenset({"momentum", "keys", "optimizer"})
-_ALL = _WITHOUT_COLLECTIVES | {"gather", "queries", "loss", "backward", "log", "enqueue"}
-
-
 class _Inputs(NamedTuple):
     """A batch on the device: clips of this rank, and numbers of the whole batch."""
 
@@ -97,14 +92,13 @@ class TrainingStep:
         if self._parallel is not None:
             self._parallel.register_comm_hook(self.spans, _average_gradients)
             self.online = self._parallel
-        # The scaler of fp16 keeps its own count of steps on the host.
-        if new_graph is None and on_gpu and config.graphs == "auto" and self.dtype != torch.float16:
-            new_graph = cuda_graphs()
-        self._parts = Parts(new_graph, _ALL if world.size == 1 else _WITHOUT_COLLECTIVES)
+        # Collectives have not been seen in graphs yet; and the scaler of fp16 keeps its own count on the host.
+        graphs = config.graphs == "auto" and world.size == 1 and self.dtype != torch.float16
+        self._parts = Parts(cuda_graphs() if new_graph is None and on_gpu and graphs else new_graph)
         # Graphs cannot be recorded on the default stream.
         self._stream = torch.cuda.Stream(world.device) if on_gpu else None
         self._inputs: _Inputs | None = None
-        self._rate = torch.zeros((), device=world.device) if self._parts.static else None
+        self._rate = torch.zeros((), device=world.device)
         if world.is_main:
             log.info("precision %s", reason)
             log.info(
@@ -121,25 +115,40 @@ class TrainingStep:
             Named () float32 figures of this rank, still on the device; the next call may overwrite them.
         """
         if self._stream is None:
-            return self._take_step(batch, learning_rate)
+            return self._record_or_take(batch, learning_rate)
         callers = torch.cuda.current_stream(self.world.device)
         self._stream.wait_stream(callers)
         with torch.cuda.stream(self._stream):
-            figures = self._take_step(batch, learning_rate)
+            figures = self._record_or_take(batch, learning_rate)
         callers.wait_stream(self._stream)
         return figures
 
+    def _record_or_take(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
+        try:
+            with self._parts.step():
+                return self._take_step(batch, learning_rate)
+        except RuntimeError as error:
+            if not self._parts.recording:
+                raise
+            # A recording computes nothing, so the step can still be taken.
+            log.warning(
+                "the step could not be recorded as CUDA graphs, and runs launch by launch from now on, slower where "
+                "the host is slow (--graphs off says the same without trying): %s",
+                str(error).splitlines()[0],
+            )
+            self._parts.give_up()
+            self.optimizer.zero_grad(set_to_none=self._parallel is None)
+            return self._take_step(batch, learning_rate)
+
     def _take_step(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
-        self._parts.begin()
         with self.spans("copy"):
             inputs = self._take(batch)
         self._run("momentum", self._update_momentum)
         local_keys = self._run("keys", lambda: self._embed_keys(inputs))
         keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
         figures = self._accumulate_gradients(inputs, keys, video_ids)
-        if self._rate is not None:
-            self._rate.fill_(learning_rate)
-        self._run("optimizer", lambda: self._update_weights(self._rate if self._rate is not None else learning_rate))
+        rate = self._rate.fill_(learning_rate) if self._parts.static else learning_rate
+        self._run("optimizer", lambda: self._update_weights(rate))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from modist_pipelines.clips.device_use import DEVICE_USE
+
 Result = TypeVar("Result")
 
 
@@ -36,6 +38,7 @@ class RecordedCalls:
         self._done = False
 
     def capture(self, part: Callable[[], Result]) -> Result:
+        assert DEVICE_USE.is_alone, "another thread could use the device while a graph is recorded"
         with self._record, torch.autograd.set_multithreading_enabled(False):
             result = part()
         self._done = True

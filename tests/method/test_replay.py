@@ -80,6 +80,40 @@ def test_a_part_that_reads_what_no_replay_writes_is_found(plant, monkeypatch: py
     assert rows[WARM_UP + 1 :] != plain_rows[WARM_UP + 1 :]
 
 
+class Refused:
+    """A graph that cannot be recorded, as where another library waits for the device meanwhile."""
+
+    def capture(self, part):
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    def replay(self) -> None:
+        raise AssertionError("nothing was recorded")
+
+
+def test_a_recording_that_fails_is_said_and_costs_no_step(caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(num_groups=2)
+    with join_world("cpu") as world, caplog.at_level("WARNING", "modist"):
+        plain_rows, plain = losses_and_weights(TrainingStep(config, world), config)
+        rows, refused = losses_and_weights(TrainingStep(config, world, new_graph=Refused), config)
+    assert caplog.text.count("could not be recorded as CUDA graphs") == 1
+    assert "previous error during capture" in caplog.text
+    assert rows == plain_rows
+    assert all(torch.equal(tensor, refused[name]) for name, tensor in plain.items())
+
+
+def test_an_error_in_a_step_that_records_nothing_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(num_groups=1)
+    with join_world("cpu") as world:
+        step = TrainingStep(config, world, new_graph=RecordedCalls)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(step, "_loss", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            step(noise(config, 0), 0.1)
+
+
 def test_groups_together_are_groups_one_after_another() -> None:
     """To rounding, which the steep demo recipe would multiply: hence the low rate."""
     config = small_config(num_groups=4)

@@ -1,11 +1,13 @@
 """From DALI's memory to torch's, and from the thread that makes clips to the one that uses them."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from modist_pipelines.clips.device_use import DEVICE_USE
 
 
 def numbered(device: torch.device) -> torch.device:
@@ -66,9 +68,15 @@ class Handover:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def stream(self) -> AbstractContextManager[Any]:
-        """Torch's work within goes to this stream; DALI takes torch's current stream to read inputs, too."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Torch's work within goes to this stream; DALI takes torch's current stream to read inputs, too. Runs of DALI
+        graphs belong within: no CUDA graph is recorded meanwhile."""
+        if self._stream is None:
+            yield
+            return
+        with DEVICE_USE.shared(), torch.cuda.stream(self._stream):
+            yield
 
     def take(self, output: Any, change: Callable[[Tensor], Tensor] | None = None) -> Handed:
         """A graph's dense output as a tensor: on a CPU without a copy, on a GPU a copy that is over.
@@ -85,5 +93,5 @@ class Handover:
             tensor = change(lent) if change else lent.clone()
             ready = torch.cuda.Event()
             ready.record(self._stream)
-        ready.synchronize()  # only now may `output` and `lent` be let go
+            ready.synchronize()  # only now may `output` and `lent` be let go
         return Handed(tensor, ready)

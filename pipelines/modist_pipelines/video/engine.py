@@ -67,11 +67,12 @@ class EngineDecoder:
             graph.build()
             self._local.handover = Handover(self._device)
         self._local.graph = None  # an error leaves a graph unusable
-        with blamed_on_file("decode_error", "by the video engine: "):
+        handover = self._local.handover
+        with handover.stream(), blamed_on_file("decode_error", "by the video engine: "):
             graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
             graph.feed_input("frames", [np.asarray(frames, np.int32)])
             (output,) = graph.run()
-        # rot90 copies, also where nothing is to be turned.
-        turned = self._local.handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
+            # rot90 copies, also where nothing is to be turned.
+            turned = handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
         self._local.graph = graph
         return turned.tensor.contiguous()
