@@ -88,15 +88,15 @@ def test_nets_that_compute(demo_store: Path, tmp_path: Path) -> None:
     budget = budget_of(run, demo_store, "arithmetic")
     assert budget["bottleneck"] == "compute"
     lines = read_metrics(run / "budget.jsonl")
-    assert [line["num_steps"] for line in lines] == [3, 5]
+    assert [line["num_steps"] for line in lines] == [4, 4]
     assert lines[-1]["step"] == 8
     for line in lines:
         assert set(line["phases"]) == {*PHASES, "other"}
         for rank, seconds in enumerate(line["seconds"]):
             assert sum(values[rank] for values in line["phases"].values()) == pytest.approx(seconds)
     steps = read_metrics(run / "metrics.jsonl")
-    assert sum(row["seconds"] for row in steps[3:]) == pytest.approx(lines[-1]["seconds"][0])
+    assert sum(row["seconds"] for row in steps[4:]) == pytest.approx(lines[-1]["seconds"][0])
     assert lines[-1]["phases"]["all_reduce"][0] == 0  # there is one process
     for name in ("momentum", "keys", "gather", "queries", "loss", "backward", "optimizer", "enqueue"):
-        assert sum(row["spans"][name] for row in steps[3:]) == pytest.approx(lines[-1]["phases"][name][0])
+        assert sum(row["spans"][name] for row in steps[4:]) == pytest.approx(lines[-1]["phases"][name][0])
         assert lines[-1]["phases"][name][0] > 0
