@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.config import TrainConfig
+from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import ResNet
 from modist_fast.pathways import Pathways
 from modist_kernels import queue_infonce
@@ -22,6 +23,7 @@ CHOICES = {
     "one_channel": "edge maps in one channel",
     "channels_last": "channels last",
     "frame_pool": "pooling by frames",
+    "fused_norm": "norm, addition and ReLU in one",
     "bf16": "bf16 autocast",
     "fused_loss": "fused loss over the banks",
     "dealt_keys": "keys travel, clips stay",
@@ -32,6 +34,16 @@ CHOICES = {
 """In the order in which bench_step.py adds them."""
 # (query, positive key, bank) of visual, motion, visual_to_motion, motion_to_visual; negatives of the query's modality
 TERMS = ((0, 0, 0), (1, 1, 1), (0, 1, 0), (1, 0, 1))
+
+
+class PlainNorm(GroupBatchNorm):
+    """torch's batch norm of clips as they are, then an addition, then a ReLU."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        affine = (self.running_mean, self.running_var, self.weight, self.bias)
+        y = functional.batch_norm(x, *affine, training=True, momentum=self.momentum, eps=self.eps)
+        y = y if residual is None else y + residual
+        return functional.relu(y) if relu else y
 
 
 def moco_loss(query: Tensor, key: Tensor, negatives: Tensor, excluded: Tensor, temperature: float) -> Tensor:
@@ -69,6 +81,10 @@ class PlainStep:
             for backbone in (net.visual, net.motion):
                 assert backbone is not None
                 backbone.add_module("pool", nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
+        if "fused_norm" not in choices:
+            for module in net.modules():
+                if isinstance(module, GroupBatchNorm):
+                    module.__class__ = PlainNorm
         layout = torch.channels_last_3d if "channels_last" in choices else torch.contiguous_format
         self.net = net.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.momentum = copy.deepcopy(self.net).requires_grad_(False)
