@@ -1,5 +1,6 @@
 """Convolutions and linear layers whose weights may come in another format, and the first convolution's fast form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,6 +62,27 @@ def convolve_by_frames(
     return output.unflatten(0, windows.shape[:2]).transpose(1, 2)
 
 
+def lay_gradients_as_weights(net: nn.Module) -> None:
+    """For DDP: the gradients of weights that have axes of length 1 get the strides of their weights.
+
+    Libraries fill such strides in as they like. DDP takes another choice for another layout, says so, and copies each
+    of these gradients into its bucket.
+    """
+
+    def restrided(weight: nn.Parameter) -> Callable[[Tensor], Tensor]:
+        strides, long = weight.stride(), [axis for axis, length in enumerate(weight.shape) if length > 1]
+
+        def hook(grad: Tensor) -> Tensor:
+            same = all(grad.stride(axis) == strides[axis] for axis in long)
+            return grad.as_strided(grad.shape, strides) if same else grad
+
+        return hook
+
+    for weight in net.parameters():
+        if weight.requires_grad and weight.dim() == 5 and 1 in weight.shape:
+            weight.register_hook(restrided(weight))
+
+
 class Projection(nn.Linear):
     """torch's linear layer, computing with `cast_weight` where that is set."""
 
@@ -75,17 +97,17 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(_copies(tensors, dtype))
+        ctx.save_for_backward(*tensors)
+        copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(copies, list(tensors))
+        return tuple(copies)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (None, *_copies(grads, torch.float32))
-
-
-def _copies(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    torch._foreach_copy_(copies, list(tensors))
-    return copies
+        # Laid out as the weights, whatever a library made of axes of length 1: else DDP copies each into its bucket.
+        copies = [torch.empty_like(weight) for weight in ctx.saved_tensors]
+        torch._foreach_copy_(copies, list(grads))
+        return (None, *copies)
 
 
 class CastWeights:

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modist_fast.models import ResNet, build_motion, build_visual
-from modist_fast.models.layers import CastWeights, convolve_by_frames
+from modist_fast.models.layers import CastWeights, convolve_by_frames, lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, _basic, _bottleneck
+from modist_fast.pathways import ModelConfig, Pathways
 
 # (channels, frames, height, width) after each layer of Table 1. Table 1 prints conv1's stride as (2, 2²).
 VISUAL_R50 = {
@@ -318,3 +319,23 @@ def test_casts_of_momentum_nets_follow_their_weights_in_place() -> None:
     casts.update(torch.bfloat16)
     assert net.stem.cast_weight is first
     torch.testing.assert_close(first, net.stem.weight.bfloat16())
+
+
+@pytest.mark.parametrize("arch", ["r18", "r50"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_lie_as_their_weights(arch, dtype) -> None:
+    """Or DDP says so, and copies each into its bucket: strides of axes of length 1 are anybody's choice."""
+    nets = Pathways(ModelConfig(arch=arch, visual_width=16, head_width=32), motion=True)
+    nets.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    lay_gradients_as_weights(nets)
+    clips = [torch.rand(2, 3, 8, 48, 48), torch.rand(2, 1, 16, 48, 48)]
+    clips = [clip.contiguous(memory_format=torch.channels_last_3d) for clip in clips]
+    casts = CastWeights(nets)
+    if dtype != torch.float32:
+        casts.set(dtype)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        nets(*clips).square().sum().backward()
+    casts.clear()
+    for name, weight in nets.named_parameters():
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride(), name
