@@ -1,24 +1,36 @@
-"""How many groups of samples go through the nets in one pass."""
+"""A step over groups of samples: what pre-training and fine-tuning share, and how many groups go in one pass."""
 
+import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from modist_fast.batch_norm import StepStatistics
+from modist_fast.host.distributed import World
+from modist_fast.host.precision import resolve_precision
+from modist_fast.host.torch_names import buffers_stay
 from modist_fast.models.norm import GroupBatchNorm
+from modist_fast.optim import OptimConfig, build_optimizer
 
+log = logging.getLogger("modist")
 _SHARE = 0.6  # of the free memory; the rest is for decoding, the allocator's gaps and what the estimate leaves out
 _KEPT = 4  # tensors for each norm: its input, its output, and in backward a gradient of each
 
 
-def activation_bytes(run: Callable[[], Tensor], nets: nn.Module, bytes_per_value: int) -> int:
-    """Memory that a group's forward and backward need: four times the inputs of all norms, an estimate.
+def groups_in_a_pass(
+    num_groups: int, run: Callable[[], Tensor], nets: nn.Module, bytes_per_value: int, free_bytes: int
+) -> int:
+    """The largest divisor of `num_groups` whose activations fit into a share of the free memory; at least 1.
 
-    What a net keeps for backward is what its norms read and make. Heads and losses are small beside it.
+    An estimate: what a net keeps for backward is what its norms read and make. Heads and losses are small beside it.
 
     Args:
         run: calls `nets` on a group's clips; nets and clips on the meta device.
-        nets: see run.
+        nets: made for this; they are left with hooks.
         bytes_per_value: of the format in which the nets compute.
     """
     values = 0
@@ -27,18 +39,76 @@ def activation_bytes(run: Callable[[], Tensor], nets: nn.Module, bytes_per_value
         nonlocal values
         values += inputs[0].numel()
 
-    norms = [module for module in nets.modules() if isinstance(module, GroupBatchNorm)]
-    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
+    for module in nets.modules():
+        if isinstance(module, GroupBatchNorm):
+            module.register_forward_pre_hook(see)
     with torch.no_grad():
         run()
-    for hook in hooks:
-        hook.remove()
-    return _KEPT * values * bytes_per_value
+    needed, room = _KEPT * values * bytes_per_value, _SHARE * free_bytes
+    return max((n for n in range(1, num_groups + 1) if num_groups % n == 0 and n * needed <= room), default=1)
 
 
-def groups_in_a_pass(num_groups: int, bytes_of_a_group: int, free_bytes: int) -> int:
-    """The largest divisor of `num_groups` whose activations fit into a share of the free memory; at least 1."""
-    fitting = [
-        n for n in range(1, num_groups + 1) if num_groups % n == 0 and n * bytes_of_a_group <= _SHARE * free_bytes
-    ]
-    return max(fitting, default=1)
+class GroupedStep:
+    """A net that learns, its optimizer, and the rules by which passes over groups of samples become one step.
+
+    Batch norm, gradients and losses are computed over groups of `group_size` samples, several in a pass or one after
+    another; W processes share the groups of a batch, so that any W computes the same function.
+
+    Args:
+        config: of either; what is read here are batch_size, group_size, precision and compile.
+        world: from `join_world`.
+        model: goes to the device.
+        net: the part of `model` that learns.
+        normed: the part of `net` whose batch norm learns.
+        optim: of `net`.
+    """
+
+    def __init__(
+        self, config: Any, world: World, model: nn.Module, net: nn.Module, normed: nn.Module, optim: OptimConfig
+    ) -> None:
+        self.world = world
+        self.dtype, reason = resolve_precision(config.precision, world.device)
+        if world.is_main:
+            log.info("precision %s", reason)
+        model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+        self._num_groups = config.batch_size // (config.group_size * world.size)
+        self._groups_of_a_pass = self._choose_groups_of_a_pass()
+        self._num_passes = self._num_groups // self._groups_of_a_pass
+        self._statistics = StepStatistics(normed, self._num_groups, self._groups_of_a_pass)
+        if config.compile:
+            net.compile()
+        self.optimizer = build_optimizer(net, optim)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self._parallel = None
+        if world.size > 1:
+            # DDP learns a static graph from its first backward, which must not be one without synchronization.
+            self._parallel = DistributedDataParallel(
+                net, **buffers_stay(), gradient_as_bucket_view=True, static_graph=self._num_passes == 1
+            )
+        self._learner = self._parallel or net
+
+    def _choose_groups_of_a_pass(self) -> int:
+        """A divisor of `_num_groups`; asked once the model is on the device."""
+        return 1
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _without_message(self, index: int) -> AbstractContextManager[None]:
+        """Around pass `index`: gradients travel once a step, with the last pass."""
+        if self._parallel is None or index == self._num_passes - 1:
+            return nullcontext()
+        return self._parallel.no_sync()
+
+    def _update_weights(self, learning_rate: Tensor | float) -> None:
+        """After the last pass: running statistics and weights."""
+        self._statistics.end()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._clear_gradients()
+
+    def _clear_gradients(self) -> None:
+        # DDP's gradients are views of its buckets; without it, backward hands its own over.
+        self.optimizer.zero_grad(set_to_none=self._parallel is None)

@@ -2,25 +2,20 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
-from modist_fast.groups import activation_bytes, groups_in_a_pass
+from modist_fast.groups import GroupedStep, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, leave_out
-from modist_fast.host.precision import resolve_precision
-from modist_fast.host.torch_names import buffers_stay
 from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
-from modist_fast.optim import build_optimizer
 from modist_fast.pathways import MoDist, Pathways
 from modist_fast.replay import Graph, Parts, cuda_graphs
 from modist_fast.watch.health import bank_health, retrieval, spread, uniformity
@@ -42,11 +37,8 @@ class _Inputs(NamedTuple):
     """(3, B) int64: video ids, the deal, and whether a sample is damaged."""
 
 
-class TrainingStep:
-    """The nets, the banks, the optimizer, and how a batch changes them.
-
-    Batch norm, gradients and losses are computed over groups of `group_size` samples, several in a pass or one after
-    another; W processes share the groups of a batch, so that any W computes the same function.
+class TrainingStep(GroupedStep):
+    """The nets, the banks, the optimizer, and how a batch changes them, group by group.
 
     Args:
         config: checked by `config.check`.
@@ -55,43 +47,22 @@ class TrainingStep:
     """
 
     def __init__(self, config: TrainConfig, world: World, new_graph: Callable[[], Graph] | None = None) -> None:
-        self.config, self.world = config, world
+        self.config = config
         self.spans = Spans(clock_of(world.device))
-        self.dtype, reason = resolve_precision(config.precision, world.device)
         on_gpu = world.device.type == "cuda"
         torch.backends.cudnn.benchmark = on_gpu  # shapes are always the same
         torch.manual_seed(config.seed)
         self.model = MoDist(config.model, config.objective)
-        self.model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-        num_groups = config.batch_size // (config.group_size * world.size)
-        together = config.groups_together or (_fitting_groups(config, num_groups, self.dtype, world) if on_gpu else 1)
-        self._num_passes, self._groups_of_a_pass = num_groups // together, together
-        self._query_statistics = StepStatistics(self.model.online, num_groups, together)
-        self._key_statistics = StepStatistics(self.model.momentum, num_groups, together)
+        super().__init__(config, world, self.model, self.model.online, self.model.online, config.optim)
+        self._key_statistics = StepStatistics(self.model.momentum, self._num_groups, self._groups_of_a_pass)
         if config.compile:
-            self.model.online.compile()
             self.model.momentum.compile()
         # A compiled net casts in its own kernels.
         casts = self.dtype != torch.float32 and not config.compile
         self._query_casts = CastWeights(self.model.online) if casts else None
         self._key_casts = CastWeights(self.model.momentum) if casts else None
-        self.optimizer = build_optimizer(self.model.online, config.optim)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self.online: nn.Module = self.model.online
-        self._parallel = (
-            DistributedDataParallel(
-                self.model.online,
-                **buffers_stay(),
-                gradient_as_bucket_view=True,
-                # DDP learns a static graph from its first backward, which must not be one without synchronization.
-                static_graph=self._num_passes == 1,
-            )
-            if world.size > 1
-            else None
-        )
         if self._parallel is not None:
             self._parallel.register_comm_hook(self.spans, _average_gradients)
-            self.online = self._parallel
         # Collectives have not been seen in graphs yet; and the scaler of fp16 keeps its own count on the host.
         graphs = config.graphs == "auto" and world.size == 1 and self.dtype != torch.float16
         self._parts = Parts(cuda_graphs() if new_graph is None and on_gpu and graphs else new_graph)
@@ -100,13 +71,19 @@ class TrainingStep:
         self._inputs: _Inputs | None = None
         self._rate = torch.zeros((), device=world.device)
         if world.is_main:
-            log.info("precision %s", reason)
-            log.info(
-                "step: %d pass(es) of %d group(s); CUDA graphs %s",
-                self._num_passes,
-                together,
-                "on" if self._parts.static else "off",
-            )
+            said = "on" if self._parts.static else "off"
+            log.info("step: %d pass(es) of %d group(s); CUDA graphs %s", self._num_passes, self._groups_of_a_pass, said)
+
+    def _choose_groups_of_a_pass(self) -> int:
+        config, clips, num = self.config, self.config.clips, self.config.group_size
+        if config.groups_together or self.world.device.type != "cuda":
+            return config.groups_together or 1
+        with torch.device("meta"):
+            nets = Pathways(config.model, config.objective.motion)
+            visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
+            motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
+        free_bytes = torch.cuda.mem_get_info(self.world.device)[0]
+        return groups_in_a_pass(self._num_groups, lambda: nets(visual, motion), nets, self.dtype.itemsize, free_bytes)
 
     def __call__(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
         """Momentum update, keys, queries, loss, gradients, weights, banks; in this order.
@@ -137,7 +114,7 @@ class TrainingStep:
                 str(error).splitlines()[0],
             )
             self._parts.give_up()
-            self.optimizer.zero_grad(set_to_none=self._parallel is None)
+            self._clear_gradients()
             return self._take_step(batch, learning_rate)
 
     def _take_step(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
@@ -185,9 +162,6 @@ class TrainingStep:
         if self._key_casts is not None:
             self._key_casts.update(self.dtype)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
     @torch.no_grad()
     def _embed_keys(self, inputs: _Inputs) -> Tensor:
         """(M, b, C) keys of the clips that this rank was dealt, normalized group by group."""
@@ -222,36 +196,21 @@ class TrainingStep:
             self._run("backward", lambda: self.scaler.scale(terms.loss / self._num_passes).backward(), index)
         return self._run("log", lambda: _figures(terms) | retrieval(queries.detach(), keys, first), index)
 
-    def _without_message(self, index: int) -> AbstractContextManager[None]:
-        """Gradients travel once a step, with the last pass."""
-        if self._parallel is None or index == self._num_passes - 1:
-            return nullcontext()
-        return self._parallel.no_sync()
-
     def _embed_queries(self, visual: Tensor, motion: Tensor | None, index: int) -> Tensor:
         if index == 0:
-            self._query_statistics.begin()
+            self._statistics.begin()
         if self._query_casts is not None:
             self._query_casts.set(self.dtype)
         with self._autocast():
-            queries = self.online(visual, motion)
+            queries = self._learner(visual, motion)
         if self._query_casts is not None:
             self._query_casts.clear()
-        self._query_statistics.after_pass()
+        self._statistics.after_pass()
         return queries
 
     def _loss(self, queries: Tensor, keys: Tensor, video_ids: Tensor) -> LossTerms:
         bank, objective = self.model.bank, self.config.objective
         return motion_distillation_loss(queries, keys, bank, video_ids, objective, self._groups_of_a_pass)
-
-    def _update_weights(self, learning_rate: Tensor | float) -> None:
-        self._query_statistics.end()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        # DDP's gradients are views of its buckets; without it, backward hands its own over.
-        self.optimizer.zero_grad(set_to_none=self._parallel is None)
 
     def _health(self, figures: list[dict[str, Tensor]], keys: Tensor, video_ids: Tensor) -> dict[str, Tensor]:
         """The means of the passes' figures, and how keys and banks are doing."""
@@ -264,16 +223,6 @@ def _gather(local_keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """(M, B, C) keys in the order of the samples, and (B,) int32 videos, -1 for a sample that does not count."""
     video_ids, deal, damaged = numbers
     return gather_keys(local_keys, deal), leave_out(video_ids.int(), damaged.bool())
-
-
-def _fitting_groups(config: TrainConfig, num_groups: int, dtype: torch.dtype, world: World) -> int:
-    clips, num = config.clips, config.group_size
-    with torch.device("meta"):
-        nets = Pathways(config.model, config.objective.motion)
-        visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
-        motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
-    needed = activation_bytes(lambda: nets(visual, motion), nets, dtype.itemsize)
-    return groups_in_a_pass(num_groups, needed, torch.cuda.mem_get_info(world.device)[0])
 
 
 def _average_gradients(spans: Spans, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

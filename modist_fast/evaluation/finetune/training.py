@@ -4,7 +4,6 @@ import logging
 import math
 import signal
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
-from modist_fast.batch_norm import StepStatistics, agree_on_statistics, set_precise_statistics
+from modist_fast.batch_norm import agree_on_statistics, set_precise_statistics
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
 from modist_fast.evaluation.finetune.config import FinetuneConfig
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
+from modist_fast.groups import GroupedStep
 from modist_fast.host.distributed import World
-from modist_fast.host.precision import resolve_precision
-from modist_fast.host.torch_names import buffers_stay
 from modist_fast.loop import TrainingLoop
-from modist_fast.optim import build_optimizer
 from modist_fast.run import checkpoint
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.metrics import RunLog
@@ -34,37 +30,17 @@ log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
 
 
-class ClassifierStep:
-    """The net, the optimizer, and how a batch changes them.
-
-    As in pre-training, batch norm and gradients are computed over groups of `group_size` samples, one after another;
-    W processes share the groups of a batch, so that any W computes the same function.
-    """
+class ClassifierStep(GroupedStep):
+    """The net, the optimizer, and how a batch changes them, a group in a pass."""
 
     def __init__(self, config: FinetuneConfig, world: World, model: Classifier) -> None:
-        self.config, self.world = config, world
-        self.dtype, reason = resolve_precision(config.precision, world.device)
-        if world.is_main:
-            log.info("precision %s", reason)
-        self.model = model
-        self.model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-        num_groups = config.batch_size // (config.group_size * world.size)
-        self._statistics = StepStatistics(self.model.training_parts(), num_groups)
-        if config.compile:
-            self.model.compile()
-        self.optimizer = build_optimizer(self.model, config.optim.as_sgd())
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self._parallel = DistributedDataParallel(
-            self.model,
-            **buffers_stay(),
-            gradient_as_bucket_view=True,
-            static_graph=num_groups == 1,
-        )
+        self.config, self.model = config, model
+        super().__init__(config, world, model, model, model.training_parts(), config.optim.as_sgd())
 
     def forward(self, clips: Tensor, parallel: bool = False) -> Tensor:
         """(B, K) float32 logits."""
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            net = self._parallel if parallel else self.model
+        with self._autocast():
+            net = self._learner if parallel else self.model
             return net(clips.contiguous(memory_format=torch.channels_last_3d))
 
     def __call__(self, batch: TrainingBatch, learning_rate: float) -> Tensor:
@@ -80,7 +56,7 @@ class ClassifierStep:
         self.model.train()
         self._statistics.begin()
         for index, (clips, wanted) in enumerate(groups):
-            with nullcontext() if index == len(groups) - 1 else self._parallel.no_sync():
+            with self._without_message(index):
                 seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
                 logits = self.forward(clips, parallel=True)
                 self._statistics.after_pass()
@@ -90,12 +66,7 @@ class ClassifierStep:
             with torch.no_grad():
                 right = (logits.argmax(dim=1) == wanted).sum()
                 figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
-        self._statistics.end()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=False)  # the gradients are views of DDP's buckets
+        self._update_weights(learning_rate)
         return figures
 
 
