@@ -13,6 +13,7 @@ from modist_fast.batch_norm import StepStatistics
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
+from modist_fast.models.layers import lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.optim import OptimConfig, build_optimizer
 
@@ -81,6 +82,7 @@ class GroupedStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self._parallel = None
         if world.size > 1:
+            lay_gradients_as_weights(net)
             # DDP learns a static graph from its first backward, which must not be one without synchronization.
             self._parallel = DistributedDataParallel(
                 net, **buffers_stay(), gradient_as_bucket_view=True, static_graph=self._num_passes == 1
