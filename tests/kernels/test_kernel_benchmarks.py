@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from modist_fast.watch.rates import Roofline
+from modist_kernels import flow_edges_reference
+from modist_profiling.kernels.edges import CLAMP, SOBEL
 from modist_profiling.kernels.traffic import edges_compulsory_bytes, loss_compulsory_bytes
 from modist_profiling.kernels.turns import KernelRow, interleave, measure, peak_extra_memory
 
@@ -91,3 +95,14 @@ def test_compulsory_bytes() -> None:
     expected = 2 * 65536 * 256 + 65536 * 4 + 3 * 2 * 32 * 512 + 16 * 32 * 4 + 32 * 4
     assert loss_compulsory_bytes(modalities=2, batch=32, num=65536, dim=128) == expected
     assert edges_compulsory_bytes(3, 224, 224, 2, 1) == 3 * (224 * 224 * 5 + 4)
+
+
+def test_sobel_of_the_cupy_row_is_of_each_frame() -> None:
+    """By SciPy, whose `correlate` CuPy's is; its `sobel` would smooth from frame to frame."""
+    flow = torch.randn(3, 2, 9, 11, dtype=torch.float64)
+    expected, _ = flow_edges_reference(flow, clamp=CLAMP, out_dtype=torch.float32)
+    magnitude = flow.square().sum(1).sqrt().numpy()
+    across, down = (ndimage.correlate(magnitude, one, mode="nearest") for one in (SOBEL, SOBEL.transpose(0, 2, 1)))
+    np.testing.assert_allclose(np.minimum(np.hypot(across, down), CLAMP), expected.numpy(), rtol=1e-5, atol=1e-5)
+    smoothed = ndimage.sobel(magnitude, axis=2, mode="nearest")
+    assert np.abs(smoothed - across).max() > 1

@@ -25,6 +25,7 @@ from modist_profiling.kernels.traffic import counted_in_interpreter, edges_compu
 from modist_profiling.kernels.turns import KernelOptions, KernelRow, is_usable, measure, plot_sizes
 
 CLAMP = 10.0
+SOBEL = np.array([[[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]])  # of each frame of (N, H, W), across; transposed, down
 TITLE = "flow edges, float32 to uint8 (error: of the map, half a level is 0.002)"
 FLOPS_PER_PIXEL = 25  # two products, a sum and a root for |flow|; 10 sums, 4 products and a root for |Sobel|; scaling
 Result = tuple[Tensor, Tensor]
@@ -81,7 +82,9 @@ def cupy_sobel(flow: Tensor, layout: str) -> Result:
     with cupy.cuda.ExternalStream(torch.cuda.current_stream(flow.device).cuda_stream):
         vectors = cupy.from_dlpack(flow.movedim(-1, -3) if layout == "hwc" else flow)
         magnitude = cupy.sqrt((vectors * vectors).sum(1))
-        across, down = (ndimage.sobel(magnitude, axis=axis, mode="nearest") for axis in (2, 1))
+        sobel = cupy.asarray(SOBEL, magnitude.dtype)
+        # Not `ndimage.sobel`, which smooths along every other axis, that of the frames too.
+        across, down = (ndimage.correlate(magnitude, one, mode="nearest") for one in (sobel, sobel.transpose(0, 2, 1)))
         clamped = cupy.minimum(cupy.sqrt(across * across + down * down), CLAMP)
         quantized = cupy.rint(clamped * (255 / CLAMP)).astype(cupy.uint8)
         return torch.from_dlpack(quantized), torch.from_dlpack(clamped.mean((1, 2)))
