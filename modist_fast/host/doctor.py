@@ -49,7 +49,8 @@ class _Fault(Exception):
 
     def __init__(self, state: State, found: str, cure: str = "") -> None:
         super().__init__(found)
-        self.state, self.cure = state, cure
+        self.state: State = state
+        self.cure = cure
 
 
 def _need(condition: object, state: State, otherwise: str, cure: str = "") -> None:

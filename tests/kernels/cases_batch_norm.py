@@ -1,5 +1,7 @@
 """What the Triton kernels of batch_norm must do; run in the interpreter (test_interpreted.py) and on a GPU."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,7 +46,7 @@ def make(shape, dtype=torch.float32, residual=False, far=0.0, **_):
     return dict(zip(inputs, everything, strict=False)), everything[len(inputs) : -1], everything[-1]
 
 
-def run(function, inputs, running, grad, groups=1, relu=False, **options):
+def run(function, inputs, running, grad, groups=1, relu=False, **options) -> dict[str, Any]:
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
     mean, var = (tensor.clone() for tensor in running)
     residual = leaves.get("residual")

@@ -41,7 +41,7 @@ def test_gpu_graph_is_the_cpu_graph(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gpu_graph_upsamples_chroma_as_the_cpu_and_shares_out_jpegs(kind):
-    def serialized(device: Any, **options: float) -> bytes:
+    def serialized(device: Any, **options: Any) -> bytes:
         sizes: Any = {"crop_size": 32, "batch_size": 4, "num_threads": 1, "device_id": None}
         return clip_graph(kind, device=device, **sizes, **options).serialize()
 

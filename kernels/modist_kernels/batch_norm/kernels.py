@@ -17,7 +17,7 @@ def _total(parts, group, groups, splits, channels, inside, C: tl.constexpr, BLOC
     """The two sums of a group, added up over its splits: parts is (2, G, S, C)."""
     first = tl.zeros([TILE_S, BLOCK_C], tl.float32)
     second = tl.zeros([TILE_S, BLOCK_C], tl.float32)
-    for start in tl.range(0, splits, TILE_S):
+    for start in tl.range(0, splits, TILE_S):  # pyright: ignore[reportGeneralTypeIssues]
         split = start + tl.arange(0, TILE_S)
         offsets = (group * splits + split)[:, None] * C + channels[None, :]
         mask = (split < splits)[:, None] & inside[None, :]
@@ -52,7 +52,7 @@ def statistics_kernel(
     squares = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     first = split * rows_per_split
     last = tl.minimum(first + rows_per_split, rows)
-    for start in tl.range(first, last, BLOCK_R):
+    for start in tl.range(first, last, BLOCK_R):  # pyright: ignore[reportGeneralTypeIssues]
         row = start + tl.arange(0, BLOCK_R)
         mask = (row < last)[:, None] & inside[None, :]
         value = tl.load(begin + row.to(tl.int64)[:, None] * C + channels[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -101,7 +101,7 @@ def normalize_kernel(
     if (part == 0) & (group == 0):
         mean_sum = tl.zeros([BLOCK_C], tl.float32)
         var_sum = tl.zeros([BLOCK_C], tl.float32)
-        for g in tl.range(0, groups):
+        for g in tl.range(0, groups):  # pyright: ignore[reportGeneralTypeIssues]
             mean_sum += tl.load(mean + g * C + channels, mask=inside, other=0.0)
             inverse = tl.load(inverse_std + g * C + channels, mask=inside, other=1.0)
             var_sum += 1.0 / (inverse * inverse) - eps
@@ -118,7 +118,7 @@ def normalize_kernel(
     base = group.to(tl.int64) * rows * C
     first = part * rows_per_program
     last = tl.minimum(first + rows_per_program, rows)
-    for start in tl.range(first, last, BLOCK_R):
+    for start in tl.range(first, last, BLOCK_R):  # pyright: ignore[reportGeneralTypeIssues]
         row = start + tl.arange(0, BLOCK_R)
         mask = (row < last)[:, None] & inside[None, :]
         offsets = base + row.to(tl.int64)[:, None] * C + channels[None, :]
@@ -165,7 +165,7 @@ def gradient_sums_kernel(
     base = group.to(tl.int64) * rows * C
     first = split * rows_per_split
     last = tl.minimum(first + rows_per_split, rows)
-    for start in tl.range(first, last, BLOCK_R):
+    for start in tl.range(first, last, BLOCK_R):  # pyright: ignore[reportGeneralTypeIssues]
         row = start + tl.arange(0, BLOCK_R)
         mask = (row < last)[:, None] & inside[None, :]
         offsets = base + row.to(tl.int64)[:, None] * C + channels[None, :]
@@ -220,7 +220,7 @@ def gradient_kernel(
     if (part == 0) & (group == 0):
         weight_sum = tl.zeros([BLOCK_C], tl.float32)
         bias_sum = tl.zeros([BLOCK_C], tl.float32)
-        for g in tl.range(0, groups):
+        for g in tl.range(0, groups):  # pyright: ignore[reportGeneralTypeIssues]
             bias_sum += tl.load(sums + g * C + channels, mask=inside, other=0.0)
             weight_sum += tl.load(sums + (groups + g) * C + channels, mask=inside, other=0.0)
         tl.store(grad_weight + channels, weight_sum, mask=inside)
@@ -234,7 +234,7 @@ def gradient_kernel(
     base = group.to(tl.int64) * rows * C
     first = part * rows_per_program
     last = tl.minimum(first + rows_per_program, rows)
-    for start in tl.range(first, last, BLOCK_R):
+    for start in tl.range(first, last, BLOCK_R):  # pyright: ignore[reportGeneralTypeIssues]
         row = start + tl.arange(0, BLOCK_R)
         mask = (row < last)[:, None] & inside[None, :]
         offsets = base + row.to(tl.int64)[:, None] * C + channels[None, :]

@@ -64,6 +64,7 @@ def forward(
     sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
     statistics_kernel[grid](x, partial, tickets, mean, inverse_std, rows, rows_per_part, eps, **sizes)
+    flags: dict[str, Any] = {"RESIDUAL": residual is not None, "RELU": relu}
     normalize_kernel[grid](
         x,
         x if residual is None else residual,
@@ -78,9 +79,8 @@ def forward(
         rows_per_part,
         momentum,
         eps,
-        RESIDUAL=residual is not None,
-        RELU=relu,
         **sizes,
+        **flags,
     )
     return y, mean, inverse_std
 
@@ -109,6 +109,7 @@ def backward(
     grid = (parts, groups, triton.cdiv(channels, block_c))
     sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
+    flags: dict[str, Any] = {"RESIDUAL": has_residual, "RELU": relu}
     gradient_sums_kernel[grid](
         grad_y,
         x,
@@ -123,10 +124,10 @@ def backward(
         sums,
         rows,
         rows_per_part,
-        RESIDUAL=has_residual,
-        RELU=relu,
         **sizes,
+        **flags,
     )
+    mask: dict[str, Any] = {"MASK": relu and not has_residual}
     gradient_kernel[grid](
         grad_residual if has_residual else grad_y,
         x,
@@ -140,8 +141,8 @@ def backward(
         grad_bias,
         rows,
         rows_per_part,
-        MASK=relu and not has_residual,
         **sizes,
+        **mask,
     )
     return grad_x, grad_residual, grad_weight, grad_bias
 
