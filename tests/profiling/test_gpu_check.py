@@ -281,7 +281,7 @@ def test_pytest_that_is_ended_has_written_its_report(tmp_path: Path) -> None:
 def test_stages_find_the_checkout_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = Folders(tmp_path / "check", tmp_path / "work")
     folders.out.mkdir()
-    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     show = "import modist_profiling, modist_kernels, modist_fast, sys; print(modist_kernels.__file__)"
     one = Stage("imports", "planted", (sys.executable, "-c", show), 60.0, stdout="where.txt")
     assert check([one], folders, dry_run=False) == 0
