@@ -32,6 +32,8 @@ _FREE = (
     "collective_timeout",
     "precision",
     "compile",
+    "graphs",
+    "groups_together",
     "max_steps",
     "resume",
     "overwrite",
