@@ -71,6 +71,7 @@ class GroupedStep:
         self.dtype, reason = resolve_precision(config.precision, world.device)
         if world.is_main:
             log.info("precision %s", reason)
+        torch.backends.cudnn.benchmark = world.device.type == "cuda"  # shapes are always the same
         model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
         self._num_groups = config.batch_size // (config.group_size * world.size)
         self._groups_of_a_pass = self._choose_groups_of_a_pass()

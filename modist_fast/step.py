@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
 from modist_fast.groups import GroupedStep, groups_in_a_pass
-from modist_fast.host.distributed import World, gather_keys, leave_out
+from modist_fast.host.distributed import World, gather_keys, least_over_ranks, leave_out
 from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.pathways import MoDist, Pathways
@@ -50,7 +50,6 @@ class TrainingStep(GroupedStep):
         self.config = config
         self.spans = Spans(clock_of(world.device))
         on_gpu = world.device.type == "cuda"
-        torch.backends.cudnn.benchmark = on_gpu  # shapes are always the same
         torch.manual_seed(config.seed)
         self.model = MoDist(config.model, config.objective)
         super().__init__(config, world, self.model, self.model.online, self.model.online, config.optim)
@@ -83,7 +82,10 @@ class TrainingStep(GroupedStep):
             visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
             motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
         free_bytes = torch.cuda.mem_get_info(self.world.device)[0]
-        return groups_in_a_pass(self._num_groups, lambda: nets(visual, motion), nets, self.dtype.itemsize, free_bytes)
+        fitting = groups_in_a_pass(
+            self._num_groups, lambda: nets(visual, motion), nets, self.dtype.itemsize, free_bytes
+        )
+        return least_over_ranks(fitting, self.world.device)
 
     def __call__(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
         """Momentum update, keys, queries, loss, gradients, weights, banks; in this order.
@@ -127,7 +129,7 @@ class TrainingStep(GroupedStep):
         rate = self._rate.fill_(learning_rate) if self._parts.static else learning_rate
         self._run("optimizer", lambda: self._update_weights(rate))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate  # the number, which a checkpoint keeps
         found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
         self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids))
         return found
@@ -153,9 +155,9 @@ class TrainingStep(GroupedStep):
         return self._inputs
 
     def _like(self, tensor: Tensor | None) -> Tensor | None:
-        if tensor is None or not tensor.is_floating_point():
-            return None if tensor is None else torch.empty_like(tensor)
-        return torch.empty_like(tensor, dtype=self.dtype)
+        if tensor is None:
+            return None
+        return torch.empty_like(tensor, dtype=self.dtype if tensor.is_floating_point() else None)
 
     def _update_momentum(self) -> None:
         self.model.update_momentum(self.config.objective.key_momentum)

@@ -20,7 +20,8 @@ DeviceOption = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
 COLLECTIVE_TIMEOUT = 1800.0
 """Seconds: longer than any rank's reading of videos, fit or export that the others wait for, and less than a night."""
-_TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
+# Words of gloo and of torch's stores alone: a read of a file may time out as well.
+_TIMED_OUT = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|socket .* timed out")
 
 
 def default_processes() -> int:
@@ -184,6 +185,13 @@ def leave_out(video_ids: Tensor, damaged: Tensor) -> Tensor:
     if dist.get_world_size() > 1:
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
     return agreed
+
+
+def least_over_ranks(number: int, device: torch.device) -> int:
+    """The smallest of the ranks' numbers, which all of them get; waits for the device."""
+    least = torch.tensor(number, device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
 
 
 def gather_rows(row: list[float], device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Convolutions and linear layers whose weights may come in another format, and the first convolution's fast form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Stem(Convolution):
 
     def forward(self, input: Tensor) -> Tensor:
         by_frames = input.is_cuda if self.by_frames is None else self.by_frames
-        if not by_frames or self.kernel_size[0] == 1:
+        if not by_frames or self.kernel_size[0] == 1 or input.requires_grad:
             return super().forward(input)
         weight = self.weight if self.cast_weight is None else self.cast_weight
         return convolve_by_frames(input, weight, self.stride, self.padding)  # pyright: ignore[reportArgumentType]
@@ -97,17 +97,17 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.save_for_backward(*tensors)
-        copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-        torch._foreach_copy_(copies, list(tensors))
-        return tuple(copies)
+        return tuple(_copies(tensors, dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # Laid out as the weights, whatever a library made of axes of length 1: else DDP copies each into its bucket.
-        copies = [torch.empty_like(weight) for weight in ctx.saved_tensors]
-        torch._foreach_copy_(copies, list(grads))
-        return (None, *copies)
+        return (None, *_copies(grads, torch.float32))
+
+
+def _copies(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]  # laid out so: else torch goes one by one
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 class CastWeights:
@@ -121,11 +121,10 @@ class CastWeights:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        every = [module for module in net.modules() if isinstance(module, Convolution | Projection)]
         by_part: dict[str, list[Convolution | Projection]] = {}
         for name, module in net.named_modules():
-            if module in every:
-                by_part.setdefault(".".join(name.split(".")[:3]), []).append(module)  # pyright: ignore[reportArgumentType]
+            if isinstance(module, Convolution | Projection):
+                by_part.setdefault(".".join(name.split(".")[:3]), []).append(module)
         self._parts = list(by_part.values())
 
     def set(self, dtype: torch.dtype) -> None:
@@ -138,11 +137,11 @@ class CastWeights:
     def update(self, dtype: torch.dtype) -> None:
         """Cast all weights into the tensors of the last time, which stay where they are."""
         modules = [module for part in self._parts for module in part]
-        if any(module.cast_weight is None for module in modules):
-            with torch.no_grad():
-                for module in modules:
-                    module.cast_weight = torch.empty_like(module.weight, dtype=dtype)
-        casts = [module.cast_weight for module in modules if module.cast_weight is not None]
+        casts = []
+        for module in modules:
+            if module.cast_weight is None:
+                module.cast_weight = torch.empty_like(module.weight, dtype=dtype, requires_grad=False)
+            casts.append(module.cast_weight)
         torch._foreach_copy_(casts, [module.weight.detach() for module in modules])
 
     def clear(self) -> None:

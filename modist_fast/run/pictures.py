@@ -35,6 +35,7 @@ def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
             loss_axis.plot(*_smooth(steps, [row[f"loss_{term}"] for row in rows]), label=label)
             top1_axis.plot(*_smooth(steps, [100 * row[f"top1_{term}"] for row in rows]), label=label)
     loss_axis.axhline(math.log(1 + bank_size), color="gray", linestyle="--", label="ln(1 + negatives)")
+    loss_axis.margins(y=0.08)  # or the line may lie on the frame
     loss_axis.set(xlabel="step", ylabel="InfoNCE", title="Loss by term")
     top1_axis.set(xlabel="step", ylabel="%", title="Top-1 among positive and negatives", ylim=(0, 100))
     for axis in (loss_axis, top1_axis):

@@ -158,7 +158,7 @@ def start_two(command: list[str]) -> list[subprocess.Popen[str]]:
 
 def test_a_rank_that_stops_ends_the_other_with_the_phase(demo_store: Path, tmp_path: Path) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
-    more = ["--collective-timeout", 20, "--max-steps", 100_000, "--epochs", 100_000]
+    more = ["--collective-timeout", 30, "--max-steps", 100_000, "--epochs", 100_000]
     waiting, stopped = processes = start_two(
         script_command("pretrain.py", *options(demo_store, tmp_path / "run", *more))
     )
@@ -172,7 +172,7 @@ def test_a_rank_that_stops_ends_the_other_with_the_phase(demo_store: Path, tmp_p
         assert "Traceback" not in message
         error = message[message.index("error:") :]
         assert re.search(
-            r"error: rank 0 waited for another rank longer than --collective-timeout 20 \(seconds\)", error
+            r"error: rank 0 waited for another rank longer than --collective-timeout 30 \(seconds\)", error
         )
         phase = re.search(r", in the phase (\w+) of a step\.", error)
         assert phase

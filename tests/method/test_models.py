@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modist_fast.models import ResNet, build_motion, build_visual
-from modist_fast.models.layers import CastWeights, convolve_by_frames, lay_gradients_as_weights
+from modist_fast.models.layers import CastWeights, Stem, convolve_by_frames, lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, _basic, _bottleneck
 from modist_fast.pathways import ModelConfig, Pathways
@@ -285,6 +285,16 @@ def test_stem_by_frames_is_the_stem() -> None:
     upstream = torch.randn_like(expected)
     gradients = [torch.autograd.grad(output, stem.weight, upstream)[0] for output in (expected, found)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-11, atol=1e-11)
+
+
+def test_clips_get_their_gradient_where_the_stem_goes_by_frames(monkeypatch) -> None:
+    """By frames there is none; whoever asks for it, as for a saliency map, gets the 3D convolution."""
+    stem = build_visual("r18", width=6).double().stem
+    clips = torch.randn(1, 3, 5, 16, 16, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(stem(clips).square().sum(), clips)[0]
+    monkeypatch.setattr(Stem, "by_frames", True)
+    assert torch.equal(torch.autograd.grad(stem(clips).square().sum(), clips)[0], expected)
+    assert expected.abs().max() > 0
 
 
 def test_weights_cast_in_lists_are_those_that_autocast_makes() -> None:

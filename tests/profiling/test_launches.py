@@ -8,7 +8,7 @@ import torch
 
 from modist_fast.pathways import MoDist
 from modist_fast.step import TrainingStep
-from modist_profiling.step.launches import count_launches, of_preset
+from modist_profiling.step.launches import _kernels, count_launches, of_preset
 from modist_profiling.step.worker import step_config
 
 pytestmark = pytest.mark.slow
@@ -69,3 +69,11 @@ def test_a_wait_is_found_where_it_is(owner, method, phase, wait, monkeypatch: py
 
 def test_the_small_step_waits_for_nothing() -> None:
     assert count_launches(small()).waits == []
+
+
+def test_a_list_whose_strides_differ_is_counted_tensor_by_tensor() -> None:
+    plain = [torch.empty(4, 6, 1) for _ in range(5)]
+    turned = [torch.empty(6, 4, 1).transpose(0, 1) for _ in range(5)]
+    length_one = [tensor.as_strided((4, 6, 1), (6, 1, 99)) for tensor in plain]
+    assert _kernels("_foreach_copy_", (plain, length_one)) == 1
+    assert _kernels("_foreach_copy_", (plain, turned)) == 5

@@ -165,9 +165,11 @@ class HardwareFlow:
         # The engine says where a pixel of the later frame was in the earlier one (seen on an H200 with DALI 2.4): the
         # other way round, it says where a pixel of the first goes. B, G, R as it comes: it works on luminance.
         pairs = [np.stack((second, first)) for first, second in zip(firsts, seconds, strict=True)]
-        self._graph.feed_input("pairs", pairs)
-        (flow,) = self._graph.run()
-        return self._handover.take(flow, lambda lent: lent[:, 0].clone()).receive()
+        with self._handover.stream():
+            self._graph.feed_input("pairs", pairs)
+            (flow,) = self._graph.run()
+            taken = self._handover.take(flow, lambda lent: lent[:, 0].clone())
+        return taken.receive()
 
 
 def uses_gpu(name: FlowName, device: FlowDevice) -> bool:

@@ -64,8 +64,9 @@ class EngineDecoder:
         if graph is None:
             work_on(self._device)  # whoever's thread it is: DALI and torch make things on the current device
             graph = video_graph("gpu" if self._device.type == "cuda" else "cpu", self._device.index)
-            graph.build()
             self._local.handover = Handover(self._device)
+            with self._local.handover.stream():
+                graph.build()
         self._local.graph = None  # an error leaves a graph unusable
         handover = self._local.handover
         with handover.stream(), blamed_on_file("decode_error", "by the video engine: "):

@@ -93,11 +93,19 @@ def _is_by_mask(args: tuple) -> bool:
     return any(isinstance(index, Tensor) and index.dtype == torch.bool for one in lists for index in one)
 
 
+def _lie_apart(one: Tensor, other: Tensor) -> bool:
+    """Whether strides differ, those of axes of length 1 apart (ATen/native/ForeachUtils.h)."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return any(length > 1 and left != right for length, left, right in strides)
+
+
 def _kernels(name: str, args: tuple) -> int:
     if name == "convolution_backward":
         return sum(args[-1][:2])  # output_mask: gradients by input and by weight
     if name.startswith(("_foreach", "_fused")):
         lists = [arg for arg in args if isinstance(arg, list | tuple) and arg and isinstance(arg[0], Tensor)]
+        if any(_lie_apart(one, other) for rest in lists[1:] for one, other in zip(lists[0], rest, strict=True)):
+            return len(lists[0])  # torch then goes tensor by tensor
         depth = len(lists) + (not name.endswith("_"))  # one that is not in place writes another
         blocks = sum(-(-tensor.numel() // _LIST_CHUNK) for tensor in lists[0])
         return max(-(-len(lists[0]) // _LIST_LENGTH[min(depth, 4)]), -(-blocks // _LIST_BLOCKS))
