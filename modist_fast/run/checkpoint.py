@@ -171,8 +171,24 @@ def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
     """
     state = read(path, device)
     note = _count_threshold_in_shares(state["config"]) if state["format"] == 1 else ""
+    add_newer_options(state["config"], config)
     refuse_difference(path, state["config"], plain_config(config), note)
     return state
+
+
+def add_newer_options(saved: dict[str, Any], config: Any) -> None:
+    """Give options that did not exist when a run was saved their defaults: an option's default is what was before it.
+
+    Args:
+        saved: changed in place.
+        config: the dataclass of today, whose parts are looked at likewise.
+    """
+    for option in dataclasses.fields(config):
+        today = getattr(config, option.name)
+        if dataclasses.is_dataclass(today) and isinstance(saved.get(option.name), dict):
+            add_newer_options(saved[option.name], today)
+        elif option.name not in saved and option.default is not dataclasses.MISSING:
+            saved[option.name] = plain(option.default)
 
 
 def _count_threshold_in_shares(saved: dict[str, Any]) -> str:

@@ -164,6 +164,17 @@ def test_where_gamma_did_nothing_its_unit_does_not_matter(config: TrainConfig, c
     assert checkpoint.load(path, same, CPU)["step"] == 5
 
 
+def test_an_option_that_is_newer_than_the_run_counts_as_its_default(config: TrainConfig) -> None:
+    """A run begun before an option existed goes on with its default, and is refused with another value."""
+    path = save(config.out, 3, {}, config)
+    state = torch.load(path, weights_only=True)
+    del state["config"]["objective"]["temperature"]
+    torch.save(state, path)
+    assert checkpoint.load(path, config, CPU)["step"] == 3
+    with pytest.raises(ConfigError, match=r"--objective\.temperature 0\.2 \(saved: 0\.1\)"):
+        checkpoint.load(path, replace(config, objective=ObjectiveConfig(temperature=0.2)), CPU)
+
+
 def test_another_format_is_refused(config: TrainConfig) -> None:
     path = save(config, 5)
     torch.save(torch.load(path) | {"format": 0}, path)
