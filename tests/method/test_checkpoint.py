@@ -166,7 +166,7 @@ def test_where_gamma_did_nothing_its_unit_does_not_matter(config: TrainConfig, c
 
 def test_an_option_that_is_newer_than_the_run_counts_as_its_default(config: TrainConfig) -> None:
     """A run begun before an option existed goes on with its default, and is refused with another value."""
-    path = save(config.out, 3, {}, config)
+    path = save(config, 3)
     state = torch.load(path, weights_only=True)
     del state["config"]["objective"]["temperature"]
     torch.save(state, path)
