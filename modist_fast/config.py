@@ -1,5 +1,6 @@
 """The configuration of a pre-training run. Each part stands beside what it configures; here they meet."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from modist_fast.objective import ObjectiveConfig
 from modist_fast.optim import OptimConfig
 from modist_fast.pathways import ModelConfig
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
-from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig
+from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class ClipsConfig:
     motion_threshold: float = 0.02
     """γ: only motion windows whose mean P exceeds it; 0 takes any window (Table 3c). P is a pixel of the motion input
     as the nets see it, in [0, 1]: γ is a share of full scale, 0.2 for 0.02 in a store's units of [0, 10]."""
+    motion_rule: MotionRule = "window"
+    """What must exceed γ: the mean of a window, or each of its frames; the paper's words allow both."""
+    min_shift_seconds: float = 0.0
+    """Least time between the starts of query and key (the authors' code: 0.5). A video too short for it takes the
+    farthest start that it has."""
+    max_shift_seconds: float = 0.0
+    """Most of it (the authors' code: 10); 0: any."""
     synchronized: bool = False
     """True starts [vq, mk] and [mq, vk] together (Table 3c, "- temp. jitter")."""
     subset: int | None = None
@@ -124,14 +132,17 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
-    def plan(self, grid: int) -> PlanConfig:
-        """The rule by which clips are drawn from a store on this grid."""
+    def plan(self, grid: int, fps: float = 30.0) -> PlanConfig:
+        """The rule by which clips are drawn from a store on this grid of so many nominal frames a second."""
         return PlanConfig(
             visual=self.clips.visual,
             motion=self.clips.motion,
             crop_size=self.clips.crop_size,
             grid=grid,
+            fps=fps,
             motion_threshold=self.clips.motion_threshold if self.source == "store" else 0.0,
+            motion_rule=self.clips.motion_rule,
+            shift_seconds=(self.clips.min_shift_seconds, self.clips.max_shift_seconds or math.inf),
             synchronized=self.clips.synchronized,
             augmentation=self.clips.augmentation,
             motion_input=self.motion_input if self.objective.motion else None,
@@ -191,6 +202,18 @@ def check(config: TrainConfig, world_size: int) -> None:
         raise ConfigError(
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "
             "from 0 (any window) to below 1. A value in a store's units of [0, 10] is to be divided by 10."
+        )
+    low, high = config.clips.min_shift_seconds, config.clips.max_shift_seconds
+    if not 0 <= low < (high or math.inf):
+        raise ConfigError(
+            f"--clips.min-shift-seconds {low:g} --clips.max-shift-seconds {high:g}: the first is at least 0 and below "
+            "the second, unless that is 0, which means any."
+        )
+    blur_window = config.clips.augmentation.blur_window
+    if blur_window < 0 or (blur_window and blur_window % 2 == 0):
+        raise ConfigError(
+            f"--clips.augmentation.blur-window {blur_window}: a Gaussian has an odd number of taps. 0 takes as many as "
+            "its sigma asks for."
         )
     if batch % (group * world_size):
         raise ConfigError(

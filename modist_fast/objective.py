@@ -24,6 +24,9 @@ class ObjectiveConfig:
     cross_negatives: CrossNegatives = "other"
     """The negatives of Lmv: the positive's modality ("other"), or the query's "own", as Eq. 2 prints. A positive of
     the other modality can be told from negatives of one's own by its modality alone (docs/evidence.md)."""
+    cross_warmup_epochs: float = 0.0
+    """Epochs over which the weight of Lmv grows from 0 to 1. For `own` negatives, with which Lmv begins far above ln N
+    and overshoots (docs/evidence.md)."""
     temperature: float = 0.1
     bank_size: int = 65536
     """Keys in each bank, N of Eq. 1."""
@@ -47,7 +50,13 @@ class LossTerms(NamedTuple):
 
 
 def motion_distillation_loss(
-    queries: Tensor, keys: Tensor, bank: KeyBank, video_ids: Tensor, config: ObjectiveConfig, groups: int = 1
+    queries: Tensor,
+    keys: Tensor,
+    bank: KeyBank,
+    video_ids: Tensor,
+    config: ObjectiveConfig,
+    groups: int = 1,
+    cross_weight: Tensor | None = None,
 ) -> LossTerms:
     """The contrastive terms of a batch against the banks.
 
@@ -58,6 +67,7 @@ def motion_distillation_loss(
         video_ids: (B,) int32, the video of each query; negative for a sample that does not count.
         config: temperature, negatives of Lmv, and whether Lm counts.
         groups: equal parts of the batch, one after another, that weigh the same however many of their samples count.
+        cross_weight: () float32, of Lmv; None is 1.
     """
     result = queue_infonce(
         queries,
@@ -75,6 +85,8 @@ def motion_distillation_loss(
     weights = torch.ones_like(losses)
     if config.motion and not config.motion_loss:
         weights[TERMS.index("motion")] = 0.0
+    if config.motion and cross_weight is not None:
+        weights[TERMS.index("visual_to_motion") :] = cross_weight
     return LossTerms(
         loss=(losses * weights).sum(),
         losses=losses.detach(),

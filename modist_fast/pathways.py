@@ -26,6 +26,8 @@ class ModelConfig:
     """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
     head: Literal["mlp", "bn", "cvrl"] = "mlp"
     """Projection: two linear layers (the authors'), the same with batch norm, or CVRL's three hidden layers."""
+    head_init: Literal["uniform", "normal"] = "uniform"
+    """Linear layers of the heads begin as torch's do, or with N(0, 0.01) and no bias (the authors')."""
     head_width: int = 2048
     embedding_dim: int = 128
 
@@ -58,7 +60,7 @@ class Pathways(nn.Module):
 
 
 def _head(num_features: int, config: ModelConfig) -> ProjectionHead:
-    return ProjectionHead(num_features, config.head_width, config.embedding_dim, kind=config.head)
+    return ProjectionHead(num_features, config.head_width, config.embedding_dim, config.head, config.head_init)
 
 
 class MoDist(nn.Module):

@@ -69,6 +69,8 @@ class TrainingStep(GroupedStep):
         self._stream = torch.cuda.Stream(world.device) if on_gpu else None
         self._inputs: _Inputs | None = None
         self._rate = torch.zeros((), device=world.device)
+        ramp = config.objective.motion and config.objective.cross_warmup_epochs > 0
+        self._cross_weight = torch.ones((), device=world.device) if ramp else None
         if world.is_main:
             said = "on" if self._parts.static else "off"
             log.info("step: %d pass(es) of %d group(s); CUDA graphs %s", self._num_passes, self._groups_of_a_pass, said)
@@ -87,12 +89,19 @@ class TrainingStep(GroupedStep):
         )
         return least_over_ranks(fitting, self.world.device)
 
-    def __call__(self, batch: ClipBatch, learning_rate: float) -> dict[str, Tensor]:
+    def __call__(self, batch: ClipBatch, learning_rate: float, cross_weight: float = 1.0) -> dict[str, Tensor]:
         """Momentum update, keys, queries, loss, gradients, weights, banks; in this order.
+
+        Args:
+            batch: of this rank.
+            learning_rate: of this step.
+            cross_weight: of Lmv, where `objective.cross_warmup_epochs` asks for a ramp.
 
         Returns:
             Named () float32 figures of this rank, still on the device; the next call may overwrite them.
         """
+        if self._cross_weight is not None:
+            self._cross_weight.fill_(cross_weight)
         if self._stream is None:
             return self._record_or_take(batch, learning_rate)
         callers = torch.cuda.current_stream(self.world.device)
@@ -212,7 +221,9 @@ class TrainingStep(GroupedStep):
 
     def _loss(self, queries: Tensor, keys: Tensor, video_ids: Tensor) -> LossTerms:
         bank, objective = self.model.bank, self.config.objective
-        return motion_distillation_loss(queries, keys, bank, video_ids, objective, self._groups_of_a_pass)
+        return motion_distillation_loss(
+            queries, keys, bank, video_ids, objective, self._groups_of_a_pass, self._cross_weight
+        )
 
     def _health(self, figures: list[dict[str, Tensor]], keys: Tensor, video_ids: Tensor) -> dict[str, Tensor]:
         """The means of the passes' figures, and how keys and banks are doing."""

@@ -47,7 +47,7 @@ class Trainer(TrainingLoop[TrainConfig]):
         self._say(f"CPU: {allowed_cores(world.device)}; memory: {keep_freed_memory(world.device)}")
         self.loader = ClipLoader(
             source,
-            config.plan(source.grid),
+            config.plan(source.grid, source.fps),
             batch_size=config.batch_size,
             seed=config.seed,
             rank=world.rank,
@@ -96,7 +96,7 @@ class Trainer(TrainingLoop[TrainConfig]):
 
             def take(batch: ClipBatch) -> None:
                 rate = self._learning_rate()
-                figures = self.step(batch, rate)
+                figures = self.step(batch, rate, self._cross_weight())
                 recorder.push(batch, rate, figures, self._stop_requested, not profiler.disturbs)
 
             self._take_steps(batches, take, recorder)
@@ -134,6 +134,10 @@ class Trainer(TrainingLoop[TrainConfig]):
             self.num_steps,
             self.config.batch_size,
         )
+
+    def _cross_weight(self) -> float:
+        warmup_steps = self.config.objective.cross_warmup_epochs * self.loader.steps_per_epoch
+        return min(1.0, self.steps_done / warmup_steps) if warmup_steps else 1.0
 
     def _agree(self) -> None:
         agree_on_statistics(self.step.model)

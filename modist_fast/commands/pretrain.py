@@ -11,7 +11,7 @@ from modist_fast.commands.cli import run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import join_world
-from modist_fast.presets import PRESETS, find_preset
+from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
 from modist_fast.run.checkpoint import plain_config
 from modist_fast.run.options import spelled
 from modist_fast.trainer import Trainer
@@ -50,7 +50,16 @@ def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
     """
     if config.source == "store":
         assert config.store is not None
-        return Store.open(config.store)
+        store = Store.open(config.store)
+        if config.preset in PAPER_PRESETS and config.objective.motion and not store.meta.flow.startswith("raft"):
+            log.warning(
+                "%s was prepared with --flow %s; the paper, whose recipe --preset %s is, takes RAFT's "
+                '(--flow raft-large; README, "Your own videos").',
+                config.store,
+                store.meta.flow,
+                config.preset,
+            )
+        return store
     assert config.videos is not None
     source = RawVideos(config.videos, device=str(device), num_threads=config.loader.num_threads)
     if config.objective.motion:

@@ -60,7 +60,7 @@ def save_contact_sheet(path: Path, source: ClipSource, config: TrainConfig) -> N
     """
     loader = ClipLoader(
         source,
-        config.plan(source.grid),
+        config.plan(source.grid, source.fps),
         batch_size=min(_SHEET_VIDEOS, config.batch_size),
         seed=config.seed,
         shuffle_keys=False,

@@ -8,12 +8,14 @@ import math
 import threading
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.source import SCORE_FULL_SCALE, ClipSource, VideoInfo
+
+MotionRule = Literal["window", "frames"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Augmentation:
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Pixels of the crop."""
+    blur_window: int = 0
+    """Taps of the blur's Gaussian, an odd number; 0: three standard deviations on either side. The authors' code
+    takes 3, which blurs far less than its sigma says."""
     mean: float = 0.45
     std: float = 0.225
 
@@ -53,8 +58,14 @@ class PlanConfig:
     crop_size: int
     grid: int
     """The store's grid: nominal frames from one stored frame to the next."""
+    fps: float = 30.0
+    """Nominal frames a second."""
     motion_threshold: float = 0.02
     """γ, a share of the motion maps' full scale: only windows whose mean exceeds it; 0 takes any."""
+    motion_rule: MotionRule = "window"
+    """What must exceed γ: the mean of the window, or each of its frames."""
+    shift_seconds: tuple[float, float] = (0.0, math.inf)
+    """Least and most seconds between the starts of query and key, of either pathway, as far as the video allows."""
     synchronized: bool = False
     """Start [visual query, motion key] and [visual key, motion query] together (Table 3c)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -74,6 +85,18 @@ class PlanConfig:
     def min_score(self) -> float:
         """γ in the units of the scores, [0, `SCORE_FULL_SCALE`]."""
         return self.motion_threshold * SCORE_FULL_SCALE
+
+    def moving(self, scores: np.ndarray) -> np.ndarray:
+        """Whether the motion clip that starts at each possible frame has enough motion; a short video has one.
+
+        Args:
+            scores: (..., num_frames)
+
+        Returns:
+            (..., max(1, num_frames - span + 1)) bool.
+        """
+        span = int(self.steps(self.motion)[-1]) + 1
+        return (_means if self.motion_rule == "window" else _least)(_padded(scores, span), span) > self.min_score
 
     def steps(self, clip: ClipSpec) -> np.ndarray:
         """(T,) grid frames of a clip that starts at 0; read-only."""
@@ -185,33 +208,35 @@ def eligible_videos(source: ClipSource, config: PlanConfig) -> Eligible:
         return Eligible(np.arange(source.num_videos), 0, 0)
     column = source.score_column(config.motion_input)
     first, lengths = column.starts[:-1].astype(np.int64), np.diff(column.starts)
-    span = int(config.steps(config.motion)[-1]) + 1
     num_chosen = np.zeros(source.num_videos, np.int64)
     num_windows = 0
     # Videos of one length make a rectangle, whose sums come out to the last bit as those of a single video.
     for length in np.unique(lengths):
         videos = np.flatnonzero(lengths == length)
         for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
-            means = _window_means(column.values[first[block, None] + np.arange(length)], span)
-            num_chosen[block] = (means > config.min_score).sum(axis=1)
-            num_windows += means.size
+            moving = config.moving(column.values[first[block, None] + np.arange(length)])
+            num_chosen[block] = moving.sum(axis=1)
+            num_windows += moving.size
     return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
 
 
 _BLOCK = 1 << 20  # scores looked at together
 
 
-def _window_means(scores: np.ndarray, span: int) -> np.ndarray:
-    """Mean score of the window that starts at each possible frame; a short video has one, its last frame repeated.
-
-    Args:
-        scores: (..., num_frames)
-
-    Returns:
-        (..., max(1, num_frames - span + 1)) float64.
-    """
+def _padded(scores: np.ndarray, span: int) -> np.ndarray:
+    """At least `span` scores: those of a short video with its last frame repeated."""
     if missing := max(0, span - scores.shape[-1]):
         scores = np.concatenate([scores, np.repeat(scores[..., -1:], missing, axis=-1)], axis=-1)
+    return scores
+
+
+def _least(scores: np.ndarray, span: int) -> np.ndarray:
+    """The lowest score of each window; (..., num_frames) to (..., num_frames - span + 1)."""
+    return np.lib.stride_tricks.sliding_window_view(scores, span, axis=-1).min(axis=-1)
+
+
+def _means(scores: np.ndarray, span: int) -> np.ndarray:
+    """Mean score of each window, float64; shapes as for `_least`."""
     sums = np.zeros((*scores.shape[:-1], scores.shape[-1] + 1))
     np.cumsum(scores, axis=-1, out=sums[..., 1:])
     return (sums[..., span:] - sums[..., :-span]) / span
@@ -234,20 +259,39 @@ def plan_clips(
     """Half of `plan_sample`: the visual and the motion clip of the query, or of the key."""
     visual, motion = config.steps(config.visual), config.steps(config.motion)
     draws = _random(seed, _STARTS, epoch, video).random(4)
-    num_starts = max(1, info.num_frames - int(visual[-1]))
-    start = int(draws[int(key)] * num_starts)
+    starts = np.arange(max(1, info.num_frames - int(visual[-1])))
+    start = _draw_start(config, starts, draws[:2], key)
     motion_clip = None
     if config.motion_input is not None:
         windows = _motion_starts(config, info, int(motion[-1]) + 1)
-        motion_starts = [int(windows[int(draw * len(windows))]) for draw in draws[2:]]
+        motion_starts = [_draw_start(config, windows, draws[2:], of_key) for of_key in (False, True)]
         stream = _MOTION_KEY if key else _MOTION_QUERY
         motion_clip = _motion_clip(_random(seed, stream, epoch, video), info, motion_starts[int(key)] + motion)
         if config.synchronized:
             # The visual query starts with the motion key, the visual key with the motion query; a visual clip that
             # spans more than a motion clip may have to start earlier.
-            start = min(motion_starts[int(not key)], num_starts - 1)
+            start = min(motion_starts[int(not key)], len(starts) - 1)
     stream = _VISUAL_KEY if key else _VISUAL_QUERY
     return augmented_clip(config, _random(seed, stream, epoch, video), info, start + visual), motion_clip
+
+
+def _draw_start(config: PlanConfig, starts: np.ndarray, draws: np.ndarray, key: bool) -> int:
+    """One of `starts` for the query, or for the key one that is as far from the query's as `shift_seconds` asks.
+
+    Args:
+        starts: (n,) grid frames, ascending.
+        draws: (2,) in [0, 1), of the query and of the key.
+    """
+    query = int(starts[int(draws[0] * len(starts))])
+    if not key:
+        return query
+    low, high = config.shift_seconds
+    if low > 0 or high < math.inf:
+        shifts = np.abs(starts - query) * config.grid / config.fps
+        # A video too short for the least shift takes the farthest start that it has.
+        far = shifts >= min(low, shifts.max())
+        starts = starts[far & (shifts <= max(high, shifts[far].min()))]
+    return int(starts[int(draws[1] * len(starts))])
 
 
 def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray:
@@ -255,8 +299,7 @@ def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray
     assert config.motion_input is not None
     if not config.motion_threshold:
         return np.arange(max(1, info.num_frames - span + 1))
-    means = _window_means(info.scores(config.motion_input), span)
-    starts = np.flatnonzero(means > config.min_score)
+    starts = np.flatnonzero(config.moving(info.scores(config.motion_input)))
     if not len(starts):
         raise DataError(
             f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "

@@ -80,6 +80,11 @@ class ClipSource(Protocol):
     def grid(self) -> int: ...
 
     @property
+    def fps(self) -> float:
+        """Nominal frames a second; every `grid`-th of them is there."""
+        ...
+
+    @property
     def videos(self) -> Sequence[str]: ...
 
     @property

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from modist_fast.models import ProjectionHead
@@ -70,6 +71,16 @@ def test_float32_unit_vectors_under_bf16(kind):
     assert embeddings.shape == (16, 128)
     # bf16 would miss 1 by up to 4e-3.
     assert (embeddings.double().norm(dim=1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cvrl"])
+def test_heads_begin_as_the_authors_do_where_asked(kind):
+    torch.manual_seed(0)
+    linear = [layer for layer in ProjectionHead(256, kind=kind, init="normal").layers if isinstance(layer, nn.Linear)]
+    for layer in linear:
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert stats.kurtosis(layer.weight.detach().flatten().numpy()) == pytest.approx(0, abs=0.05)  # uniform: -1.2
+        assert layer.bias is None or not layer.bias.any()
 
 
 def test_gradient_is_tangent_to_the_sphere():

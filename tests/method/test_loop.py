@@ -5,17 +5,20 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from modist_fast.config import CheckpointConfig
+from modist_fast.config import CheckpointConfig, TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, join_world
 from modist_fast.loop import TrainingLoop
+from modist_fast.objective import ObjectiveConfig
 from modist_fast.run import checkpoint
+from modist_fast.trainer import Trainer
 from modist_fast.watch.late import LateLines
 
 
@@ -143,3 +146,13 @@ def test_what_was_stopped_goes_on(tmp_path: Path, world: World, caplog: pytest.L
     over = Toy(tmp_path, world, ToyConfig(resume="auto"))
     assert over.run()
     assert over.events == ["no more batches"], "nothing is taken nor saved again"
+
+
+def test_the_cross_terms_grow_over_their_epochs() -> None:
+    def weights(epochs: float) -> list[float]:
+        part = TrainConfig(store=None, out=Path(), objective=ObjectiveConfig(cross_warmup_epochs=epochs))
+        at = [SimpleNamespace(config=part, loader=SimpleNamespace(steps_per_epoch=4), steps_done=n) for n in range(10)]
+        return [Trainer._cross_weight(trainer) for trainer in at]  # pyright: ignore[reportArgumentType]
+
+    assert weights(0.0) == [1.0] * 10
+    assert weights(1.5) == [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1]

@@ -98,6 +98,17 @@ def test_without_motion_loss_only_that_term_is_left_out() -> None:
     assert torch.equal(reduced.losses, full.losses)  # still reported
 
 
+def test_the_weight_of_the_cross_terms_scales_them_alone() -> None:
+    queries, keys, bank, ids = random_case(2, 24)
+    config = ObjectiveConfig(cross_negatives="own")
+    expected = oracle(queries, keys, bank, ids, config)
+    for weight in (0.0, 0.25, 1.0):
+        terms = motion_distillation_loss(queries, keys, bank, ids, config, cross_weight=torch.tensor(weight))
+        wanted = [value * (weight if "_to_" in name else 1.0) for name, value in expected.items()]
+        assert terms.loss.item() == pytest.approx(sum(wanted), abs=1e-5)
+        assert terms.losses.tolist() == pytest.approx(list(expected.values()), abs=1e-5)  # shown as they are
+
+
 def test_gradient_matches_finite_differences_of_the_equations() -> None:
     config = ObjectiveConfig(cross_negatives="other")
     queries, keys, bank, ids = random_case(2, 24)

@@ -15,4 +15,8 @@ def test_all_presets_take_the_negatives_that_learn_but_the_one_that_is_equation_
     own = {name for name in PRESETS if values(name)["objective.cross-negatives"] == "own"}
     assert own == {"modist-r50-eq2"}
     ours, printed = values("modist-r50"), values("modist-r50-eq2")
-    assert {name for name in ours if ours[name] != printed[name]} == {"preset", "objective.cross-negatives"}
+    assert {name for name in ours if ours[name] != printed[name]} == {
+        "preset",
+        "objective.cross-negatives",
+        "objective.cross-warmup-epochs",
+    }

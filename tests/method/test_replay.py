@@ -21,7 +21,7 @@ def losses_and_weights(
     """Figures of each of some steps, on clips and at rates that no two share, and what is left of the model."""
     rows = []
     for index in range(NUM_STEPS):
-        figures = step(noise(config, index), rate / (1 + index))
+        figures = step(noise(config, index), rate / (1 + index), index / NUM_STEPS)
         rows.append({name: float(value) for name, value in figures.items()})
     return rows, {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
 
@@ -32,16 +32,24 @@ def both(config, world: World):
     )
 
 
-@pytest.mark.parametrize("change", [{}, {"groups_together": 3}, {"groups_together": 1, "rgb": True}, {"lars": True}])
+@pytest.mark.parametrize(
+    "change", [{}, {"groups_together": 3}, {"groups_together": 1, "rgb": True}, {"lars": True}, {"ramp": True}]
+)
 def test_replayed_steps_are_the_steps(change: dict) -> None:
     config = replace(small_config(num_groups=3), groups_together=change.get("groups_together", 1))
     if change.get("rgb"):
         config = replace(config, objective=replace(config.objective, motion=False))
     if change.get("lars"):
         config = replace(config, optim=replace(config.optim, name="lars"))
+    if change.get("ramp"):
+        config = replace(config, objective=replace(config.objective, cross_warmup_epochs=1.0))
     with join_world("cpu") as world:
         (plain_rows, plain), (rows, replayed) = both(config, world)
     assert rows == plain_rows
+    for index, row in enumerate(rows if change.get("ramp") else []):
+        cross = row["loss_visual_to_motion"] + row["loss_motion_to_visual"]
+        whole = row["loss_visual"] + row["loss_motion"] + cross * index / NUM_STEPS
+        assert row["loss"] == pytest.approx(whole, rel=1e-5)
     for name, tensor in plain.items():
         assert torch.equal(tensor, replayed[name]), name
 

@@ -1,6 +1,7 @@
 """What the graphs do to pixels, against PIL, torch, SciPy and formulas written one step at a time in float64."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
-from modist_pipelines.clips.graph import blur_window, color_transforms
+from modist_pipelines.clips.graph import color_transforms
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_sample
 
 HEIGHT, WIDTH, SIZE = 72, 100, 40
@@ -142,12 +143,16 @@ def test_colours_agree_with_torchvision_where_it_does_not_clip(factor):
     torch.testing.assert_close(transformed(rgb, brightness=1.1, contrast=factor), both, **close)
 
 
+@pytest.mark.parametrize("taps", [0, 3])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
-def test_blur_agrees_with_torchvision(sigma):
+def test_blur_agrees_with_torchvision(sigma, taps):
+    options = Augmentation(blur_window=taps)
     encoded = jpeg(picture(SIZE, SIZE, 2))
     whole = clip((0, 0, SIZE, SIZE), blur_sigma=sigma)
-    found = torch.from_numpy(run_graph("visual", [encoded], [whole], crop_size=SIZE)[0, 0]).permute(2, 0, 1)
+    found = torch.from_numpy(run_graph("visual", [encoded], [whole], crop_size=SIZE, options=options)[0, 0]).permute(
+        2, 0, 1
+    )
     plain = torch.from_numpy(resized_crop(encoded, whole) / 255).permute(2, 0, 1)
-    window = int(blur_window(np.array(sigma)))
+    window = taps or 2 * math.ceil(3 * sigma) + 1
     expected = (tv.gaussian_blur(plain, [window, window], [sigma, sigma]) - MEAN) / STD
     torch.testing.assert_close(found, expected.float(), atol=0.02 * LEVEL, rtol=0)

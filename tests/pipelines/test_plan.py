@@ -61,17 +61,19 @@ def assert_independent(a: np.ndarray, b: np.ndarray) -> None:
     assert pvalue(stats.chi2_contingency(table)) > ALPHA
 
 
-def windows_above(scores: np.ndarray, span: int, threshold: float) -> list[int]:
+def windows_above(scores: np.ndarray, span: int, threshold: float, rule: str = "window") -> list[int]:
     """The starts of motion windows, as spec and paper say it, one frame at a time.
 
     Args:
         scores: in a store's units, [0, 10].
         threshold: γ, a share of full scale.
+        rule: "window" asks for the mean, "frames" for each of them.
     """
     found = []
     for start in range(max(1, len(scores) - span + 1)):
-        total = math.fsum(float(scores[min(start + i, len(scores) - 1)]) for i in range(span))
-        if threshold == 0 or total / span > 10 * threshold:
+        seen = [float(scores[min(start + i, len(scores) - 1)]) for i in range(span)]
+        value = math.fsum(seen) / span if rule == "window" else min(seen)
+        if threshold == 0 or value > 10 * threshold:
             found.append(start)
     return found
 
@@ -121,11 +123,13 @@ def test_synchronized_visual_clip_that_spans_more_starts_earlier():
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 7, 8, 9, 30])
-@pytest.mark.parametrize("threshold", [0.0, 0.002, 0.005])
-def test_motion_windows_are_those_above_the_threshold(num_frames, threshold):
-    config = replace(CONFIG, motion_threshold=threshold)
+@pytest.mark.parametrize(
+    ("threshold", "rule"), [(0.0, "window"), (0.002, "window"), (0.005, "window"), (2e-5, "frames")]
+)
+def test_motion_windows_are_those_above_the_threshold(num_frames, threshold, rule):
+    config = replace(CONFIG, motion_threshold=threshold, motion_rule=rule)
     scores = np.random.default_rng(num_frames).gamma(0.6, 0.07, num_frames).astype(np.float32)
-    expected = windows_above(scores, MOTION_SPAN, threshold)
+    expected = windows_above(scores, MOTION_SPAN, threshold, rule)
     info = video_info(num_frames, scores=scores)
     if not expected:
         with pytest.raises(DataError, match=r"v\.mp4 has no motion window above --clips.motion-threshold"):
@@ -136,6 +140,30 @@ def test_motion_windows_are_those_above_the_threshold(num_frames, threshold):
         assert_uniform(starts(plans, clip), expected)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.5, 10.0), (0.0, 1.0), (2.0, 2.5), (9.0, 11.0)])
+def test_keys_start_as_far_from_queries_as_asked(low, high):
+    """Grid frames are 4 / 30 s apart; where no start is far enough the farthest is taken, and none but those."""
+    config = replace(CONFIG, shift_seconds=(low, high), motion_threshold=0.02)
+    scores = np.where(np.arange(60) % 20 < 12, 1.0, 0.0)
+    plans = draw(config, video_info(60, scores=scores), 4000)
+    for clip, among in (
+        ("visual", list(range(60 - VISUAL_SPAN + 1))),
+        ("motion", windows_above(scores, MOTION_SPAN, 0.02)),
+    ):
+        pairs = set(zip(starts(plans, f"{clip}_query").tolist(), starts(plans, f"{clip}_key").tolist(), strict=True))
+        assert {query for query, _ in pairs} == set(among)
+        for query in among:
+            shifts = {key: abs(key - query) * 4 / 30 for key in among}
+            allowed = {key for key, shift in shifts.items() if low <= shift <= high}
+            if not allowed:
+                farther = [shift for shift in shifts.values() if shift >= low]
+                nearest = min(farther) if farther else max(shifts.values())
+                allowed = {key for key, shift in shifts.items() if shift == nearest}
+            found = {key for first, key in pairs if first == query}
+            assert found <= allowed
+            assert len(found) > 0.5 * len(allowed)
+
+
 def test_short_videos_repeat_their_last_frame():
     plan = plan_sample(CONFIG, 0, 0, 0, video_info(5))
     assert plan.motion_query is not None
@@ -144,16 +172,17 @@ def test_short_videos_repeat_their_last_frame():
     assert plan.motion_query.frames.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.002, 0.006, 0.5])
-def test_eligible_videos(tmp_path, monkeypatch, threshold):
+@pytest.mark.parametrize("rule", ["window", "frames"])
+@pytest.mark.parametrize("threshold", [0.0, 5e-5, 0.002, 0.006, 0.5])
+def test_eligible_videos(tmp_path, monkeypatch, threshold, rule):
     rng = np.random.default_rng(3)
     lengths = [int(n) for n in rng.integers(1, 24, size=40)]
     scores = {video: rng.gamma(0.4, 0.08, num).astype(np.float32) for video, num in enumerate(lengths)}
     store = make_store(tmp_path, lengths, height=16, width=16, scores=scores)
     monkeypatch.setattr("modist_pipelines.plan._BLOCK", 30)  # so that blocks of one length are split
-    config = replace(CONFIG, motion_threshold=threshold)
+    config = replace(CONFIG, motion_threshold=threshold, motion_rule=rule)
     found = eligible_videos(store, config)
-    kept = [windows_above(scores[video], MOTION_SPAN, threshold) for video in range(len(lengths))]
+    kept = [windows_above(scores[video], MOTION_SPAN, threshold, rule) for video in range(len(lengths))]
     assert found.videos.tolist() == [video for video, windows in enumerate(kept) if windows]
     num_windows = sum(max(1, num - MOTION_SPAN + 1) for num in lengths)
     assert found.num_windows == (num_windows if threshold else 0)  # nobody counts what nothing rejects

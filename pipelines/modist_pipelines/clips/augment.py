@@ -28,7 +28,7 @@ def augment_frame(pixels: np.ndarray, kind: Kind, plan: ClipPlan, options: Augme
     if plan.flip:
         resized = cv2.flip(resized, 1)
     if plan.blur_sigma:
-        window = int(blur_window(np.array(plan.blur_sigma)))
+        window = int(blur_window(np.array(plan.blur_sigma), options))
         resized = cv2.GaussianBlur(resized, (window, window), plan.blur_sigma, borderType=cv2.BORDER_REFLECT_101)
     _colour(resized, plan, options, out)
 

@@ -158,7 +158,7 @@ def graph_inputs(
     if kind == "visual":
         sigma = np.array([plan.blur_sigma for plan in plans], dtype=np.float32)
         inputs["blur_sigma"] = np.maximum(sigma, 1e-3)
-        inputs["blur_window"] = blur_window(sigma)
+        inputs["blur_window"] = blur_window(sigma, options)
         inputs["matrix"], inputs["offset"] = color_transforms(plans, options)
     else:
         inputs["matrix"], inputs["offset"] = np.full((len(plans), 1, 1), 1 / 255), np.zeros((len(plans), 1))
@@ -167,8 +167,10 @@ def graph_inputs(
     return {name: np.repeat(rows, num_frames, axis=0) for name, rows in inputs.items()}
 
 
-def blur_window(sigma: np.ndarray) -> np.ndarray:
+def blur_window(sigma: np.ndarray, options: Augmentation) -> np.ndarray:
     """Taps of the Gaussian, int32; 1, which is no blur, where sigma is 0."""
+    if options.blur_window:
+        return np.where(sigma > 0, options.blur_window, 1).astype(np.int32)
     return (2 * np.ceil(_BLUR_REACH * sigma) + 1).astype(np.int32)
 
 

@@ -172,8 +172,9 @@ class ClipLoader:
 
     def describe(self) -> str:
         """What the loader draws from, and with how many hands."""
+        what = {"window": "mean", "frames": "a frame"}[self._plan.motion_rule]
         rejected = (
-            f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected (mean at or below "
+            f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected ({what} at or below "
             f"{self._plan.motion_threshold:g} of full scale, {self._plan.min_score:g} as stored)"
         )
         on_engines = self._device.type == "cuda" and self._source.pixels == "jpeg"

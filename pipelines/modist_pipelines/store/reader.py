@@ -162,6 +162,10 @@ class Store:
         self._check_shard_sizes()
 
     @property
+    def fps(self) -> float:
+        return self.meta.fps
+
+    @property
     def grid(self) -> int:
         return self.meta.grid
 
