@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-TableName = Literal["3a", "3b", "3c"]
+TableName = Literal["3a", "3b", "3c", "3d"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Arm:
     says the same, so that an arm is the same in every preset."""
     trained: bool = True
     """False: the random initialization, its batch-norm statistics set on clips."""
+    length: float = 1.0
+    """Share of the epochs, warm-up among them, that the other options ask for."""
     time_of: str | None = None
     """Train as long as this other arm by the clock, not as many steps."""
 
@@ -87,5 +89,16 @@ TABLES: dict[TableName, Table] = {
             Arm("no-motion-loss", "- Lm", (*_EDGES, "--objective.no-motion-loss")),
         ),
         comparisons=(("no-jitter", "edges"), ("no-threshold", "edges"), ("no-motion-loss", "edges")),
+    ),
+    "3d": Table(
+        title="Table 3d: training epochs",
+        arms=(
+            RANDOM,
+            Arm("sixth", "a sixth of the epochs (paper: 100)", _EDGES, length=1 / 6),
+            Arm("third", "a third (200)", _EDGES, length=1 / 3),
+            Arm("two-thirds", "two thirds (400)", _EDGES, length=2 / 3),
+            Arm("all", "all (600)", _EDGES),
+        ),
+        comparisons=(("third", "sixth"), ("two-thirds", "third"), ("all", "two-thirds")),
     ),
 }

@@ -6,6 +6,7 @@ import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from modist_fast.ablation.corpora import Corpus, Evaluation, demo_corpus, given_
 from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
 from modist_fast.errors import ConfigError
 from modist_fast.host.processes import command
+from modist_fast.presets import find_preset
 from modist_fast.watch.metrics import read_metrics
 
 log = logging.getLogger("modist")
@@ -32,15 +34,15 @@ class AblationConfig:
     table: TableName
     out: Path
     """Takes the runs, the evaluations, and at last table.md, table.png and result.json."""
-    preset: Literal["small", "k400-mini"] = "small"
+    preset: Literal["small", "k400-mini", "modist-r50"] = "small"
     """small: minutes an arm on one CPU core, on the made-up videos and on those of --data; k400-mini: the paper's
-    experiment, on --store, for a machine with GPUs."""
+    experiments, on --store, for a machine with GPUs; modist-r50: the same on all of K400, as its Table 3d is."""
     data: Path | None = None
     """small: a folder of UT-Interaction, Weizmann and part of UCF101 with their manifest.csv."""
     store: Path | None = None
-    """k400-mini: the store to train on. It must hold the table's motion inputs."""
+    """k400-mini, modist-r50: the store to train on. It must hold the table's motion inputs."""
     evaluate: tuple[str, ...] = ()
-    """k400-mini: "NAME: OPTIONS of launch/evaluate.py linear", such as "ucf101: --store UCF --train-list
+    """k400-mini, modist-r50: "NAME: OPTIONS of launch/evaluate.py linear", such as "ucf101: --store UCF --train-list
     trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
@@ -137,6 +139,12 @@ class Ablation:
             other = Run(run.corpus, self._arm(run.arm.time_of), run.seed)
             needs += [same.name for same in self._same_arm(other)] + [same.name for same in self._equal_steps(run)]
             words += ["--epochs", self._epochs_of_equal_time(run)]
+        if run.arm.length != 1:
+            recipe = find_preset(self.config.preset)(None, folder)
+            for option, default in (("--epochs", recipe.epochs), ("--optim.warmup-epochs", recipe.optim.warmup_epochs)):
+                given = [after for word, after in pairwise(words) if word == option]
+                part = run.arm.length * float(str(given[-1]) if given else default)
+                words += [option, round(part) if option == "--epochs" else f"{part:g}"]
         return Job(
             run.name,
             self._command("pretrain", words),
@@ -213,7 +221,9 @@ def seconds_per_step(run: Path) -> float:
 def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
     if config.preset == "small":
         if config.store is not None or config.evaluate:
-            raise ConfigError("--store and --evaluate belong to --preset k400-mini; --preset small takes --data.")
+            raise ConfigError(
+                "--store and --evaluate belong to --preset k400-mini and modist-r50; --preset small takes --data."
+            )
         corpora = []
         if "demo" in config.sets:
             corpora.append(demo_corpus(config.out / "demo", table, config.demo_videos))

@@ -44,6 +44,7 @@ PAPER = {
         "no-threshold": {"clips.motion-threshold": 0.0},
         "no-motion-loss": {"objective.motion-loss": False},
     },
+    "3d": {"sixth": {"length": 1 / 6}, "third": {"length": 1 / 3}, "two-thirds": {"length": 2 / 3}, "all": {}},
 }
 
 # What the made-up videos need beyond the preset, for all arms alike.
@@ -61,8 +62,8 @@ DEMO = {
 }
 
 
-@pytest.mark.parametrize("table", ["3a", "3b", "3c"])
-@pytest.mark.parametrize("preset", ["small", "k400-mini"])
+@pytest.mark.parametrize("table", ["3a", "3b", "3c", "3d"])
+@pytest.mark.parametrize("preset", ["small", "k400-mini", "modist-r50"])
 def test_arms_change_what_the_papers_table_names_and_nothing_else(
     table: TableName, preset: str, tmp_path: Path
 ) -> None:
@@ -77,6 +78,9 @@ def test_arms_change_what_the_papers_table_names_and_nothing_else(
         found = _flat(_parse(ablation.training(run), preset))
         motion_input = {} if changed.get("objective.motion") is False else {"clips.motion-input": "edges"}
         wanted = base | (DEMO if run.corpus.name == "demo" else {}) | motion_input | changed
+        if length := wanted.pop("length", None):
+            wanted["epochs"] = round(length * wanted["epochs"])
+            wanted["optim.warmup-epochs"] = pytest.approx(length * wanted["optim.warmup-epochs"], rel=1e-4)
         wanted |= {"store": str(run.corpus.store), "out": str(ablation.folder(run))}
         wanted |= {"seed": run.seed, "resume": "auto"}
         assert found == wanted, run.name

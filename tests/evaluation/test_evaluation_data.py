@@ -19,9 +19,11 @@ from modist_fast.evaluation.data.splits import (
     SplitConfig,
     counted,
     find_leaks,
+    learnable,
     low_shot_subset,
     make_folds,
     refuse_leaks,
+    refuse_unlearnable,
 )
 from modist_pipelines.store.reader import QUARANTINE_NAME
 from modist_pipelines.store.writer import quarantine_table, write_parquet
@@ -123,6 +125,28 @@ def test_what_a_list_lacks_is_odd_where_tested_and_left_out_where_trained(
         assert (len(fold.train), len(fold.test)) == (6, num_test)
         folds = counted(make_folds(LEAVE_OUT, videos), videos.odd, videos.when_tested)
         assert sum(len(fold.test) for fold in folds) == (10 if option == "wrong" else 8)
+
+
+def test_classes_that_nothing_teaches_are_named_and_counted_as_asked(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = [row | ({"label": "unseen"} if row["split"] == "test" and i % 2 else {}) for i, row in enumerate(rows())]
+    videos = opened(store=store, labels=write_list(tmp_path / "labels.csv", listed))
+    (whole,) = folds = make_folds(SplitConfig(), videos)
+    unseen = [video for video in whole.test.tolist() if videos.classes[videos.labels[video]] == "unseen"]
+    assert 0 < len(unseen) < len(whole.test)
+    for rule, tested in (("wrong", whole.test.tolist()), ("exclude", sorted({*whole.test.tolist()} - {*unseen}))):
+        config = SplitConfig(odd_classes=rule)  # pyright: ignore[reportArgumentType]
+        caplog.clear()
+        assert refuse_unlearnable(config, folds, videos) == {whole.name: ["unseen"]}
+        assert "no training video has 1 of the tested classes (unseen)" in caplog.text
+        (fold,) = learnable(config, folds, videos)
+        assert fold.test.tolist() == tested
+    with pytest.raises(ConfigError, match="unseen"):
+        refuse_unlearnable(SplitConfig(odd_classes="error"), folds, videos)
+    only = [whole._replace(test=np.array(unseen))]
+    with pytest.raises(ConfigError, match="leaves no test video"):
+        learnable(SplitConfig(odd_classes="exclude"), only, videos)
 
 
 @pytest.mark.parametrize("when_tested", ["wrong", "exclude"])

@@ -15,6 +15,7 @@ from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
 from modist_fast.evaluation.frozen.linear import Linear
+from modist_fast.evaluation.places import features_at_places
 from modist_fast.host.distributed import join_world
 from modist_fast.models import build_visual
 from modist_pipelines.plan import ClipPlan
@@ -93,6 +94,10 @@ def test_ten_by_three_views_are_those_of_a_loop(tmp_path: Path, height: int, wid
         ({"spatial": 1, "short_side": 32}, (30, 100, 64), {(0, 18, 64, 64)}),
         ({"short_side": 64}, (30, 100, 64), {(16, 0, 32, 32), (16, 34, 32, 32), (16, 68, 32, 32)}),
         ({"fit": "squash"}, (30, 100, 64), {(0, 0, 64, 100)}),
+        ({"test_crop_size": 64}, (30, 100, 64), {(0, 0, 64, 64), (0, 18, 64, 64), (0, 36, 64, 64)}),
+        ({"test_crop_size": 48, "short_side": 64, "spatial": 1}, (30, 100, 64), {(8, 26, 48, 48)}),
+        ({"spatial": 1, "single_crop": "left", "short_side": 64}, (30, 100, 64), {(16, 0, 32, 32)}),
+        ({"spatial": 1, "single_crop": "left", "short_side": 64}, (30, 64, 100), {(0, 16, 32, 32)}),
         ({}, (30, 64, 64), {(0, 0, 64, 64)}),
     ],
 )
@@ -102,8 +107,8 @@ def test_crops(options: dict, info: tuple[int, int, int], crops: set) -> None:
     assert all(not plan.flip for plan in plans)
 
 
-def starts(num_frames: int, temporal: int) -> list[list[int]]:
-    plans = plan_views(spec_of(temporal=temporal, spatial=1), video_info(num_frames), 4)
+def starts(num_frames: int, temporal: int, rule: str = "ends") -> list[list[int]]:
+    plans = plan_views(spec_of(temporal=temporal, spatial=1, temporal_rule=rule), video_info(num_frames), 4)
     return [plan.frames.tolist() for plan in plans]
 
 
@@ -112,6 +117,25 @@ def test_starts() -> None:
     assert starts(8, 1) == [[2, 3, 4, 5]]
     assert starts(5, 3) == [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3, 4]]
     assert starts(3, 2) == [[0, 1, 2, 2]] * 2  # too short: the last frame repeats
+    # The authors' Δ · i / n, Δ = 10 frames: the last clip ends two frames early.
+    assert [frames[0] for frames in starts(14, 5, "paper")] == [0, 2, 4, 6, 8]
+    assert starts(14, 1, "paper") == starts(14, 1)
+
+
+@pytest.mark.parametrize(("crop", "test_crop", "places"), [(64, 96, 4), (64, 128, 9), (64, 64, 1)])
+def test_places_are_those_of_a_loop(crop: int, test_crop: int, places: int) -> None:
+    """Pool each window of the map that a training crop fills, written as loops in float64."""
+    options = {"crop_size": crop, "test_crop_size": test_crop, "temporal": 1, "spatial": 1}
+    spec = spec_of(**options, pooling="global" if places == 1 else "sliding").at_test()
+    net = textured_net().net
+    clips = torch.randn(2, 3, 4, spec.crop_size, spec.crop_size)
+    with torch.no_grad():
+        mapped, found = net.feature_map(clips).double(), features_at_places(net, clips, spec.window)
+    side = crop // 32
+    tops = range(test_crop // 32 - side + 1)
+    expected = [mapped[:, :, :, y : y + side, x : x + side].mean(dim=(2, 3, 4)) for y in tops for x in tops]
+    assert found.shape[1] == places == len(expected)
+    torch.testing.assert_close(found.double(), torch.stack(expected, dim=1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_frames", [1, 3, 4, 16, 37])
@@ -162,6 +186,13 @@ def test_training_clips_cover_what_the_recipe_says() -> None:
 def test_views_that_cannot_be(options: dict, card: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolve_views(ViewsConfig(**options), card)
+
+
+def test_a_larger_test_crop_is_seen_at_test_alone() -> None:
+    spec = spec_of(test_crop_size=48, pooling="sliding")
+    assert (spec.crop_size, spec.window, spec.short_side) == (32, 1.0, 48)
+    assert (spec.at_test().crop_size, spec.at_test().window) == (48, 32 / 48)
+    assert spec_of(test_crop_size=48).at_test().window == 1.0
 
 
 def test_options_come_before_the_card() -> None:

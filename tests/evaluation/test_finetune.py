@@ -23,7 +23,7 @@ from modist_fast.evaluation.data.splits import SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.finetune import training
 from modist_fast.evaluation.finetune.classifier import Classifier, FrozenPart
-from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check, with_recipe
+from modist_fast.evaluation.finetune.config import RECIPES, FinetuneConfig, SupervisedConfig, check, with_recipe
 from modist_fast.evaluation.finetune.run import run_finetune
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingClips
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
@@ -137,15 +137,18 @@ def test_steps_take_one_pass_over_the_videos_after_another() -> None:
     assert order.epoch_at(5) == 4.0
 
 
-@pytest.mark.parametrize("frozen", ["none", "res3", "res5"])
+@pytest.mark.parametrize("frozen", ["none", "res3", "res5", "all"])
 def test_frozen_parts_stay_and_all_others_change(striped: Path, tmp_path: Path, frozen: FrozenPart) -> None:
     optim = SupervisedOptimConfig(lr=0.2, warmup_epochs=0.0)
-    config = replace(small_config(striped, tmp_path / "run"), frozen=frozen, epochs=4.0, optim=optim)
+    clips = 0 if frozen == "all" else 32
+    config = replace(
+        small_config(striped, tmp_path / "run"), frozen=frozen, epochs=4.0, optim=optim, precise_bn_clips=clips
+    )
     torch.manual_seed(0)
     start = build_visual("r18", 8).state_dict()
     run(config)
     trained = load_file(tmp_path / "run" / "backbone.safetensors")
-    order = ["stem", "res2", "res3", "res4", "res5"]
+    order = ["stem", "res2", "res3", "res4", "res5", "all"]
     last = order.index(frozen) if frozen != "none" else -1
     for name, tensor in trained.items():
         if name.endswith("num_batches_tracked"):
@@ -173,6 +176,39 @@ def test_one_video_a_class_is_the_smallest_share(striped: Path, tmp_path: Path) 
 
 
 # Odd and damaged videos
+
+
+def test_shares_are_runs_of_their_own_in_one_result(striped: Path, tmp_path: Path) -> None:
+    config = replace(small_config(striped, tmp_path / "run"), shares=(0.1, 1.0), epochs=2.0, max_steps=2)
+    config = replace(config, optim=SupervisedOptimConfig(lr=0.2, warmup_epochs=0.0), precise_bn_clips=0)
+    result = run(config)
+    assert [row["share"] for row in result["rows"]] == [0.1, 1.0]
+    assert [row["num_train"] for row in result["rows"]] == [4, 48]
+    assert "top1" not in result
+    alone = run(replace(config, shares=(), fraction=0.1, out=tmp_path / "alone"))
+    assert alone["videos"] == result["rows"][0]["videos"]
+
+
+def test_a_larger_test_crop_gives_other_predictions_at_its_places(
+    striped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    at_places = Classifier.at_places
+
+    def kept(self: Classifier, clips: torch.Tensor, window: float) -> torch.Tensor:
+        logits = at_places(self, clips, window)
+        shapes.append((*clips.shape[3:], *logits.shape[1:]))
+        return logits
+
+    monkeypatch.setattr(Classifier, "at_places", kept)
+    config = replace(small_config(striped, tmp_path / "one"), max_steps=1, precise_bn_clips=0)
+    found = {}
+    for name, changes in (("same", {}), ("larger", {"test_crop_size": 64}), ("sliding", {"pooling": "sliding"})):
+        changes = {"test_crop_size": 64, **changes} if name == "sliding" else changes
+        result = run(replace(config, views=replace(VIEWS, **changes), out=tmp_path / name))
+        found[name] = [row["probability"] for row in result["videos"]]
+    assert set(shapes) == {(32, 32, 1, 2), (64, 64, 1, 2), (64, 64, 4, 2)}
+    assert found["same"] != found["larger"] != found["sliding"]
 
 
 def test_odd_videos_count_as_wrong_or_not_at_all(striped: Path, tmp_path: Path) -> None:
@@ -414,6 +450,9 @@ def test_precise_statistics_of_no_clip_are_an_error(
         ({"batch_size": 18}, "multiple of 8"),
         ({"group_size": 1}, "--group-size 1"),
         ({"fraction": 0.0}, "--fraction 0"),
+        ({"shares": (0.1, 1.5)}, "--shares 0.1 1.5"),
+        ({"shares": (0.1,), "fraction": 0.5}, "--fraction does not go"),
+        ({"frozen": "all"}, "--precise-bn-clips 0"),
         ({"optim": SupervisedOptimConfig(warmup_epochs=34.0)}, "--optim.warmup-epochs 34"),
         ({"optim": SupervisedOptimConfig(warmup_epochs=0, policy="steps")}, "--optim.step-epochs"),
         ({"network": BackboneConfig(backbone="RUN")}, "random:RUN"),
@@ -437,7 +476,20 @@ def test_the_recipes_are_the_papers() -> None:
     assert (ssv2.views.num_frames, ssv2.views.sampling, ssv2.augmentation.flip) == (16, "segments", 0.0)
     assert (ssv2.views.temporal, ssv2.views.spatial) == (1, 1)
     assert (ssv2.batch_size, ssv2.epochs, ssv2.optim.weight_decay, ssv2.dropout) == (16, 22, 1e-6, 0.5)
-    for name in ("ucf101-full", "hmdb51-full", "ssv2-full"):
+    for name in ("ucf101-linear", "hmdb51-linear"):
+        recipe = with_recipe(base, name)
+        assert (recipe.frozen, recipe.batch_size, recipe.epochs, recipe.dropout) == ("all", 256, 200, 0.0)
+        assert (recipe.optim.lr, recipe.optim.lr_batch_size, recipe.optim.weight_decay) == (32.0, 256, 0.0)
+        assert (recipe.optim.warmup_epochs, recipe.precise_bn_clips) == (0.0, 0)
+        assert (recipe.augmentation.crop_area, recipe.augmentation.crop_aspect) == ((0.3, 1.0), (0.5, 2.0))
+        assert (recipe.augmentation.color, recipe.augmentation.gray) == (0.0, 0.0)
+    for name in ("ucf101-full", "ucf101-linear", "ssv2-full", "k400-supervised"):
+        views = with_recipe(base, name).views
+        assert (views.crop_size, views.test_crop_size, views.pooling) == (224, 256, "sliding")
+    assert with_recipe(base, "ucf101-lowshot").shares == (0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
+    k400 = with_recipe(base, "k400-supervised")
+    assert (k400.views.num_frames, k400.epochs, k400.optim.lr, k400.optim.warmup_epochs) == (8, 196, 0.1, 34)
+    for name in RECIPES:
         check(with_recipe(base, name), world_size=2)
     with pytest.raises(ConfigError, match="no such preset"):
         with_recipe(base, "ucf101")

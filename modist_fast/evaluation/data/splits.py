@@ -12,6 +12,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.labelled import LabelledVideos
 
 log = logging.getLogger("modist")
+_NAMED = 5  # classes that a message gives
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class SplitConfig:
     test_where: tuple[str, ...] = ("split=test",)
     leaks: Literal["error", "report"] = "error"
     """A group, or copies of one video, on both sides of a split: an error, or a line in the log and the result."""
+    odd_classes: Literal["wrong", "exclude", "error"] = "wrong"
+    """Test videos of a class that no training video has, which nothing can learn: they count as wrong, are left out of
+    the score, or are an error. Either way the log and the result name the classes."""
 
 
 class Fold(NamedTuple):
@@ -68,6 +72,45 @@ def counted(folds: Sequence[Fold], odd: Collection[int], when_tested: Literal["w
             raise ConfigError(f"the {part} part of {fold.name} holds no video that can be used.")
         found.append(Fold(fold.name, train, fold.test if when_tested == "wrong" else usable))
     return found
+
+
+def unlearnable(folds: Sequence[Fold], labelled: LabelledVideos) -> dict[str, list[str]]:
+    """Of each fold that has any: the classes of its test part that its training part lacks."""
+    labels = labelled.labels
+    missing = {fold.name: np.setdiff1d(labels[fold.test], labels[fold.train]).tolist() for fold in folds}
+    return {name: [labelled.classes[label] for label in found] for name, found in missing.items() if found}
+
+
+def refuse_unlearnable(config: SplitConfig, folds: Sequence[Fold], labelled: LabelledVideos) -> dict[str, list[str]]:
+    """`unlearnable`, said loudly, or an error where --odd-classes says so.
+
+    Raises:
+        ConfigError: names a fold and its classes.
+    """
+    found = unlearnable(folds, labelled)
+    counts = {"wrong": "count as wrong", "exclude": "are left out of the score", "error": ""}[config.odd_classes]
+    for fold, classes in found.items():
+        what = f"{fold}: no training video has {len(classes)} of the tested classes ({', '.join(classes[:_NAMED])}"
+        what += ", …)" if len(classes) > _NAMED else ")"
+        if config.odd_classes == "error":
+            raise ConfigError(f"{what}. Mend the list, or let --odd-classes say wrong or exclude.")
+        log.warning("WARNING: %s. Their videos %s (--odd-classes).", what, counts)
+    return found
+
+
+def learnable(config: SplitConfig, folds: Sequence[Fold], labelled: LabelledVideos) -> list[Fold]:
+    """The folds without test videos of classes that --odd-classes exclude leaves out.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
+    if config.odd_classes != "exclude":
+        return list(folds)
+    labels = labelled.labels
+    kept = [fold._replace(test=fold.test[np.isin(labels[fold.test], labels[fold.train])]) for fold in folds]
+    if not any(len(fold.test) for fold in kept):
+        raise ConfigError("--odd-classes exclude leaves no test video: training has no class of a test part.")
+    return [fold for fold in kept if len(fold.test)]
 
 
 def _sides(config: SplitConfig, labelled: LabelledVideos) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +20,14 @@ class ViewsConfig:
     """The views of a video at test (paper section 4.1: 10 × 3). None means: as the backbone's card says."""
 
     temporal: int = 10
-    """Clips, from the first frame to the last at equal distances; a single one is in the middle."""
+    """Clips at equal distances; a single one is in the middle."""
     spatial: Literal[1, 3] = 3
-    """Crops: the middle, or both ends of the long side too."""
+    """Crops: one, or both ends and the middle of the long side."""
+    temporal_rule: Literal["ends", "paper"] = "ends"
+    """ends: from the first possible start to the last; paper: from the first on in steps of a tenth of the way (of
+    10 views), so that the last view ends before the video does (the authors' code)."""
+    single_crop: Literal["middle", "left"] = "middle"
+    """Where the one crop is: left is the start of the long side, the top of an upright video."""
     fit: Literal["crop", "squash"] = "crop"
     """squash: no crops, the whole frame is brought to a square, so that its shape is lost."""
     sampling: Literal["dense", "segments"] = "dense"
@@ -33,9 +38,14 @@ class ViewsConfig:
     """Nominal frames (30 a second) from one frame to the next."""
     crop_size: int | None = None
     """Pixels of the network's input."""
+    test_crop_size: int | None = None
+    """The same at test, by default crop_size (the paper: 256 after training on 224)."""
+    pooling: Literal["global", "sliding"] = "global"
+    """At test, of a crop that is larger than in training. sliding: averages over windows of the size that training
+    saw, one at each place (7 × 7 of 8 × 8 for 256 after 224); the places' softmax is averaged (the authors' code)."""
     short_side: int | None = None
-    """Pixels to which the frame's short side is scaled before a square of crop_size is cut. By default crop_size with
-    three crops, 8/7 of it with one (256 for 224), as in PySlowFast."""
+    """Pixels to which the frame's short side is scaled before a square is cut for the test. By default the crop's size
+    with three crops, 8/7 of it with one (256 for 224), as in PySlowFast."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +53,30 @@ class ViewSpec:
     """`ViewsConfig` with all numbers known."""
 
     temporal: int
+    temporal_rule: Literal["ends", "paper"]
     spatial: int
+    single_crop: Literal["middle", "left"]
     fit: Literal["crop", "squash"]
     sampling: Literal["dense", "segments"]
     num_frames: int
     stride: int
     crop_size: int
+    test_crop_size: int
+    pooling: Literal["global", "sliding"]
     short_side: int
     mean: float
     std: float
+    window: float = 1.0
+    """Share of a feature map's height and width that is averaged; see `features_at_places`."""
 
     @property
     def num_views(self) -> int:
         return self.temporal * self.spatial
+
+    def at_test(self) -> "ViewSpec":
+        """With the crop of the test, and the window that goes with it."""
+        window = self.crop_size / self.test_crop_size if self.pooling == "sliding" else 1.0
+        return replace(self, crop_size=self.test_crop_size, window=window)
 
     def plan_config(self, grid: int) -> PlanConfig:
         """What a decoder of these clips is built from.
@@ -75,29 +96,41 @@ def resolve_views(config: ViewsConfig, card: Mapping[str, Any]) -> ViewSpec:
         ConfigError: a value is neither given nor in the card, or they do not fit.
     """
 
-    def value(name: str) -> int:
+    def value(name: str, default: int | None = None) -> int:
         given = getattr(config, name)
-        found = card.get(name) if given is None else given
+        found = card.get(name, default) if given is None else given
         if not isinstance(found, int) or found < 1:
             option = f"--views.{name.replace('_', '-')}"
             raise ConfigError(f"{option} {found}: needs a whole number from 1, and the backbone's card gives none.")
         return found
 
     crop_size = value("crop_size")
+    test_crop_size = value("test_crop_size", crop_size)
     spatial = 1 if config.fit == "squash" else config.spatial
-    short_side = config.short_side or (crop_size if spatial == 3 else round(_SINGLE_SCALE * crop_size))
-    if short_side < crop_size:
-        raise ConfigError(f"--views.short-side {short_side} is less than the crop of {crop_size} pixels.")
+    short_side = config.short_side or (test_crop_size if spatial == 3 else round(_SINGLE_SCALE * test_crop_size))
+    if short_side < test_crop_size:
+        raise ConfigError(f"--views.short-side {short_side} is less than the crop of {test_crop_size} pixels.")
+    if config.pooling == "sliding" and test_crop_size <= crop_size:
+        raise ConfigError(
+            f"--views.pooling sliding needs a --views.test-crop-size above the {crop_size} pixels of training: else "
+            "there is one place."
+        )
+    if config.single_crop == "left" and (spatial == 3 or config.fit == "squash"):
+        raise ConfigError("--views.single-crop left is about one crop: pass --views.spatial 1 and --views.fit crop.")
     if config.temporal < 1:
         raise ConfigError(f"--views.temporal {config.temporal}: a video needs at least one view.")
     return ViewSpec(
         temporal=1 if config.sampling == "segments" else config.temporal,
+        temporal_rule=config.temporal_rule,
         spatial=spatial,
+        single_crop=config.single_crop,
         fit=config.fit,
         sampling=config.sampling,
         num_frames=value("num_frames"),
         stride=value("stride"),
         crop_size=crop_size,
+        test_crop_size=test_crop_size,
+        pooling=config.pooling,
         short_side=short_side,
         mean=_same_for_all_channels(card, "mean", 0.45),
         std=_same_for_all_channels(card, "std", 0.225),
@@ -126,7 +159,8 @@ def _test_frames(spec: ViewSpec, info: VideoInfo, grid: int) -> list[np.ndarray]
     if spec.temporal == 1:
         starts = [free // 2]
     else:
-        starts = [round(free * view / (spec.temporal - 1)) for view in range(spec.temporal)]
+        parts = spec.temporal - (spec.temporal_rule == "ends")
+        starts = [round(free * view / parts) for view in range(spec.temporal)]
     return [np.minimum(start + steps, info.num_frames - 1) for start in starts]
 
 
@@ -142,13 +176,15 @@ def _segment_edges(spec: ViewSpec, info: VideoInfo) -> np.ndarray:
 
 
 def _test_crops(spec: ViewSpec, info: VideoInfo) -> list[tuple[float, float, float, float]]:
-    """Squares of the stored frame that are crop_size wide once the short side is at `short_side` pixels."""
+    """Squares of the stored frame that are test_crop_size wide once the short side is at `short_side` pixels."""
     if spec.fit == "squash":
         return [(0, 0, info.height, info.width)]
-    side = _side(spec.crop_size / spec.short_side, info)
+    side = _side(spec.test_crop_size / spec.short_side, info)
     top, left = (info.height - side) // 2, (info.width - side) // 2
-    if spec.spatial == 1:
+    if spec.spatial == 1 and spec.single_crop == "middle":
         return [(top, left, side, side)]
+    if spec.spatial == 1:
+        return [(top, 0, side, side) if info.width >= info.height else (0, left, side, side)]
     if info.width >= info.height:
         return [(top, x, side, side) for x in (0, left, info.width - side)]
     return [(y, left, side, side) for y in (0, top, info.height - side)]

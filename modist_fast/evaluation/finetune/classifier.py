@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.places import features_at_places
 from modist_fast.models import ResNet
 
-FrozenPart = Literal["none", "stem", "res2", "res3", "res4", "res5"]
+FrozenPart = Literal["none", "stem", "res2", "res3", "res4", "res5", "all"]
 _FIRST_SCALE = 0.01  # deviation of the linear layer's first weights (PySlowFast's FC_INIT_STD)
 
 
@@ -45,6 +46,10 @@ class Classifier(nn.Module):
         """(B, 3, T, H, W) to (B, K) float32."""
         return self.linear(self.dropout(self.backbone(clips))).float()
 
+    def at_places(self, clips: Tensor, window: float) -> Tensor:
+        """(B, 3, T, H, W) to (B, P, K) float32: logits at each place; see `features_at_places`."""
+        return self.linear(self.dropout(features_at_places(self.backbone, clips, window))).float()
+
     def training_parts(self) -> nn.ModuleList:
         """What is not frozen."""
         backbone = self.backbone
@@ -58,6 +63,8 @@ def _parts(backbone: ResNet, last: FrozenPart) -> list[nn.Module]:
     parts: list[nn.Module] = [backbone.stem, backbone.stem_norm]
     if last == "stem":
         return parts
+    if last == "all":
+        return [*parts, *backbone.stages.children()]
     for name, stage in backbone.stages.named_children():
         parts.append(stage)
         if name == last:

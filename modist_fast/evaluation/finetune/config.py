@@ -32,7 +32,7 @@ class FinetuneConfig:
     data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
     split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
     preset: str = ""
-    """Where the defaults come from: ucf101-full, hmdb51-full, ssv2-full, small."""
+    """Where the defaults come from; an unknown name lists those there are."""
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Of the test; clip length, stride, crop and sampling are those of training too."""
     augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
@@ -45,9 +45,11 @@ class FinetuneConfig:
     """Clips that go through the net, and its batch norm, together; the number of processes does not change it."""
     dropout: float = 0.5
     frozen: FrozenPart = "none"
-    """Keep this stage of the backbone and all before it as they are."""
+    """Keep this stage of the backbone and all before it as they are; all: train the linear layer alone."""
     fraction: float = 1.0
     """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
+    shares: tuple[float, ...] = ()
+    """Low-shot in one command: train on each of these shares in turn, each in OUT/shares; in place of --fraction."""
     precise_bn_clips: int = 12_800
     """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
     keeps the moving averages."""
@@ -81,12 +83,24 @@ class SupervisedConfig(FinetuneConfig):
 Config = TypeVar("Config", bound=FinetuneConfig)
 
 
+_PAPER_VIEWS = ViewsConfig(
+    temporal=10,
+    temporal_rule="paper",
+    spatial=3,
+    num_frames=32,
+    stride=8,
+    crop_size=224,
+    test_crop_size=256,
+    pooling="sliding",
+)
+
+
 def ucf101_full(base: Config) -> Config:
-    """UCF101, all layers: 32 × 8 clips, 200 epochs (the authors' released configuration), 10 × 3 views at test."""
+    """UCF101, all layers: 32 × 8 clips, 200 epochs, 10 × 3 views of 256² at test (the authors' configuration)."""
     return replace(
         base,
         preset="ucf101-full",
-        views=ViewsConfig(temporal=10, spatial=3, num_frames=32, stride=8),
+        views=_PAPER_VIEWS,
         augmentation=TrainingAugmentation(),
         optim=SupervisedOptimConfig(),
         epochs=200.0,
@@ -101,6 +115,54 @@ def hmdb51_full(base: Config) -> Config:
     return replace(ucf101_full(base), preset="hmdb51-full")
 
 
+def ucf101_linear(base: Config) -> Config:
+    """UCF101, the linear layer alone, on clips drawn anew in every epoch (the authors' configuration).
+
+    The paper's ablations take 8 × 8 clips: --views.num-frames 8.
+    """
+    return replace(
+        base,
+        preset="ucf101-linear",
+        views=_PAPER_VIEWS,
+        augmentation=TrainingAugmentation(color=0.0, gray=0.0),
+        optim=SupervisedOptimConfig(lr=32.0, lr_batch_size=256, weight_decay=0.0, warmup_epochs=0.0),
+        epochs=200.0,
+        batch_size=256,
+        group_size=32,
+        dropout=0.0,
+        frozen="all",
+        precise_bn_clips=0,
+    )
+
+
+def hmdb51_linear(base: Config) -> Config:
+    """HMDB51, the linear layer alone: as UCF101."""
+    return replace(ucf101_linear(base), preset="hmdb51-linear")
+
+
+def ucf101_lowshot(base: Config) -> Config:
+    """UCF101, all layers, on the seven shares of the paper's low-shot table."""
+    return replace(ucf101_full(base), preset="ucf101-lowshot", shares=(0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0))
+
+
+def k400_supervised(base: Config) -> Config:
+    """Kinetics-400 from scratch with labels, the paper's Supervised baseline; fine-tune from its backbone then.
+
+    The recipe of PySlowFast's SLOW_8x8_R50.
+    """
+    return replace(
+        base,
+        preset="k400-supervised",
+        views=replace(_PAPER_VIEWS, num_frames=8, temporal_rule="ends"),
+        augmentation=TrainingAugmentation(crop="scaled"),
+        optim=SupervisedOptimConfig(lr=0.1, warmup_epochs=34.0, warmup_start_lr=0.01),
+        epochs=196.0,
+        batch_size=64,
+        group_size=8,
+        dropout=0.5,
+    )
+
+
 def ssv2_full(base: Config) -> Config:
     """Something-Something v2, all layers: a frame of each of 16 segments, 22 epochs, one view (PySlowFast's recipe).
 
@@ -109,7 +171,17 @@ def ssv2_full(base: Config) -> Config:
     return replace(
         base,
         preset="ssv2-full",
-        views=ViewsConfig(temporal=1, spatial=1, sampling="segments", num_frames=16, stride=8),
+        views=ViewsConfig(
+            temporal=1,
+            spatial=1,
+            sampling="segments",
+            num_frames=16,
+            stride=8,
+            crop_size=224,
+            test_crop_size=256,
+            pooling="sliding",
+            short_side=256,
+        ),
         augmentation=TrainingAugmentation(crop="scaled", flip=0.0),
         optim=SupervisedOptimConfig(
             lr=0.03,
@@ -126,6 +198,11 @@ def ssv2_full(base: Config) -> Config:
         dropout=0.5,
         precise_bn_clips=3200,  # 200 batches of 16
     )
+
+
+def ssv2_linear(base: Config) -> Config:
+    """Something-Something v2, the linear layer alone: as all layers."""
+    return replace(ssv2_full(base), preset="ssv2-linear", frozen="all", precise_bn_clips=0)
 
 
 def small(base: Config) -> Config:
@@ -148,8 +225,13 @@ def small(base: Config) -> Config:
 
 RECIPES: dict[str, Callable] = {
     "ucf101-full": ucf101_full,
+    "ucf101-linear": ucf101_linear,
+    "ucf101-lowshot": ucf101_lowshot,
     "hmdb51-full": hmdb51_full,
+    "hmdb51-linear": hmdb51_linear,
     "ssv2-full": ssv2_full,
+    "ssv2-linear": ssv2_linear,
+    "k400-supervised": k400_supervised,
     "small": small,
 }
 
@@ -182,6 +264,13 @@ def check(config: FinetuneConfig, world_size: int) -> None:
         )
     if not 0 < config.fraction <= 1:
         raise ConfigError(f"--fraction {config.fraction:g}: a share above 0 and at most 1.")
+    if not all(0 < share <= 1 for share in config.shares) or (config.shares and config.fraction < 1):
+        raise ConfigError(
+            f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1, and --fraction does not go "
+            "with them."
+        )
+    if config.frozen == "all" and config.precise_bn_clips:
+        raise ConfigError("--frozen all keeps the batch-norm statistics too: pass --precise-bn-clips 0.")
     if config.epochs <= 0 or config.checkpoint.every < 1 or config.precise_bn_clips < 0:
         raise ConfigError("--epochs and --checkpoint.every must be above 0, --precise-bn-clips not below.")
     check_schedule(config.optim, config.epochs)

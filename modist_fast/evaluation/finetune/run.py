@@ -1,10 +1,11 @@
 """Fine-tuning and the supervised baseline: a classifier for each fold, trained as a whole and tested on all views."""
 
+import dataclasses
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import torch.distributed as dist
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import Fold, counted, low_shot_subset, make_folds, refuse_leaks
+from modist_fast.evaluation.data.splits import (
+    Fold,
+    counted,
+    learnable,
+    low_shot_subset,
+    make_folds,
+    refuse_leaks,
+    refuse_unlearnable,
+)
 from modist_fast.evaluation.data.views import ViewSpec, resolve_views
 from modist_fast.evaluation.finetune.classifier import Classifier
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
@@ -30,9 +39,11 @@ from modist_fast.host.processes import allowed_cores
 from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, refuse_flaw
 from modist_fast.run.files import FINETUNING, traces
+from modist_fast.run.options import plain
 from modist_fast.run.tensor_files import write_tensors
 
 log = logging.getLogger("modist")
+_OF_A_SHARE = ("num_test", "num_odd", "top1", "top5", "interval", "interval_over_groups", "folds", "training", "videos")
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class _Opened:
 
 
 def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
-    """Train and test a classifier for each fold.
+    """Train and test a classifier for each fold; with `shares`, on each share of the training videos.
 
     Returns:
         The result, JSON-ready; None where SIGTERM ended the training first.
@@ -54,6 +65,23 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
         ConfigError, DataError: what the user can mend.
     """
     check(config, world.size)
+    return _run_shares(config, world) if config.shares else _run(config, world)
+
+
+def _run_shares(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
+    rows, header = [], {}
+    for share in config.shares:
+        out = config.out / "shares" / f"{share:g}"
+        found = _run(replace(config, shares=(), fraction=share, out=out), world)
+        if found is None:
+            return None
+        row = {name: value for name, value in found.items() if name in _OF_A_SHARE}
+        header = {name: value for name, value in found.items() if name not in (*_OF_A_SHARE, "classes", "confusion")}
+        rows.append({"name": f"{100 * share:g} %", "share": share, "num_train": row["training"][0]["videos"]} | row)
+    return header | {"options": plain(dataclasses.asdict(config)), "rows": rows}
+
+
+def _run(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     memory = keep_freed_memory(world.device)
     if world.is_main:
         log.info("CPU: %s; memory: %s", allowed_cores(world.device), memory)
@@ -61,9 +89,10 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     spec = resolve_views(config.views, backbone.card)
     labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
-    whole = make_folds(config.split, labelled)
-    folds = counted(whole, labelled.odd, labelled.when_tested)
+    folds = counted(make_folds(config.split, labelled), labelled.odd, labelled.when_tested)
     leaks = refuse_leaks(config.split, folds, labelled)
+    unlearnable = refuse_unlearnable(config.split, folds, labelled)
+    folds = learnable(config.split, folds, labelled)
     opened = _Opened(config, world, backbone, spec, labelled)
     _refuse_to_remove_first_weights(config)
     claim(config.out, config, world, FINETUNING)
@@ -78,12 +107,13 @@ def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
         probabilities.append(table)
         rows.append(row)
     header = describe(task_of(config), config, backbone, spec, labelled, odd, leaks)
-    tested = counted(whole, odd, labelled.when_tested)
+    tested = counted(folds, odd, labelled.when_tested)
     kept = [
         table[np.isin(before.test, after.test)]
         for before, after, table in zip(folds, tested, probabilities, strict=True)
     ]
-    return header | {"training": rows} | classification(labelled, odd, tested, kept, config.seed)
+    scored = classification(labelled, odd, tested, kept, config.seed)
+    return header | {"training": rows, "unlearnable": unlearnable} | scored
 
 
 def task_of(config: FinetuneConfig) -> str:
@@ -139,7 +169,10 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
         return None
     on_main(world, lambda: _export(opened, trained, model, out))
     model.eval()
-    table, odd = view_probabilities(trained.step.forward, labelled, opened.spec, fold.test, world, config.num_threads)
+    spec = opened.spec.at_test()
+    table, odd = view_probabilities(
+        lambda clips: trained.step.at_places(clips, spec.window), labelled, spec, fold.test, world, config.num_threads
+    )
     damaged = _gather(trained.damaged, world)
     row = {"fold": fold.name, "videos": len(train), "steps": trained.steps}
     row["damaged"] = [{"video": labelled.names[video], "reason": reason} for video, reason in sorted(damaged.items())]

@@ -27,10 +27,13 @@ def view_probabilities(
     world: World,
     num_threads: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Class probabilities of videos, over all views of each. Every rank calls it, does its share, and gets them all.
+    """Class probabilities of videos, over all views of each and all places of each view.
+
+    Every rank calls it, does its share, and gets them all.
 
     Args:
-        forward: (B, 3, T, H, W) to (B, K) logits, in eval mode.
+        forward: (B, 3, T, H, W) to (B, P, K) logits, in eval mode.
+        spec: `at_test`.
         videos: (m,) places in `labelled`.
 
     Returns:
@@ -49,8 +52,8 @@ def view_probabilities(
             if isinstance(clips, str):
                 damaged[video] = clips
                 continue
-            shares = [forward(part).double().softmax(dim=1) for part in clips["visual"].split(_VIEWS_AT_A_TIME)]
-            found[video] = torch.cat(shares).mean(dim=0).numpy(force=True)
+            shares = [forward(part).double().softmax(dim=2) for part in clips["visual"].split(_VIEWS_AT_A_TIME)]
+            found[video] = torch.cat(shares).mean(dim=(0, 1)).numpy(force=True)
             if world.is_main and len(found) % _SAID == 0:
                 log.info("test: %d videos of this process", len(found))
     everyone: list[tuple[dict[int, np.ndarray], dict[int, str]]] = [({}, {})] * world.size

@@ -43,6 +43,11 @@ class ClassifierStep(GroupedStep):
             net = self._learner if parallel else self.model
             return net(clips.contiguous(memory_format=torch.channels_last_3d))
 
+    def at_places(self, clips: Tensor, window: float) -> Tensor:
+        """(B, P, K) float32 logits; see `features_at_places`."""
+        with self._autocast():
+            return self.model.at_places(clips.contiguous(memory_format=torch.channels_last_3d), window)
+
     def __call__(self, batch: TrainingBatch, learning_rate: float) -> Tensor:
         """Change the weights.
 

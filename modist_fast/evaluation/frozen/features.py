@@ -26,6 +26,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
+from modist_fast.evaluation.places import features_at_places
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import PrecisionOption, resolve_precision
 from modist_fast.host.whole_file import whole_file
@@ -136,7 +137,9 @@ def _compute(
         for done, (number, videos) in enumerate(shards, start=1):
             damaged: dict[str, str] = {}
             clips = _clips_of(answers, len(videos), damaged)
-            features = [_forward(net, batch, dtype) for batch in batches(clips, config.batch_size)]
+            features = [
+                _forward(net, batch, dtype, extraction.spec.window) for batch in batches(clips, config.batch_size)
+            ]
             _write_shard(folder, number, len(videos), features, damaged)
             if world.is_main and (done in (1, len(shards)) or done % _SAID == 0):
                 log.info("features: %d of %d shards of this process", done, len(shards))
@@ -170,9 +173,10 @@ def placed(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.inference_mode()
-def _forward(net: nn.Module, clips: Tensor, dtype: torch.dtype) -> Tensor:
+def _forward(net: nn.Module, clips: Tensor, dtype: torch.dtype, window: float) -> Tensor:
+    """A row for each place of each clip."""
     with torch.autocast(clips.device.type, dtype, enabled=dtype != torch.float32):
-        return net(clips).float().cpu()
+        return features_at_places(net, clips, window).flatten(0, 1).float().cpu()  # pyright: ignore[reportArgumentType]
 
 
 def _write_shard(folder: Path, number: int, num: int, features: list[Tensor], damaged: dict[str, str]) -> None:

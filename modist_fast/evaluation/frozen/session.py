@@ -15,7 +15,18 @@ from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibra
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import Fold, Leak, SplitConfig, counted, make_folds, refuse_leaks, without
+from modist_fast.evaluation.data.splits import (
+    Fold,
+    Leak,
+    SplitConfig,
+    counted,
+    learnable,
+    make_folds,
+    refuse_leaks,
+    refuse_unlearnable,
+    unlearnable,
+    without,
+)
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
@@ -81,7 +92,8 @@ class Frozen:
         Raises:
             ConfigError: a part has no video that can be used.
         """
-        return counted(self.folds, self.odd, self.labelled.when_tested)
+        folds = counted(self.folds, self.odd, self.labelled.when_tested)
+        return learnable(self.config.split, folds, self.labelled)
 
     def over_folds(self, folds: Sequence[Fold], work: Callable[[Fold], Answer]) -> list[Answer]:
         """The answer for each fold; the ranks share the folds out."""
@@ -109,7 +121,9 @@ class Frozen:
 
     def result(self, task: str) -> dict[str, Any]:
         """What every result says of where it comes from."""
-        return describe(task, self.config, self.backbone, self.spec, self.labelled, self.odd, self.leaks)
+        return describe(task, self.config, self.backbone, self.spec, self.labelled, self.odd, self.leaks) | {
+            "unlearnable": unlearnable(counted(self.folds, self.odd, self.labelled.when_tested), self.labelled)
+        }
 
 
 def describe(
@@ -148,12 +162,18 @@ def open_frozen(config: FrozenConfig, world: World) -> Frozen:
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
     folds = make_folds(config.split, labelled)
     opening = counted(folds, labelled.odd, labelled.when_tested)
+    refuse_unlearnable(config.split, opening, labelled)
     leaks = refuse_leaks(config.split, opening, labelled)
     if backbone.is_random:
         _calibrate(config, world, backbone, spec, labelled, opening)
     grid = labelled.source.grid
     extraction = Extraction(
-        backbone, labelled, spec, lambda video: plan_views(spec, labelled.info(video), grid), "test", labelled.usable()
+        backbone,
+        labelled,
+        spec.at_test(),
+        lambda video: plan_views(spec, labelled.info(video), grid),
+        "test",
+        labelled.usable(),
     )
     features, damaged = extract(extraction, config.features, features_folder(config), world)
     frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)
