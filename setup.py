@@ -43,7 +43,7 @@ setup(
         "av>=14",
         "isal>=1.6",  # checksums
         "opencv-python-headless>=4.10",
-        "nvtx>=0.2.11",
+        "nvtx>=0.2.11; platform_system == 'Linux'",
         "nvidia-ml-py>=12.560",  # import name: pynvml
         "tyro>=0.9",
         "rich>=13",
@@ -53,6 +53,7 @@ setup(
         "pillow>=11",
         "psutil>=6",
     ],
+    entry_points={"console_scripts": ["modist = modist_fast.__main__:main"]},
     extras_require={
         # Not `nvidia-dali`: on PyPI that name is a different package. One of the two CUDA builds.
         "dali": ["nvidia-dali-cuda130>=2.0"],

@@ -1,19 +1,83 @@
-"""python -m modist_fast doctor: what is installed here, and what each absence costs."""
+"""The commands: `modist NAME …`, or `python -m modist_fast NAME …` where the script is not on the path.
 
-import argparse
+A command's module is imported when it is called, and no sooner: torch alone takes seconds.
+"""
+
+import difflib
+import importlib
 import sys
 
-from modist_fast.host.doctor import run_doctor
+from modist_fast import __version__
+
+# Names to modules that have a `main`, and what they do. The roof, modist_profiling, is known by name alone.
+_FAST, _ROOF = "modist_fast.commands", "modist_profiling"
+COMMANDS = {
+    "demo": (f"{_FAST}.demo", "the whole way on made-up videos, in minutes"),
+    "prepare": (f"{_FAST}.prepare", "turn videos into a store of frames and motion maps"),
+    "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
+    "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised"),
+    "gradcam": (f"{_FAST}.gradcam", "where backbones look, as pictures and a film"),
+    "ablate": (f"{_FAST}.ablate", "the paper's ablation tables"),
+    "report": (f"{_ROOF}.report.page", "a run, or two side by side, as one HTML page"),
+    "doctor": (f"{_FAST}.doctor", "what is installed here, and what each absence costs"),
+    "make-demo-videos": (f"{_FAST}.make_demo_videos", "the made-up videos alone"),
+    "parity": (f"{_ROOF}.parity", "kernels and clip graphs against float64"),
+    "soak": (f"{_ROOF}.soak", "train for some epochs and watch memory and open files"),
+    "tune-kernels": (f"{_ROOF}.kernels.tuning", "time launch configurations of the kernels"),
+    "model-throughput": (f"{_ROOF}.scaling.throughput", "a model of throughput on GPUs, no measurement"),
+    "nsys-budget": (f"{_ROOF}.nsys", "the step budget out of Nsight Systems' tables"),
+    "bench loss": (f"{_ROOF}.kernels.loss", "the loss over the banks against its peers"),
+    "bench edges": (f"{_ROOF}.kernels.edges", "flow to edge maps against its peers"),
+    "bench step": (f"{_ROOF}.step.bench", "a training step against the plain one, and backbones"),
+    "bench pipeline": (f"{_ROOF}.data.bench", "the data plane against its peers"),
+    "bench host": (f"{_ROOF}.data.host", "host work a frame besides decoding"),
+    "bench scaling": (f"{_ROOF}.scaling.bench", "one process against two"),
+    "bench gpu-check": (f"{_ROOF}.gpu_check.run", "everything that only a GPU can show"),
+}
 
 
-def main() -> int:
-    """Parse the command line; argparse, because tyro may be what is missing."""
-    parser = argparse.ArgumentParser(prog="python -m modist_fast")
-    commands = parser.add_subparsers(dest="command", required=True)
-    doctor = commands.add_parser("doctor", help="say what is installed here, and what each absence costs")
-    doctor.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return run_doctor(parser.parse_args().json)
+def overview(part: str = "") -> str:
+    """The commands whose names begin with `part`, one a line."""
+    shown = {name: what for name, (_, what) in COMMANDS.items() if name.startswith(part)}
+    width = max(map(len, shown))
+    lines = [f"  {name:{width}}  {what}" for name, what in shown.items()]
+    return "\n".join(["usage: modist COMMAND …          (modist COMMAND --help lists its options)", "", *lines])
+
+
+def find(words: list[str]) -> tuple[str, list[str]]:
+    """The command that `words` begin with, and the words that are left.
+
+    Raises:
+        LookupError: none does; the message has the nearest.
+    """
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return name, words[count:]
+    wanted = " ".join(words[: 2 if words[0] == "bench" else 1])
+    near = difflib.get_close_matches(wanted, COMMANDS, n=1)
+    raise LookupError(f"error: modist has no command {wanted!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+
+
+def main() -> None:
+    """The console script."""
+    words = sys.argv[1:]
+    if words[:1] == ["--version"]:
+        print(__version__)
+        return
+    bare = [word for word in words if word not in ("-h", "--help")]
+    if not bare or (bare == ["bench"]):
+        print(overview("bench" if bare else ""))
+        return
+    try:
+        name, rest = find(words)
+    except LookupError as error:
+        print(f"{error}\n\n{overview()}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"modist {name}", *rest]
+    from modist_fast.commands.cli import run_cli
+
+    run_cli(importlib.import_module(COMMANDS[name][0]).main)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""The configuration of a pre-training run. Each part stands beside what it configures; here they meet."""
+"""The configuration of a pre-training run, and what of it cannot work. Without torch: see `host.choices`."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,13 +6,69 @@ from pathlib import Path
 from typing import Literal
 
 from modist_fast.errors import ConfigError
-from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption
-from modist_fast.host.precision import PrecisionOption
-from modist_fast.objective import ObjectiveConfig
-from modist_fast.optim import OptimConfig
-from modist_fast.pathways import ModelConfig
+from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
+
+CrossNegatives = Literal["own", "other"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks (paper Table 1)."""
+
+    arch: Literal["r50", "r18"] = "r50"
+    visual_width: int = 64
+    """Channels of the visual pathway's first convolution."""
+    motion_width: int = 8
+    """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
+    head: Literal["mlp", "bn", "cvrl"] = "mlp"
+    """Projection: two linear layers (the authors'), the same with batch norm, or CVRL's three hidden layers."""
+    head_init: Literal["uniform", "normal"] = "uniform"
+    """Linear layers of the heads begin as torch's do, or with N(0, 0.01) and no bias (the authors')."""
+    head_width: int = 2048
+    embedding_dim: int = 128
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is learned from what."""
+
+    motion: bool = True
+    """False trains RGB-only, Eq. 1 alone: no motion pathway, no motion clips are even read."""
+    motion_loss: bool = True
+    """False leaves out Lm (Table 3c, "- Lm")."""
+    cross_negatives: CrossNegatives = "other"
+    """The negatives of Lmv: the positive's modality ("other"), or the query's "own", as Eq. 2 prints. A positive of
+    the other modality can be told from negatives of one's own by its modality alone (docs/evidence.md)."""
+    cross_warmup_epochs: float = 0.0
+    """Epochs over which the weight of Lmv grows from 0 to 1. For `own` negatives, with which Lmv begins far above ln N
+    and overshoots (docs/evidence.md)."""
+    temperature: float = 0.1
+    bank_size: int = 65536
+    """Keys in each bank, N of Eq. 1."""
+    key_momentum: float = 0.999
+    """λ of θ' ← λθ' + (1-λ)θ."""
+    shuffle_bn: bool = True
+    """Keys are normalized among other samples than their queries: batch statistics cannot leak the match."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with a cosine schedule (PySlowFast's MoCo recipe for K400: the paper names none)."""
+
+    name: Literal["sgd", "lars"] = "sgd"
+    lr: float = 0.1
+    """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
+    lr_batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    """Not applied to biases and batch norm."""
+    warmup_epochs: float = 35.0
+    warmup_start_lr: float = 0.001
+    """Also for `lr_batch_size` samples a step."""
+    trust_coefficient: float = 0.001
+    """LARS only: the share of a weight's norm that a step may be."""
 
 
 @dataclass(frozen=True)

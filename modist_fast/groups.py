@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.batch_norm import StepStatistics
+from modist_fast.config import OptimConfig
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
 from modist_fast.models.layers import lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
-from modist_fast.optim import OptimConfig, build_optimizer
+from modist_fast.optim import build_optimizer
 
 log = logging.getLogger("modist")
 _SHARE = 0.6  # of the free memory; the rest is for decoding, the allocator's gaps and what the estimate leaves out

@@ -1,39 +1,15 @@
 """The objective: L = Lv + Lm + Lmv (paper, Eq. 1 to 3)."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modist_fast.bank import KeyBank
+from modist_fast.config import ObjectiveConfig
 from modist_kernels import queue_infonce
 
-CrossNegatives = Literal["own", "other"]
 TERMS = ("visual", "motion", "visual_to_motion", "motion_to_visual")
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is learned from what."""
-
-    motion: bool = True
-    """False trains RGB-only, Eq. 1 alone: no motion pathway, no motion clips are even read."""
-    motion_loss: bool = True
-    """False leaves out Lm (Table 3c, "- Lm")."""
-    cross_negatives: CrossNegatives = "other"
-    """The negatives of Lmv: the positive's modality ("other"), or the query's "own", as Eq. 2 prints. A positive of
-    the other modality can be told from negatives of one's own by its modality alone (docs/evidence.md)."""
-    cross_warmup_epochs: float = 0.0
-    """Epochs over which the weight of Lmv grows from 0 to 1. For `own` negatives, with which Lmv begins far above ln N
-    and overshoots (docs/evidence.md)."""
-    temperature: float = 0.1
-    bank_size: int = 65536
-    """Keys in each bank, N of Eq. 1."""
-    key_momentum: float = 0.999
-    """λ of θ' ← λθ' + (1-λ)θ."""
-    shuffle_bn: bool = True
-    """Keys are normalized among other samples than their queries: batch statistics cannot leak the match."""
 
 
 class LossTerms(NamedTuple):

@@ -2,29 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """SGD with a cosine schedule (PySlowFast's MoCo recipe for K400: the paper names none)."""
-
-    name: Literal["sgd", "lars"] = "sgd"
-    lr: float = 0.1
-    """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
-    lr_batch_size: int = 64
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    """Not applied to biases and batch norm."""
-    warmup_epochs: float = 35.0
-    warmup_start_lr: float = 0.001
-    """Also for `lr_batch_size` samples a step."""
-    trust_coefficient: float = 0.001
-    """LARS only: the share of a weight's norm that a step may be."""
+from modist_fast.config import OptimConfig
 
 
 class LARS(torch.optim.Optimizer):

@@ -4,32 +4,13 @@ One module holds it all, so that one state dict is the whole state of the method
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from modist_fast.bank import KeyBank
+from modist_fast.config import ModelConfig, ObjectiveConfig
 from modist_fast.models import ProjectionHead, build_motion, build_visual
-from modist_fast.objective import ObjectiveConfig
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The networks (paper Table 1)."""
-
-    arch: Literal["r50", "r18"] = "r50"
-    visual_width: int = 64
-    """Channels of the visual pathway's first convolution."""
-    motion_width: int = 8
-    """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
-    head: Literal["mlp", "bn", "cvrl"] = "mlp"
-    """Projection: two linear layers (the authors'), the same with batch norm, or CVRL's three hidden layers."""
-    head_init: Literal["uniform", "normal"] = "uniform"
-    """Linear layers of the heads begin as torch's do, or with N(0, 0.01) and no bias (the authors')."""
-    head_width: int = 2048
-    embedding_dim: int = 128
 
 
 class Pathways(nn.Module):

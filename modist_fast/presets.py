@@ -4,11 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modist_fast.config import CheckpointConfig, ClipsConfig, LoaderConfig, TrainConfig
+from modist_fast.config import (
+    CheckpointConfig,
+    ClipsConfig,
+    LoaderConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from modist_fast.errors import ConfigError
-from modist_fast.objective import ObjectiveConfig
-from modist_fast.optim import OptimConfig
-from modist_fast.pathways import ModelConfig
 from modist_pipelines.plan import Augmentation, ClipSpec
 
 

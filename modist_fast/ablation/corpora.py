@@ -83,7 +83,7 @@ def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
     labels = write_list(out / "labels.csv", rows)
     train = write_list(out / "train.csv", (row for row in rows if row["split"] == "train"))
     common = ("--store", str(out / "store"), "--labels", str(labels), *_SMALL_VIEWS)
-    make = command("make_demo_videos", videos, "--num-videos", num_videos)
+    make = command("make-demo-videos", videos, "--num-videos", num_videos)
     return Corpus(
         name="demo",
         store=out / "train-store",

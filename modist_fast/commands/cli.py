@@ -1,5 +1,7 @@
-"""What every launch script does around its main: readable errors, one exit code for bad input."""
+"""What every command does around its main: readable errors, one exit code for bad input."""
 
+import argparse
+import difflib
 import io
 import logging
 import os
@@ -8,9 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-
-from rich.console import Console
-from rich.logging import RichHandler
+from typing import NoReturn
 
 from modist_fast.errors import ConfigError
 from modist_pipelines.errors import DataError
@@ -35,11 +35,24 @@ def run_cli(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, which names the nearest option where one does not exist, as tyro does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with code 2."""
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        near = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1) if unknown else []
+        super().error(message + (f". Did you mean {near[0]}?" if near and "unrecognized" in message else ""))
+
+
 def _handler() -> logging.Handler:
     """Lines that wrap and carry the time on a terminal, plain ones in a file."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         return logging.StreamHandler()
+    from rich.console import Console  # only here: the doctor must run where it is missing
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
     return RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     config = tyro.cli(DemoConfig)
     start = time.monotonic()
     videos, store, run = (config.out / name for name in ("videos", "store", "run"))
-    make = command("make_demo_videos", videos, "--num-videos", config.num_videos, "--seed", config.seed)
+    make = command("make-demo-videos", videos, "--num-videos", config.num_videos, "--seed", config.seed)
     _do("1/3  making videos", make)
     _do(
         "2/3  preparing the store: frames, optical flow, edges",
@@ -81,8 +81,9 @@ def _summarize(run: Path, seconds: float) -> None:
         f"backbone     {run / 'backbone.safetensors'}   modist_fast.load_backbone(path)\n"
         f"curves       tensorboard --logdir {run / 'tensorboard'}\n"
         "\nYour own videos:\n"
-        "  python launch/prepare.py VIDEOS --out STORE\n"
-        "  torchrun --standalone --nproc-per-node N launch/pretrain.py --preset modist-r50 --store STORE --out RUN",
+        "  modist prepare VIDEOS --out STORE\n"
+        "  torchrun --standalone --nproc-per-node N -m modist_fast pretrain --preset modist-r50 \\\n"
+        "      --store STORE --out RUN",
         highlight=False,
         soft_wrap=True,
     )

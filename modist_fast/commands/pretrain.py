@@ -1,23 +1,23 @@
 """Pre-train: torchrun --standalone --nproc-per-node N launch/pretrain.py --preset NAME --store STORE --out RUN"""
 
 import argparse
+import dataclasses
 import logging
 import sys
+from typing import TYPE_CHECKING
 
-import torch
 import tyro
 
 from modist_fast.commands.cli import run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
-from modist_fast.host.distributed import join_world
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
-from modist_fast.run.checkpoint import plain_config
-from modist_fast.run.options import spelled
-from modist_fast.trainer import Trainer
-from modist_pipelines.source import ClipSource
-from modist_pipelines.store.reader import Store
-from modist_pipelines.video.raw import RawVideos
+from modist_fast.run.options import plain, spelled
+
+if TYPE_CHECKING:  # --help and a wrong option need not wait for torch
+    import torch
+
+    from modist_pipelines.source import ClipSource
 
 log = logging.getLogger("modist")
 
@@ -39,7 +39,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     )
 
 
-def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
+def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
     """The store or the raw videos of a configuration that `config.check` has passed.
 
     Args:
@@ -48,6 +48,9 @@ def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
     Raises:
         DataError: no store, no videos.
     """
+    from modist_pipelines.store.reader import Store
+    from modist_pipelines.video.raw import RawVideos
+
     if config.source == "store":
         assert config.store is not None
         store = Store.open(config.store)
@@ -75,11 +78,14 @@ def open_source(config: TrainConfig, device: torch.device) -> ClipSource:
 
 def main() -> None:
     config = parse(sys.argv[1:])
+    from modist_fast.host.distributed import join_world
+    from modist_fast.trainer import Trainer
+
     with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)
-        options = spelled(plain_config(config))
+        options = spelled(plain(dataclasses.asdict(config)))
         log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
         Trainer(config, world, open_source(config, world.device)).run()

@@ -6,20 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
+from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.torch_names import all_gather_single
 from modist_fast.host.unusable import unusable_gpus
 
-DeviceOption = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
-COLLECTIVE_TIMEOUT = 1800.0
-"""Seconds: longer than any rank's reading of videos, fit or export that the others wait for, and less than a night."""
 # Words of gloo and of torch's stores alone: a read of a file may time out as well.
 _TIMED_OUT = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|socket .* timed out")
 

@@ -1,10 +1,9 @@
 """Which number format the nets compute in, and why."""
 
-from typing import Literal
-
 import torch
 
-PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
+from modist_fast.host.choices import PrecisionOption
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

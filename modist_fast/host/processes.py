@@ -2,23 +2,25 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def command(name: str, *words: object, processes: int | None = None) -> tuple[str, ...]:
     """The words that run one of the commands in a process of its own, from any working directory.
 
     Args:
-        name: of a module of `modist_fast.commands`.
+        name: see `modist --help`.
         words: its options.
         processes: start so many by torchrun.
     """
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)) if processes else ()
-    return (sys.executable, *torchrun, "-m", f"modist_fast.commands.{name}", *map(str, words))
+    return (sys.executable, *torchrun, "-m", "modist_fast", name, *map(str, words))
 
 
-def allowed_cores(device: torch.device) -> str:
+def allowed_cores(device: "torch.device") -> str:
     """For the log: how many cores this process may use; with a GPU, how to have those that are near to it."""
     near = "" if device.type == "cpu" else " (`torchrun --numa-binding node` keeps to those near the GPU)"
     return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores{near}"

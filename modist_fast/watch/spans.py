@@ -11,17 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import nvtx
 import torch
 import torch.autograd.profiler as autograd_profiler
 
-_DOMAIN = nvtx.get_domain("modist")  # costs a tenth of a microsecond where no tool listens
+try:
+    import nvtx
+except ImportError:  # as on macOS: the doctor says so
+    nvtx = None
+_DOMAIN = nvtx and nvtx.get_domain("modist")  # costs a tenth of a microsecond where no tool listens
 
 
 @contextmanager
 def annotate(name: str) -> Iterator[None]:
     """Show the enclosed block as `name` in Nsight and in torch.profiler, on the thread that runs it."""
-    _DOMAIN.push_range(_DOMAIN.get_event_attributes(message=name))
+    if _DOMAIN:
+        _DOMAIN.push_range(_DOMAIN.get_event_attributes(message=name))
     try:
         if autograd_profiler._is_profiler_enabled:  # a record_function costs 6 microseconds even where none listens
             with autograd_profiler.record_function(name):
@@ -29,7 +33,8 @@ def annotate(name: str) -> Iterator[None]:
         else:
             yield
     finally:
-        _DOMAIN.pop_range()
+        if _DOMAIN:
+            _DOMAIN.pop_range()
 
 
 class Clock(Protocol):

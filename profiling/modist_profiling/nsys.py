@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modist_fast.commands.cli import Parser
 from modist_fast.errors import ConfigError
 from modist_fast.watch.budget import PHASES, phase_lines
 
@@ -156,7 +157,7 @@ def as_json(ranks: Sequence[RankStats]) -> Mapping[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds nsys-rankR_*.csv, as profiling/nsys_pretrain.sh makes them")
     parser.add_argument("--json", type=Path, help="write the budget here too")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from modist_fast.commands.cli import Parser
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
@@ -144,7 +145,7 @@ def main() -> int:
     started = time.time()
     code, watched = watch(
         run,
-        lambda line: "modist_fast.commands.pretrain" in line and "torch.distributed.run" not in line,
+        lambda line: "-m modist_fast pretrain" in line and "torch.distributed.run" not in line,
         interval=options.interval,
         env=os.environ | threads,
     )
@@ -183,7 +184,7 @@ def epoch_ends(run: Path, started: float) -> list[float]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)

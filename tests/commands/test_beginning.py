@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from modist_fast.commands.pretrain import open_source
-from modist_fast.config import CheckpointConfig, TrainConfig, check
+from modist_fast.config import CheckpointConfig, OptimConfig, TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.host.distributed import join_world
-from modist_fast.optim import OptimConfig
 from modist_fast.presets import PRESETS
 from modist_fast.run.files import traces
 from modist_fast.trainer import Trainer

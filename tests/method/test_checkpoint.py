@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modist_fast.config import CheckpointConfig, ClipsConfig, TrainConfig
+from modist_fast.config import CheckpointConfig, ClipsConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from modist_fast.errors import ConfigError
-from modist_fast.objective import ObjectiveConfig
-from modist_fast.optim import OptimConfig
-from modist_fast.pathways import ModelConfig
 from modist_fast.run import checkpoint
 
 CPU = torch.device("cpu")

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modist_fast.config import CheckpointConfig, TrainConfig
+from modist_fast.config import CheckpointConfig, ObjectiveConfig, TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, join_world
 from modist_fast.loop import TrainingLoop
-from modist_fast.objective import ObjectiveConfig
 from modist_fast.run import checkpoint
 from modist_fast.trainer import Trainer
 from modist_fast.watch.late import LateLines

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.config import ModelConfig
 from modist_fast.models import ResNet, build_motion, build_visual
 from modist_fast.models.layers import CastWeights, Stem, convolve_by_frames, lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, _basic, _bottleneck
-from modist_fast.pathways import ModelConfig, Pathways
+from modist_fast.pathways import Pathways
 
 # (channels, frames, height, width) after each layer of Table 1. Table 1 prints conv1's stride as (2, 2²).
 VISUAL_R50 = {

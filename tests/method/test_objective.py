@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from modist_fast.bank import KeyBank
-from modist_fast.objective import ObjectiveConfig, motion_distillation_loss
+from modist_fast.config import ObjectiveConfig
+from modist_fast.objective import motion_distillation_loss
 
 TAU = 0.1
 

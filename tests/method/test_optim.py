@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from modist_fast.optim import OptimConfig, build_optimizer, learning_rate
+from modist_fast.config import OptimConfig
+from modist_fast.optim import build_optimizer, learning_rate
 
 CONFIG = OptimConfig(lr=0.1, lr_batch_size=64, warmup_epochs=2, warmup_start_lr=0.001)
 

@@ -7,8 +7,8 @@ import torch
 from graph_stand_in import RecordedCalls
 from small_runs import noise, small_config
 
+from modist_fast.config import ObjectiveConfig
 from modist_fast.host.distributed import World, join_world
-from modist_fast.objective import ObjectiveConfig
 from modist_fast.replay import WARM_UP
 from modist_fast.step import TrainingStep
 

@@ -15,6 +15,7 @@ import pytest
 import tyro
 from planted_run import plant
 
+from modist_fast.__main__ import find
 from modist_fast.commands import pretrain
 from modist_fast.config import check as check_config
 from modist_fast.errors import ConfigError
@@ -333,8 +334,12 @@ def test_each_file_with_gpu_tests_is_run_once() -> None:
 
 
 def script_of(one: Stage) -> tuple[str, list[str]]:
-    """The script or module of a command and its arguments."""
-    place = next(i for i, word in enumerate(one.command) if word.endswith(".py") or "gpu_check" in word)
+    """The command of this project, or the module, and its arguments."""
+    words = list(one.command[one.command.index("modist_fast") + 1 :] if "modist_fast" in one.command else ())
+    if words:
+        name, rest = find(words)
+        return name, rest
+    place = next(i for i, word in enumerate(one.command) if "gpu_check" in word)
     return one.command[place], list(one.command[place + 1 :])
 
 
@@ -342,19 +347,19 @@ def script_of(one: Stage) -> tuple[str, list[str]]:
 def test_the_commands_for_gpus_are_understood(num_gpus: int) -> None:
     """Their options exist and make sense, though none of them can run here."""
     scripts = {
-        "profiling/parity.py": parity_script.Options,
-        "profiling/bench_loss.py": bench_loss.Options,
-        "profiling/bench_edges.py": bench_edges.Options,
-        "profiling/bench_step.py": bench_step.Options,
-        "profiling/tune_kernels.py": tune_kernels.Options,
+        "parity": parity_script.Options,
+        "bench loss": bench_loss.Options,
+        "bench edges": bench_edges.Options,
+        "bench step": bench_step.Options,
+        "tune-kernels": tune_kernels.Options,
         "modist_profiling.gpu_check.layers": layers.Options,
         "modist_profiling.gpu_check.one_step": one_step.Options,
     }
     table, seen = gpu_stages(num_gpus), set()
     assert (table["pretrain-all"].obstacle == "") == (num_gpus > 1)
     for one in table.values():
-        if scripts.keys() & {*one.command}:
-            name, arguments = script_of(one)
+        if "pytest" not in one.command and (found := script_of(one))[0] in scripts:
+            name, arguments = found
             seen.add(name)
             options = tyro.cli(scripts[name], args=arguments)
             if one.name in ("bench-step", "bench-step-compile"):

@@ -16,8 +16,7 @@ from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.finetune.classifier import FrozenPart
 from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
-from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption
-from modist_fast.host.precision import PrecisionOption
+from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from modist_fast.config import OptimConfig
 from modist_fast.errors import ConfigError
-from modist_fast.optim import OptimConfig
 
 
 @dataclass(frozen=True)

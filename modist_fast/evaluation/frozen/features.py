@@ -27,8 +27,9 @@ from modist_fast.evaluation.backbones import Backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.evaluation.places import features_at_places
+from modist_fast.host.choices import PrecisionOption
 from modist_fast.host.distributed import World
-from modist_fast.host.precision import PrecisionOption, resolve_precision
+from modist_fast.host.precision import resolve_precision
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.clips.reader import ClipReader, Clips, Request

@@ -30,7 +30,8 @@ from modist_fast.evaluation.data.splits import (
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
-from modist_fast.host.distributed import COLLECTIVE_TIMEOUT, DeviceOption, World
+from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
+from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
 from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request

@@ -41,7 +41,13 @@ def _tests(name: str, files: tuple[str, ...], dry: bool, limit: float) -> Stage:
     of = " of kernels, replay and hand-over" if files == FIRST_TESTS else ""
     what = f"{'collects' if dry else 'runs'} the tests marked gpu{of}"
     command = python(*words, *files)
-    return Stage(name, what, command, limit, makes=(made,), stdout=made if dry else "", read=read)
+    obstacle = "" if (REPOSITORY / "tests").is_dir() else "the tests are in the checkout, which this is not"
+    return Stage(name, what, command, limit, makes=(made,), stdout=made if dry else "", read=read, obstacle=obstacle)
+
+
+def modist(*words: object) -> tuple[str, ...]:
+    """A command of this project."""
+    return python("-m", "modist_fast", *words)
 
 
 def gpu_test_files() -> tuple[str, ...]:
@@ -81,7 +87,7 @@ def _checks(setting: Setting) -> Iterator[Stage]:
     yield Stage(
         "doctor",
         "what is installed, and what each absence costs",
-        python("-m", "modist_fast", "doctor", "--json"),
+        modist("doctor", "--json"),
         limit=300,
         makes=("doctor.json",),
         stdout="doctor.json",
@@ -92,7 +98,7 @@ def _checks(setting: Setting) -> Iterator[Stage]:
     yield Stage(
         "parity",
         "kernels and clip graphs against float64, and the GPU's graph against the CPU's",
-        python("profiling/parity.py", *device, "--json", f"{OUT}/parity.json"),
+        modist("parity", *device, "--json", f"{OUT}/parity.json"),
         limit=LONGEST,
         makes=("parity.json",),
         read=findings.parity,
@@ -108,7 +114,7 @@ def _benchmarks(setting: Setting) -> Iterator[Stage]:
     ) -> Stage:
         made = (f"{name}.json", f"{name}.png")
         files = ("--json", f"{OUT}/{made[0]}", "--plot", f"{OUT}/{made[1]}")
-        command = python(f"profiling/bench_{script}.py", *device, *words, *files)
+        command = modist("bench", script, *device, *words, *files)
         return Stage(name, what, command, LONGEST, made, read=findings.benchmark(name, tables), obstacle=obstacle)
 
     quick = ("--seconds", 0.2, "--rounds", 3, "--no-count")
@@ -127,7 +133,7 @@ def _benchmarks(setting: Setting) -> Iterator[Stage]:
         yield Stage(
             "kernel-table",
             "compiles one entry ahead of time",
-            python("profiling/tune_kernels.py", *tuning),
+            modist("tune-kernels", *tuning),
             limit=LONGEST,
             makes=("kernel-table.txt",),
             stdout="kernel-table.txt",
@@ -147,7 +153,7 @@ def _benchmarks(setting: Setting) -> Iterator[Stage]:
         yield Stage(
             name,
             f"times launch configurations at C 128 with {rows} rows in a tile",
-            python("profiling/tune_kernels.py", *words),
+            modist("tune-kernels", *words),
             limit=LONGEST,
             makes=(f"{name}.json",),
             read=findings.kernel_table(f"{name}.json"),
@@ -155,12 +161,12 @@ def _benchmarks(setting: Setting) -> Iterator[Stage]:
 
 
 def _videos(name: str, num: int) -> Stage:
-    command = python("launch/make_demo_videos.py", f"{WORK}/videos", "--num-videos", num)
+    command = modist("make-demo-videos", f"{WORK}/videos", "--num-videos", num)
     return Stage(name, "makes videos", command, LONGEST, work="videos")
 
 
 def _store(name: str, videos: str, short_side: int) -> Stage:
-    command = python("launch/prepare.py", f"{WORK}/videos", "--out", f"{WORK}/{name}", "--short-side", short_side)
+    command = modist("prepare", f"{WORK}/videos", "--out", f"{WORK}/{name}", "--short-side", short_side)
     what = f"prepares them at {short_side} pixels: frames, flow, edges"
     return Stage(name, what, command, LONGEST, needs=(videos,), work=name)
 
@@ -170,7 +176,7 @@ def _pretrain(
 ) -> Stage:
     """A run of its own folder `name`, of which the budget and `files` are kept."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
-    train = ("launch/pretrain.py", "--store", f"{WORK}/{store}", "--out", f"{WORK}/{name}", *words)
+    train = ("-m", "modist_fast", "pretrain", "--store", f"{WORK}/{store}", "--out", f"{WORK}/{name}", *words)
     copies = {f"{name}/{file}": f"{name}/{Path(file).name}" for file in (*RUN_FILES, *files)}
     command = python(*(torchrun if processes > 1 else ()), *train)
     return Stage(name, what, command, LONGEST, tuple(copies.values()), work=name, kept=copies, **more)
@@ -208,7 +214,7 @@ def _demo(setting: Setting) -> Iterator[Stage]:
         yield Stage(
             f"report-{suffix}",
             f"page of that run on {title}",
-            python("profiling/report.py", f"{WORK}/{run}", "--out", f"{OUT}/report-{suffix}.html"),
+            modist("report", f"{WORK}/{run}", "--out", f"{OUT}/report-{suffix}.html"),
             limit=300,
             needs=(run,),
             makes=(f"report-{suffix}.html",),

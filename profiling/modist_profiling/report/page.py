@@ -13,6 +13,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from modist_fast.commands.cli import Parser
 from modist_fast.errors import ConfigError
 from modist_profiling.report import charts
 from modist_profiling.report.budget_view import budget_cards, phase_table, rank_cards, rank_sentence
@@ -151,7 +152,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a launch/pretrain.py")
     parser.add_argument("--out", type=Path, help="the page; without it report.html in the first RUN")
     options = parser.parse_args()

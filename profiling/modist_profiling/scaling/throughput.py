@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import Parser, run_cli
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_pipelines.store.reader import Store
@@ -107,7 +107,7 @@ def store_bytes(path: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="modist-r50")
     parser.add_argument("--store", type=Path, help="take the frames' size from it, at the crop of the preset")
     parser.add_argument("--json", type=Path)

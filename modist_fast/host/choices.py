@@ -1,0 +1,8 @@
+"""Options of where and how to compute. Without torch: a command's --help need not wait for it."""
+
+from typing import Literal
+
+DeviceOption = Literal["auto", "cpu", "cuda"]
+PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
+COLLECTIVE_TIMEOUT = 1800.0
+"""Seconds: longer than any rank's reading of videos, fit or export that the others wait for, and less than a night."""

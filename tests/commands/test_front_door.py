@@ -1,0 +1,145 @@
+"""`modist`: every command in one table, little imported before it is known which; and from a wheel alone."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modist_fast import __version__
+from modist_fast.__main__ import COMMANDS, find
+from modist_fast.commands.cli import Parser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATHS = os.pathsep.join(str(REPOSITORY / name) for name in (".", "kernels", "pipelines", "profiling"))
+
+
+def modist(
+    *words: object, setup: str = "", path: str = PATHS, cwd: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
+    """The console script's own call, in a process of its own; `setup` runs before."""
+    code = f"{setup}\nimport sys; sys.argv = ['modist', *{[str(word) for word in words]}]\n"
+    code += "from modist_fast.__main__ import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+
+
+def without(*names: str) -> str:
+    """Code that makes these packages impossible to import."""
+    return (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if any(name == absent or name.startswith(absent + '.') for absent in {names}):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())"
+    )
+
+
+def test_every_command_is_there_and_what_is_alike_is_named() -> None:
+    for module, what in COMMANDS.values():
+        assert importlib.util.find_spec(module) is not None, module
+        assert what
+    assert find(["bench", "loss", "--sweep"]) == ("bench loss", ["--sweep"])
+    assert find(["pretrain", "bench"]) == ("pretrain", ["bench"])
+    for typed, meant in (("pretrian", "pretrain"), ("bench losss", "bench loss"), ("docter", "doctor")):
+        with pytest.raises(LookupError, match=f"Did you mean '{meant}'"):
+            find(typed.split())
+
+
+def test_a_parser_names_the_nearest_option(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="modist soak")
+    parser.add_argument("--tolerance")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--tolrance", "3"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --tolrance 3. Did you mean --tolerance?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "bench gpu-check"),
+        (["--version"], 0, __version__),
+        (["bench"], 0, "bench scaling"),
+        (["pretrain", "--help"], 0, "--objective.cross-negatives"),
+        (["pretrain", "--preset", "demo", "--store", "s", "--out", "o", "--epcohs", "3"], 2, "--epochs"),
+        (["pretrain", "--preset", "dmeo", "--out", "o"], 2, "modist-r50"),
+        (["prepar"], 2, "Did you mean 'prepare'?"),
+    ],
+)
+def test_help_and_slips_of_the_finger_need_no_torch(words: list[str], code: int, said: str) -> None:
+    """By a torch that cannot be imported: with it, help took seconds."""
+    done = modist(*words, setup=without("torch"))
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_machine_without_dali_imports_and_the_doctor_says_what_it_costs() -> None:
+    """As macOS and aarch64 are, for which there are no wheels of DALI and NVTX."""
+    missing = without("nvidia.dali", "nvtx", "pynvml", "cupy")
+    done = modist("doctor", setup=f"{missing}\nimport modist_fast.trainer, modist_pipelines.clips.loader")
+    assert "dali" in done.stdout.lower(), done.stderr
+    assert "Traceback" not in done.stderr
+    assert any(line.startswith(("absent", "wrong")) and "dali" in line.lower() for line in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+def test_kernels_stand_alone() -> None:
+    """A loop of one's own wants the fused loss, and none of the packages for videos."""
+    missing = without("nvidia", "tyro", "av", "cv2", "pyarrow", "rich", "nvtx", "modist_fast", "modist_pipelines")
+    code = (
+        f"{missing}\nimport torch; from modist_kernels import queue_infonce\n"
+        "q, k, bank = (torch.nn.functional.normalize(torch.randn(1, n, 128), dim=2) for n in (4, 4, 64))\n"
+        "ids, owners = torch.arange(4, dtype=torch.int32), torch.arange(4, 68, dtype=torch.int32)\n"
+        "wanted = torch.cat([(q * k).sum(2, keepdim=True), q @ bank.transpose(1, 2)], 2)[0].div(0.2)\n"
+        "wanted = torch.nn.functional.cross_entropy(wanted, torch.zeros(4, dtype=torch.long), reduction='none')\n"
+        "found = queue_infonce(q, k, bank, owners, ids, temperature=0.2).losses[0]\n"
+        "torch.testing.assert_close(found, wanted)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": PATHS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_commands(tmp_path: Path) -> None:
+    """Built, unpacked elsewhere and called from another working directory: the whole way but the training."""
+    copy = tmp_path / "source"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.startswith("tests/") and (REPOSITORY / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((REPOSITORY / name).read_bytes())
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*install, "--target", tmp_path / "site", copy], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    site = tmp_path / "site"
+    assert (site / "bin" / "modist").is_file()
+    assert (site / "modist_kernels" / "configurations.json").is_file()
+    where = "import modist_fast, modist_profiling.report.page as page\nfor one in (modist_fast, page): "
+    where += f"assert one.__file__.startswith({str(site)!r})"
+    made = modist("make-demo-videos", "videos", "--num-videos", 8, setup=where, path=str(site), cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = modist("prepare", "videos", "--out", "store", "--short-side", 72, path=str(site), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 videos" in done.stdout
