@@ -1,21 +1,21 @@
 """MoDist (motion distillation) video pre-training: the method and the trainer."""
 
-from os import PathLike
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from modist_fast import presets
+    from modist_fast.api import evaluate_linear, features, knn, load_backbone, pretrain
 
-__all__ = ["__version__", "load_backbone"]
+__all__ = ["__version__", "evaluate_linear", "features", "knn", "load_backbone", "presets", "pretrain"]
 
 __version__ = "0.1.0"
 
 
-def load_backbone(path: str | PathLike[str]) -> "nn.Module":
-    """The visual pathway that a run exported: clips (B, 3, T, H, W) in, pooled features (B, D) out.
-
-    See `modist_fast.run.export.load_backbone`; torch is imported only here, so that the doctor can report its absence.
-    """
-    from modist_fast.run.export import load_backbone as load
-
-    return load(path)
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and torch with it, no sooner: so the doctor can report its absence."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "presets":
+        return importlib.import_module("modist_fast.presets")
+    return getattr(importlib.import_module("modist_fast.api"), name)

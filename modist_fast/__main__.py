@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": (f"{_FAST}.prepare", "turn videos into a store of frames and motion maps"),
     "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
     "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised"),
+    "features": (f"{_FAST}.features", "features of videos that need no labels, as a file"),
     "gradcam": (f"{_FAST}.gradcam", "where backbones look, as pictures and a film"),
     "ablate": (f"{_FAST}.ablate", "the paper's ablation tables"),
     "report": (f"{_ROOF}.report.page", "a run, or two side by side, as one HTML page"),

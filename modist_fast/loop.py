@@ -2,8 +2,11 @@
 
 import json
 import logging
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +107,18 @@ class TrainingLoop(ABC, Generic[Config]):
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def _stopped_by_sigterm(self) -> Iterator[None]:
+        """SIGTERM ends the loop in here after a step, and is then again what it was."""
+        if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _request_stop(self, signum: int, frame: object) -> None:
         self._stop_requested = True

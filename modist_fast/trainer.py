@@ -1,7 +1,6 @@
 """Pre-training: the loop around its step, and what a run leaves."""
 
 import logging
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
-from modist_fast.watch.metrics import Display, Recorder, RunLog, drop_lines_after
+from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
 from modist_fast.watch.profiler import StepProfiler
 from modist_fast.watch.spans import annotate
 from modist_pipelines.clips.loader import ClipBatch, ClipLoader
@@ -37,12 +36,14 @@ class Trainer(TrainingLoop[TrainConfig]):
         config: checked by `config.check`.
         world: from `join_world`.
         source: where the clips come from, opened.
+        watcher: is shown each step, on rank 0.
     """
 
     step: TrainingStep
 
-    def __init__(self, config: TrainConfig, world: World, source: ClipSource) -> None:
+    def __init__(self, config: TrainConfig, world: World, source: ClipSource, watcher: Watcher | None = None) -> None:
         super().__init__(config, world, config.out)
+        self._watcher = watcher
         self.source = source
         self._say(f"CPU: {allowed_cores(world.device)}; memory: {keep_freed_memory(world.device)}")
         self.loader = ClipLoader(
@@ -75,8 +76,8 @@ class Trainer(TrainingLoop[TrainConfig]):
             claim(self.out, self.config, self.world)
             self._go_on()
             self._write_header()
-            signal.signal(signal.SIGTERM, self._request_stop)
-            self._loop()
+            with self._stopped_by_sigterm():
+                self._loop()
             if self._is_over():
                 on_main(self.world, self._finish)
         finally:
@@ -86,7 +87,7 @@ class Trainer(TrainingLoop[TrainConfig]):
         run_log = RunLog(self.out, self.steps_done) if self.world.is_main else None
         budget = self._budget()
         profiler = self._profiler()
-        with Display(self.last_step, self.steps_done, self.world.is_main) as display:
+        with Display(self.last_step, self.steps_done, self.world.is_main, self._watcher) as display:
             recorder = Recorder(self.config.batch_size, self.step.spans, run_log, display, budget)
 
             def batches() -> Iterator[ClipBatch]:

@@ -4,14 +4,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from modist_fast.ablation.experiment import Ablation
 from modist_fast.watch.metrics import read_metrics
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 # Loss and bank top-1 fall and rise with drift alone, where fresh keys differ from stored ones; retrieval within a batch
 # does not. A cosine of positives that is high where retrieval is at chance means one direction for everything.
@@ -28,13 +25,9 @@ _WINDOWS = 40  # points of a curve
 
 def save_curves(path: Path, ablation: Ablation) -> None:
     """Draw the figures of all trained arms as PNG: means over windows and seeds, with the range of the seeds."""
-    figure, axes = plt.subplots(
-        len(ablation.corpora),
-        len(FIGURES),
-        figsize=(2.7 * len(FIGURES), 2.5 * len(ablation.corpora) + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (2.7 * len(FIGURES), 2.5 * len(ablation.corpora) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(ablation.corpora), len(FIGURES), squeeze=False)
     for row, corpus in zip(axes, ablation.corpora, strict=True):
         for color, arm in enumerate(arm for arm in ablation.table.arms if arm.trained):
             runs = [run for run in ablation.runs() if run.corpus == corpus and run.arm == arm]
@@ -50,7 +43,6 @@ def save_curves(path: Path, ablation: Ablation) -> None:
     handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     figure.savefig(path, dpi=75)
-    plt.close(figure)
 
 
 def _draw(axis: Any, logs: list[list[float]], name: str, label: str, color: str) -> None:

@@ -6,17 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.evaluation.statistics import estimate, paired_difference
 from modist_fast.host.environment import environment
 from modist_fast.watch.metrics import read_metrics
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 Scores = dict[str, dict[int, np.ndarray]]  # arm, seed: (V,) 1 where a video was classified correctly
 
@@ -178,7 +175,8 @@ def save_plot(path: Path, result: Mapping[str, Any]) -> None:
     """Top-1 of every arm with its interval and its seeds, and the paired differences below, as PNG."""
     evaluations = list(result["evaluations"].values())
     size = (3.6 * len(evaluations) + 1.6, 6.4)
-    figure, axes = plt.subplots(2, len(evaluations), figsize=size, squeeze=False, sharey="row", layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2, len(evaluations), squeeze=False, sharey="row")
     for column, evaluation in enumerate(evaluations):
         part = evaluation["all"]
         names = [result["arms"][name]["title"] for name in part["arms"]]
@@ -191,7 +189,6 @@ def save_plot(path: Path, result: Mapping[str, Any]) -> None:
         axes[1, column].set(xlabel="difference, points, paired")
         axes[0, column].title.set_fontsize(9)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def _draw_intervals(axis: Any, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

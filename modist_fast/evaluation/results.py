@@ -5,17 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.splits import Fold
 from modist_fast.evaluation.statistics import bootstrap_interval
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 
 def ranks_of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -131,7 +128,8 @@ def save_confusion(path: Path, counts: np.ndarray, classes: Sequence[str]) -> No
     counts = counts[counts.sum(axis=1) > 0]
     shares = counts / counts.sum(axis=1, keepdims=True)
     side = min(24.0, 3 + 0.35 * max(counts.shape))
-    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
     axis.set_yticks(range(len(classes)), classes, fontsize=7)
@@ -143,7 +141,6 @@ def save_confusion(path: Path, counts: np.ndarray, classes: Sequence[str]) -> No
             color = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=7)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import matplotlib
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from modist_fast.host.whole_file import whole_file
 from modist_pipelines.video.write import write_video
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _COLUMNS = 5  # frames shown of a clip
 _SIDE = 160  # pixels of a frame in the picture
@@ -21,7 +19,7 @@ _VIDEO_SIDE = 288
 _GAP = 6
 _HEADER = 30
 _OPACITY = 0.65
-_COLOURS = matplotlib.colormaps["turbo"]
+_COLOURS = mpl.colormaps["turbo"]
 LEGEND = (
     "Colour: what speaks for the class (Grad-CAM), from nothing (the gray frame) to the clip's maximum (dark red). "
     "White outline: the moving region."
@@ -70,13 +68,9 @@ def save_grid(path: Path, clips: Sequence[ShownClip], title: str, columns: int =
     rows = -(-len(clips) // columns)
     lines = 1 + len(clips[0].cams)
     width, height = _COLUMNS * _SIDE + (_COLUMNS - 1) * _GAP, lines * _SIDE + (lines - 1) * _GAP
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * (width + 110) / 100, (rows * (height + 44) + 90) / 100),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (columns * (width + 110) / 100, (rows * (height + 44) + 90) / 100)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, clip in zip(axes.flat, clips, strict=False):
@@ -88,7 +82,6 @@ def save_grid(path: Path, clips: Sequence[ShownClip], title: str, columns: int =
     figure.suptitle(f"{title}\n", fontsize=15, fontweight="bold")
     figure.supxlabel(LEGEND, fontsize=11)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def save_video(path: Path, videos: Sequence[ShownClip], fps: float) -> None:

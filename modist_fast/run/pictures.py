@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -14,9 +14,6 @@ from modist_fast.objective import TERMS
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.source import ClipSource
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _SHEET_VIDEOS = 4
 _SHEET_FRAMES = 8
@@ -28,7 +25,8 @@ def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
     """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG, beside a loss that knows nothing."""
     rows = read_metrics(metrics)
     steps = np.array([row["step"] for row in rows])
-    figure, (loss_axis, top1_axis) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    (loss_axis, top1_axis) = figure.subplots(1, 2)
     for term in TERMS:
         if f"loss_{term}" in rows[-1]:
             label = term.replace("_", " ")
@@ -42,7 +40,6 @@ def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _smooth(steps: np.ndarray, values: list[float]) -> tuple[np.ndarray, np.ndarray]:

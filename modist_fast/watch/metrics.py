@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,12 +64,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-class Display:
-    """What rank 0 shows: a live bar on a terminal, else a log line every few seconds."""
+Watcher = Callable[[int, int, Mapping[str, Any]], None]
+"""Called on rank 0 after each step, a step late: steps done, steps in all, and the step's line of metrics.jsonl."""
 
-    def __init__(self, num_steps: int, start_step: int, shown: bool) -> None:
+
+class Display:
+    """What rank 0 shows: a live bar on a terminal, else a log line every few seconds.
+
+    Args:
+        watcher: shows each step in place of these.
+    """
+
+    def __init__(self, num_steps: int, start_step: int, shown: bool, watcher: Watcher | None = None) -> None:
         self._console = Console(stderr=True)
-        self._live = shown and self._console.is_terminal
+        self._watcher = watcher
+        self._live = shown and self._console.is_terminal and watcher is None
         self._shown = shown
         self._num_steps = num_steps
         self._start_step, self._start = start_step, time.monotonic()
@@ -95,6 +105,9 @@ class Display:
     def update(self, row: dict[str, Any]) -> None:
         """Show the figures of a step."""
         if not self._shown:
+            return
+        if self._watcher is not None:
+            self._watcher(row["step"], self._num_steps, row)
             return
         figures = (
             f"loss {row['loss']:.3f}  top-1 {100 * row['top1_visual']:.0f} %  "

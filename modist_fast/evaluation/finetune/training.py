@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,11 +162,10 @@ class ClassifierTraining(TrainingLoop[FinetuneConfig]):
         if self.world.is_main:
             self._write_json("config.json", checkpoint.plain_config(self.config))
             run_log = RunLog(self.out, self.steps_done)
-        before = signal.signal(signal.SIGTERM, self._request_stop)
         try:
-            self._loop(_Lines(self.config.batch_size, self.last_step, run_log))
+            with self._stopped_by_sigterm():
+                self._loop(_Lines(self.config.batch_size, self.last_step, run_log))
         finally:
-            signal.signal(signal.SIGTERM, before)
             if run_log is not None:
                 run_log.close()
         if not self._is_over():

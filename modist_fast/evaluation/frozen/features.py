@@ -66,6 +66,8 @@ class Extraction:
     """Tells this plan from others of the same spec."""
     videos: np.ndarray
     """(n,) int64 videos to compute features of, none of them odd."""
+    progress: Callable[[int, int], None] | None = None
+    """Called with the shards of this process that are done, and all of them."""
 
 
 def extract(
@@ -142,6 +144,8 @@ def _compute(
                 _forward(net, batch, dtype, extraction.spec.window) for batch in batches(clips, config.batch_size)
             ]
             _write_shard(folder, number, len(videos), features, damaged)
+            if extraction.progress is not None:
+                extraction.progress(done, len(shards))
             if world.is_main and (done in (1, len(shards)) or done % _SAID == 0):
                 log.info("features: %d of %d shards of this process", done, len(shards))
 

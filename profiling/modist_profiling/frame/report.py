@@ -96,15 +96,12 @@ def plot_bars(path: Path, rows: Sequence[Row], times: str = "times") -> None:
 @contextmanager
 def charts(path: Path, down: int, across: int, size: tuple[float, float]) -> Iterator[list[Any]]:
     """Axes of a picture of `size` inches, which is written to `path` in the end."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
     yield list(axes.flat)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def write_json(path: Path, rows: object, ratios: object, found: object, more: Mapping[str, Any] | None = None) -> None:

@@ -1,0 +1,199 @@
+"""The commands as functions, for notebooks and other people's code. `modist_fast` itself offers them by name.
+
+They raise ConfigError and DataError with the words of the commands, and never end the process. Each makes a world of
+one process, or joins that which torchrun describes, and leaves it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from modist_fast.commands.pretrain import open_source
+from modist_fast.config import TrainConfig, check
+from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.data.labelled import LabelledConfig
+from modist_fast.evaluation.frozen.features import FeaturesConfig
+from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideosConfig, run_features
+from modist_fast.evaluation.frozen.session import FrozenConfig
+from modist_fast.evaluation.frozen.tasks import KnnEvaluationConfig, LinearConfig, run_knn, run_linear
+from modist_fast.evaluation.preprocess import Preprocess
+from modist_fast.evaluation.results import write_result
+from modist_fast.host.choices import DeviceOption
+from modist_fast.host.distributed import World, join_world
+from modist_fast.trainer import Trainer
+from modist_fast.watch.metrics import Watcher
+
+StrPath = str | PathLike[str]
+
+
+def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
+    """Pre-train as `modist pretrain` does, in this process.
+
+    Args:
+        config: from a function of `modist_fast.presets`, or `dataclasses.replace` of one.
+        progress: True shows a bar, in a notebook or a terminal; a function is called after each step with the steps
+            done, the steps in all, and the step's line of metrics.jsonl (loss, samples_per_s, …); False is silent.
+
+    Returns:
+        The run directory, `config.out`: metrics.jsonl, checkpoints, pictures, backbone.safetensors.
+
+    Raises:
+        ConfigError: options that cannot work, a directory that holds a run, a loss that is not finite.
+        DataError: no store, no videos.
+    """
+    with join_world(config.device, config.collective_timeout) as world:
+        check(config, world.size)
+        watcher = (_bar() if progress else _silent) if isinstance(progress, bool) else progress
+        Trainer(config, world, open_source(config, world.device), watcher).run()
+    return config.out
+
+
+def _bar() -> Watcher:
+    from tqdm.auto import tqdm
+
+    bar = tqdm(unit="step", smoothing=0.05)
+
+    def show(step: int, num_steps: int, row: Mapping[str, Any]) -> None:
+        bar.total = num_steps
+        bar.set_postfix({"loss": f"{row['loss']:.3f}", "top-1": f"{row['top1_visual']:.0%}"}, refresh=False)
+        bar.update(step - bar.n)
+        if step == num_steps:
+            bar.close()
+
+    return show
+
+
+def _silent(step: int, num_steps: int, row: Mapping[str, Any]) -> None:
+    pass
+
+
+def evaluate_linear(
+    backbone: StrPath,
+    out: StrPath,
+    *,
+    store: StrPath | None = None,
+    videos: StrPath | None = None,
+    labels: StrPath | None = None,
+    device: DeviceOption = "auto",
+    **options: Any,
+) -> dict[str, Any]:
+    """Train and score a linear classifier on frozen features, as `modist evaluate linear` does.
+
+    Args:
+        backbone: a run, an exported file, a checkpoint, "random" or "random:RUN".
+        out: takes result.json, confusion.png and the features.
+        store, videos: where the frames come from; one of the two.
+        labels: a list with columns path, label, split; without one, folders are the labels.
+        options: fields of `LinearConfig`: views=ViewsConfig(…), split=SplitConfig(…), recipe="sgd", …
+
+    Returns:
+        What result.json holds: "top1" and "interval" in [0, 1], "classes", "confusion", "videos", …
+
+    Raises:
+        ConfigError, DataError: as the command.
+    """
+    config = LinearConfig(**_common(backbone, out, store, videos, labels, device), **options)
+    return _evaluate(config, run_linear)
+
+
+def knn(
+    backbone: StrPath,
+    out: StrPath,
+    *,
+    store: StrPath | None = None,
+    videos: StrPath | None = None,
+    labels: StrPath | None = None,
+    device: DeviceOption = "auto",
+    **options: Any,
+) -> dict[str, Any]:
+    """Classify by the nearest training videos, as `modist evaluate knn` does; arguments as for `evaluate_linear`.
+
+    Args:
+        options: fields of `KnnEvaluationConfig`: knn=KnnConfig(k=…), views=ViewsConfig(…), …
+    """
+    config = KnnEvaluationConfig(**_common(backbone, out, store, videos, labels, device), **options)
+    return _evaluate(config, run_knn)
+
+
+def _common(
+    backbone: StrPath,
+    out: StrPath,
+    store: StrPath | None,
+    videos: StrPath | None,
+    labels: StrPath | None,
+    device: DeviceOption,
+) -> dict[str, Any]:
+    store, videos, labels = (None if path is None else Path(path) for path in (store, videos, labels))
+    data = LabelledConfig(store=store, videos=videos, labels=labels)
+    return {"out": Path(out), "network": BackboneConfig(backbone=str(backbone)), "data": data, "device": device}
+
+
+def _evaluate(config: Any, run: Callable[[Any, World], dict[str, Any]]) -> dict[str, Any]:
+    assert isinstance(config, FrozenConfig)
+    with join_world(config.device, config.collective_timeout) as world:
+        result = run(config, world)
+        if world.is_main:
+            write_result(config.out, result)
+    return result
+
+
+def features(
+    backbone: StrPath,
+    videos: StrPath | Sequence[StrPath],
+    *,
+    folder: StrPath,
+    every: float | None = None,
+    device: DeviceOption = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> FeatureTable:
+    """Features of videos that need no labels, as `modist features` writes them.
+
+    Args:
+        backbone: a run, an exported file or a checkpoint.
+        videos: a folder, a store, a file, or several files.
+        folder: keeps what is computed, so that a second call computes only what is new.
+        every: a clip every so many seconds, in place of ten at equal distances.
+        progress: called with the shards of 16 videos that are done, and all of them.
+        options: fields of `PlainVideosConfig`: views=ViewsConfig(…).
+
+    Returns:
+        names (N), times (N, V, 2) in seconds, features (N, V, D) float32, and the videos that could not be used.
+
+    Raises:
+        ConfigError, DataError: no backbone, no video.
+    """
+    paths = (videos,) if isinstance(videos, str | PathLike) else tuple(videos)
+    config = PlainVideosConfig(
+        videos=tuple(map(Path, paths)),
+        network=BackboneConfig(backbone=str(backbone)),
+        out=Path(folder) / "features.parquet",
+        features=options.pop("features", FeaturesConfig(folder=Path(folder))),
+        every=every,
+        device=device,
+        **options,
+    )
+    with join_world(device, config.collective_timeout) as world:
+        return run_features(config, world, progress)
+
+
+def load_backbone(path: StrPath) -> nn.Module:
+    """The visual pathway as a plain module in eval mode: (B, 3, T, H, W) float32 to (B, D).
+
+    Args:
+        path: a run directory, an exported backbone.safetensors, or a checkpoint.
+
+    Returns:
+        The net; `net.card` says what it expects, and `net.preprocess` turns decoded frames, (N, H, W, 3) uint8, into
+        its clip: see `Preprocess`.
+
+    Raises:
+        ConfigError: nothing there that can be read.
+    """
+    opened = open_backbone(BackboneConfig(backbone=str(path)))
+    opened.net.card = opened.card  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    opened.net.preprocess = Preprocess(opened.card)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return opened.net
