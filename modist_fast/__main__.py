@@ -54,9 +54,14 @@ def find(words: list[str]) -> tuple[str, list[str]]:
     for count in (1, 2):
         if (name := " ".join(words[:count])) in COMMANDS:
             return name, words[count:]
-    wanted = " ".join(words[: 2 if words[0] == "bench" else 1])
-    near = difflib.get_close_matches(wanted, COMMANDS, n=1)
-    raise LookupError(f"error: modist has no command {wanted!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+    # By the last word: of `bench losss` that is the part which is wrong, and `loss` alone has one meaning.
+    last = {name.rpartition(" ")[2]: name for name in (*COMMANDS, "--help", "--version")}
+    grouped = words[1:] and difflib.get_close_matches(words[0], ["bench"])
+    near = difflib.get_close_matches(words[1 if grouped else 0], last, n=1)
+    wanted = " ".join(words[: 2 if grouped else 1])
+    raise LookupError(
+        f"error: modist has no command {wanted!r}." + (f" Did you mean {last[near[0]]!r}?" if near else "")
+    )
 
 
 def main() -> None:
@@ -72,7 +77,7 @@ def main() -> None:
     try:
         name, rest = find(words)
     except LookupError as error:
-        print(f"{error}\n\n{overview()}", file=sys.stderr)
+        print(f"{overview()}\n\n{error}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"modist {name}", *rest]
     from modist_fast.commands.cli import run_cli

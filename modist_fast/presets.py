@@ -13,7 +13,7 @@ from modist_fast.config import (
     OptimConfig,
     TrainConfig,
 )
-from modist_fast.errors import ConfigError
+from modist_fast.errors import ConfigError, did_you_mean
 from modist_pipelines.plan import Augmentation, ClipSpec
 
 
@@ -138,5 +138,6 @@ def find_preset(name: str) -> Callable[[Path | None, Path], TrainConfig]:
         ConfigError: there is none; the message lists those there are.
     """
     if name not in PRESETS:
-        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(PRESETS)}.")
+        near = did_you_mean(name, PRESETS)
+        raise ConfigError(f"--preset {name}: no such preset.{near} There are: {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -3,18 +3,16 @@
 import logging
 import signal
 
-import tyro
-
 from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
 from modist_fast.ablation.report import write_report
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 
 log = logging.getLogger("modist")
 
 
 def main() -> int:
-    config = tyro.cli(AblationConfig)
+    config = parse_options(AblationConfig)
     ablation = Ablation(config)
     if config.dry_run:
         print("\n".join(ablation.commands()))

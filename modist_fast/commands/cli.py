@@ -1,19 +1,23 @@
 """What every command does around its main: readable errors, one exit code for bad input."""
 
 import argparse
-import difflib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout, suppress
+from itertools import takewhile
+from typing import Any, NoReturn, TypeVar
 
-from modist_fast.errors import ConfigError
+from modist_fast.errors import ConfigError, did_you_mean
 from modist_pipelines.errors import DataError
+
+Options = TypeVar("Options")
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -35,14 +39,49 @@ def run_cli(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, **more: Any) -> Options:
+    """tyro.cli, and the nearest option where one does not exist: tyro names it only where nothing else is wrong."""
+    import tyro  # only here: the doctor must run where it is missing
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return tyro.cli(kind, args=words, **more)
+    except SystemExit as end:
+        if end.code == 2:
+            first = takewhile(lambda word: not word.startswith("-"), words)  # a sub-command has options of its own
+            with suppress(SystemExit), redirect_stdout(io.StringIO()) as shown:
+                tyro.cli(kind, args=[*first, "--help"], **more)
+            known = re.findall(r"--[\w.-]+", "\n".join(re.findall(r"^[│ ]*(?:-\w, )?(--.*)", shown.getvalue(), re.M)))
+            print(guesses(words, known), end="", file=sys.stderr)
+        raise
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's, which names the nearest option where one does not exist, as tyro does."""
+    """argparse's, which takes no shortened options and names the nearest where one does not exist."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse's, which keeps the words."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with code 2."""
-        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        near = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1) if unknown else []
-        super().error(message + (f". Did you mean {near[0]}?" if near and "unrecognized" in message else ""))
+        super().error(f"{message}\n{guesses(self._words, self._option_string_actions)}".rstrip())
+
+
+def guesses(words: Sequence[str], known: Iterable[str]) -> str:
+    """A line for each of the words that is no option but like one.
+
+    Args:
+        known: the options that there are.
+    """
+    known = set(known)
+    given = [word.partition("=")[0].replace("_", "-") for word in takewhile(lambda word: word != "--", words)]
+    near = {word: did_you_mean(word, known) for word in given if word.startswith("--") and word not in known}
+    return "".join(f"There is no option {word}.{guess}\n" for word, guess in near.items() if guess)
 
 
 def _handler() -> logging.Handler:

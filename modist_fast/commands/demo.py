@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
 from modist_fast.watch.metrics import read_metrics
@@ -35,7 +34,7 @@ class DemoConfig:
 
 
 def main() -> None:
-    config = tyro.cli(DemoConfig)
+    config = parse_options(DemoConfig)
     start = time.monotonic()
     videos, store, run = (config.out / name for name in ("videos", "store", "run"))
     make = command("make-demo-videos", videos, "--num-videos", config.num_videos, "--seed", config.seed)

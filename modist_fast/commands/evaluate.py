@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
+from modist_fast.errors import ConfigError, did_you_mean
 from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, with_recipe
 from modist_fast.evaluation.finetune.run import run_finetune
@@ -25,6 +26,7 @@ from modist_fast.evaluation.results import print_result, write_result
 from modist_fast.host.distributed import join_world
 
 log = logging.getLogger("modist")
+_TASKS = ("linear", "knn", "retrieval", "lowshot", "finetune", "supervised")
 _RUNS: dict[type, Any] = {
     LinearConfig: run_linear,
     KnnEvaluationConfig: run_knn,
@@ -37,6 +39,9 @@ _RUNS: dict[type, Any] = {
 
 def parse(arguments: list[str]) -> Any:
     """The sub-command's options; those of finetune and supervised begin with the recipe that --preset names."""
+    task = arguments[0] if arguments else "--help"
+    if not task.startswith("-") and task not in _TASKS:
+        raise ConfigError(f"evaluate has no task {task!r}.{did_you_mean(task, _TASKS)} There are: {', '.join(_TASKS)}.")
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     preset = first.parse_known_args(arguments)[0].preset
@@ -52,7 +57,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune", default=finetune)]
         | Annotated[SupervisedConfig, tyro.conf.subcommand("supervised", default=supervised)]
     )
-    return tyro.cli(commands, args=arguments, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return parse_options(commands, arguments, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def main() -> None:

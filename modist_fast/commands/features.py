@@ -1,10 +1,8 @@
 """Features of videos: [torchrun … -m modist_fast | modist] features VIDEOS --backbone RUN --out F.parquet"""
 
 import logging
-import sys
 
-import tyro
-
+from modist_fast.commands.cli import parse_options
 from modist_fast.evaluation.backbones import open_backbone
 from modist_fast.evaluation.frozen.plain_videos import PlainVideosConfig, check_suffix, run_features, write_features
 from modist_fast.host.distributed import join_world
@@ -13,7 +11,7 @@ log = logging.getLogger("modist")
 
 
 def main() -> None:
-    config = tyro.cli(PlainVideosConfig, args=sys.argv[1:], description=__doc__)
+    config = parse_options(PlainVideosConfig, description=__doc__)
     check_suffix(config.out)
     with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:

@@ -1,16 +1,12 @@
 """Show where backbones look: launch/gradcam.py --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
 
-import sys
-
-import tyro
-
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.gradcam.run import GradCamConfig, run_gradcam
 from modist_fast.host.distributed import join_world
 
 
 def main() -> None:
-    config = tyro.cli(GradCamConfig, args=sys.argv[1:], description=__doc__)
+    config = parse_options(GradCamConfig, description=__doc__)
     with join_world(config.device, config.collective_timeout) as world:
         result = run_gradcam(config, world)
     area = result["chance"]

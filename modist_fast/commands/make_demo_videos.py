@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.demo_videos import MOTIONS, make_demo_videos
 
 
@@ -21,7 +21,7 @@ class DemoVideosConfig:
 
 
 def main() -> None:
-    config = tyro.cli(DemoVideosConfig)
+    config = parse_options(DemoVideosConfig)
     workers = len(os.sched_getaffinity(0))
     made = make_demo_videos(config.out, num_videos=config.num_videos, seed=config.seed, workers=workers)
     print(f"{made} videos made, {config.num_videos - made} already there: {len(MOTIONS)} motions in {config.out}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
@@ -31,10 +31,10 @@ def parse(arguments: list[str]) -> TrainConfig:
     if preset is None:
         raise ConfigError(f"--preset is missing. There are: {', '.join(PRESETS)}.")
     recipe = find_preset(preset)
-    return tyro.cli(
+    return parse_options(
         TrainConfig,
+        arguments,
         default=recipe(None, tyro.MISSING),
-        args=arguments,
         description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
     )
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
-from modist_fast.commands.cli import run_cli
+from modist_fast.commands.cli import parse_options, run_cli
 from modist_profiling.data.parity import clip_parity
 from modist_profiling.frame.accuracy import Parity
 from modist_profiling.frame.report import conditions, find_device, table, write_json
@@ -53,7 +52,7 @@ def print_figures(figures: Sequence[Parity]) -> None:
 
 
 def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     device = find_device(options.device)
     figures = measure(options, device)
     print_figures(figures)

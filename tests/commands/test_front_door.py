@@ -4,13 +4,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from modist_fast import __version__
 from modist_fast.__main__ import COMMANDS, find
-from modist_fast.commands.cli import Parser
+from modist_fast.commands.cli import Parser, parse_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPOSITORY / name) for name in (".", "kernels", "pipelines", "profiling"))
@@ -51,18 +54,62 @@ def test_every_command_is_there_and_what_is_alike_is_named() -> None:
         assert what
     assert find(["bench", "loss", "--sweep"]) == ("bench loss", ["--sweep"])
     assert find(["pretrain", "bench"]) == ("pretrain", ["bench"])
-    for typed, meant in (("pretrian", "pretrain"), ("bench losss", "bench loss"), ("docter", "doctor")):
-        with pytest.raises(LookupError, match=f"Did you mean '{meant}'"):
-            find(typed.split())
 
 
-def test_a_parser_names_the_nearest_option(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("pretrian", "pretrain"),
+        ("docter --json", "doctor"),
+        ("bench losss", "bench loss"),
+        ("benhc loss", "bench loss"),
+        ("gpu-check", "bench gpu-check"),
+        ("--hlep", "--help"),
+    ],
+)
+def test_a_command_that_is_not_there_names_the_nearest(typed: str, meant: str) -> None:
+    with pytest.raises(LookupError, match=f"Did you mean '{meant}'"):
+        find(typed.split())
+
+
+def test_a_command_like_no_other_names_none() -> None:
+    with pytest.raises(LookupError, match=r"no command 'xyzzy'\.$"):
+        find(["xyzzy"])
+
+
+@dataclass(frozen=True)
+class Some:
+    store: Path
+    batch_size: int = 1
+    shuffle: bool = True
+
+
+def with_argparse(words: list[str]) -> None:
     parser = Parser(prog="modist soak")
-    parser.add_argument("--tolerance")
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--tolrance", "3"])
-    assert caught.value.code == 2
-    assert "unrecognized arguments: --tolrance 3. Did you mean --tolerance?" in capsys.readouterr().err
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--batch-size")
+    parser.parse_args(words)
+
+
+@pytest.mark.parametrize("parse", [with_argparse, partial(parse_options, Some)], ids=["argparse", "tyro"])
+def test_an_option_that_is_not_there_names_the_nearest(
+    parse: Callable[[list[str]], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a required one is missing, which tyro and argparse complain of first; what is no slip is let be."""
+    for words, near in (
+        (["--store", "S", "--batch-siez", "3"], "--batch-siez. Did you mean --batch-size?"),
+        (["--batch_siez=3", "--stroe", "S"], "--stroe. Did you mean --store?"),
+        (["--stor", "S"], "--stor. Did you mean --store?"),  # no abbreviations
+    ):
+        with pytest.raises(SystemExit) as caught:
+            parse(words)
+        assert caught.value.code == 2
+        said = capsys.readouterr().err
+        assert f"There is no option {near}" in said
+        assert said.count("There is no option") == sum(word.startswith("--") for word in words) - ("--store" in words)
+    with pytest.raises(SystemExit):
+        parse(["--batch-size", "3"])
+    assert "There is no option" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -76,6 +123,7 @@ def test_a_parser_names_the_nearest_option(capsys: pytest.CaptureFixture[str]) -
         (["pretrain", "--preset", "demo", "--store", "s", "--out", "o", "--epcohs", "3"], 2, "--epochs"),
         (["pretrain", "--preset", "dmeo", "--out", "o"], 2, "modist-r50"),
         (["prepar"], 2, "Did you mean 'prepare'?"),
+        (["doctor", "--jsno"], 2, "Did you mean --json?"),
     ],
 )
 def test_help_and_slips_of_the_finger_need_no_torch(words: list[str], code: int, said: str) -> None:

@@ -41,8 +41,8 @@ class PlainVideosConfig:
     out: Path
     """F.parquet, a row a view, or F.safetensors. F.parts beside it keeps what is done: a killed call goes on."""
     every: float | None = None
-    """A clip every so many seconds (to the nearest stored frame), in place of the views at equal distances: then N counts clips, and V is 1 (or 3
-    with --views.spatial 3)."""
+    """A clip every so many seconds (to the nearest stored frame), in place of the views at equal distances: then N
+    counts clips, and V is 1 (or 3 with --views.spatial 3)."""
     views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=10, spatial=1))
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"

@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import psutil
 import torch
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
 from modist_pipelines.video.discovery import discover_videos
 from modist_pipelines.video.index import read_index
@@ -133,7 +133,7 @@ class StoppedWorker(Worker):
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     names = indexed_videos(options.videos)
     rows: list[ClipRow] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_pipelines.clips.backends import GpuDecoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader
@@ -106,7 +106,7 @@ def measure(store: Store, options: Options) -> list[HostRow]:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     rows = measure(Store.open(options.store), options)
     print_rows(rows)
     options.give(rows, {"host_us_per_frame": rows[-1].median}, conditions(torch.device("cpu")))

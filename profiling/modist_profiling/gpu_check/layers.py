@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.pathways import Pathways
 from modist_fast.presets import find_preset
@@ -163,9 +164,8 @@ def measure(shape: Shape, count: int, device: torch.device) -> dict[str, Any]:
 
 
 def main() -> None:
-    import tyro  # the rest serves benchmarks and tests that parse nothing
 
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     device = find_device(options.device)
     torch.backends.cudnn.benchmark = True
     rows = []

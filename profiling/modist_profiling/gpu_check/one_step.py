@@ -17,6 +17,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.host.distributed import join_world
 from modist_fast.replay import WARM_UP
 from modist_fast.watch.budget_keeper import step_flops
@@ -107,9 +108,8 @@ def timed(run: Callable[[], object], device: torch.device, steps: int) -> dict[s
 
 
 def main() -> None:
-    import tyro  # the rest serves benchmarks and tests that parse nothing
 
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     device = find_device(options.device)
     num = options.groups * options.group
     spec = {"preset": options.preset, "batch": num, "crop": options.crop, "bank": options.bank}

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
 from modist_profiling.gpu_check.page import ATTACHMENT_LIMIT_MB, DRY_RUN, machine, next_steps, write_results, write_zip
 from modist_profiling.gpu_check.runner import Folders, Result, read_figures, readable, run_stages
@@ -193,7 +193,7 @@ def check(
 def main() -> int:
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a stage ends with this process
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     folder = options.out.resolve()
     # Beside the folder, not in /tmp, which may be small.
     folders = Folders(folder, folder.with_name(f"{folder.name}-work"))

@@ -15,9 +15,9 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.watch.rates import Roofline
 from modist_kernels import flow_edges, flow_edges_reference
 from modist_profiling.frame.report import conditions, print_rows
@@ -135,7 +135,7 @@ def count_in_interpreter(size: int) -> tuple[float]:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     cv2.setNumThreads(options.threads)
     device, limits = options.start()
     rows: list[KernelRow] = []

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.watch.rates import Roofline
 from modist_kernels import queue_infonce, queue_infonce_reference
 from modist_profiling.frame.report import conditions, print_rows
@@ -273,7 +273,7 @@ def ratios_of(options: Options, rows: list[KernelRow], device: torch.device) -> 
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     device, limits = options.start()
     rows = bench_shape(options, options.batch, options.num, device, limits, full=True)
     ratios = ratios_of(options, rows, device)

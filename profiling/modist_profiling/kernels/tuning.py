@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 import triton
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
 from modist_kernels.configurations import (
     ARCHITECTURES,
@@ -185,7 +185,7 @@ def print_table(table: Table) -> None:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     if options.ahead_of_time:
         return print_ahead_of_time(options)
     table = read_table(options.entries) if options.entries else measure(options)

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
 from modist_profiling.frame.report import Report, conditions, print_rows
 from modist_profiling.frame.rows import Row, Worker, turns
@@ -227,7 +227,7 @@ def print_constants(constants: Sequence[Constants]) -> None:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     if options.batch % 4:
         raise ConfigError(f"--batch {options.batch}: two processes share it in groups of 2 or more; take 4, 8, ….")
     rows, links, sent = measure(options)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import tyro
 
+from modist_fast.commands.cli import parse_options
 from modist_fast.watch.budget_keeper import step_flops
 from modist_fast.watch.rates import count_flops
 from modist_profiling.frame.report import Report, by_table, conditions, find_device, print_rows
@@ -156,7 +156,7 @@ def launch_ratios() -> dict[str, float]:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_options(Options, description=__doc__)
     rows = step_rows(options) if options.part != "backbones" else []
     rows += backbone_rows(options) if options.part != "step" else []
     counted = launch_ratios() if options.part != "backbones" else {}
