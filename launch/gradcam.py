@@ -1,4 +1,4 @@
-"""Show where backbones look: launch/gradcam.py --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
+"""Show where backbones look: modist gradcam --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
 
 from modist_fast.commands.cli import run_cli
 from modist_fast.commands.gradcam import main

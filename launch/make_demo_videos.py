@@ -1,4 +1,4 @@
-"""Make the demo videos: python launch/make_demo_videos.py OUT"""
+"""Make the demo videos: modist make-demo-videos OUT"""
 
 from modist_fast.commands.cli import run_cli
 from modist_fast.commands.make_demo_videos import main

@@ -1,4 +1,4 @@
-"""Pre-train: torchrun --standalone --nproc-per-node N launch/pretrain.py --preset NAME --store STORE --out RUN"""
+"""Pre-train: torchrun --standalone --nproc-per-node N -m modist_fast pretrain --preset NAME --store STORE --out RUN"""
 
 from modist_fast.commands.cli import run_cli
 from modist_fast.commands.pretrain import main

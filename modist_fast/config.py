@@ -141,7 +141,7 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Pre-train MoDist on a store made by launch/prepare.py, or on raw videos."""
+    """Pre-train MoDist on a store made by modist prepare, or on raw videos."""
 
     store: Path | None
     """The store to train from."""

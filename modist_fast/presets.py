@@ -62,7 +62,7 @@ def k400_mini(store: Path | None, out: Path) -> TrainConfig:
 
 
 def demo(store: Path | None, out: Path) -> TrainConfig:
-    """A few minutes on two CPU cores, on the videos of launch/make_demo_videos.py."""
+    """A few minutes on two CPU cores, on the videos of modist make-demo-videos."""
     return TrainConfig(
         store=store,
         out=out,
@@ -89,7 +89,7 @@ def demo(store: Path | None, out: Path) -> TrainConfig:
 
 
 def small(store: Path | None, out: Path) -> TrainConfig:
-    """The small-scale proof: minutes an arm on one CPU core. launch/ablate.py prepares its stores.
+    """The small-scale proof: minutes an arm on one CPU core. modist ablate prepares its stores.
 
     docs/evidence.md has the runs that these values come from.
     """

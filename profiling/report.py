@@ -1,4 +1,4 @@
-"""A run, or two side by side, as one HTML page: python profiling/report.py RUN [RUN] [--out FILE]"""
+"""A run, or two side by side, as one HTML page: modist report RUN [RUN] [--out FILE]"""
 
 from modist_fast.commands.cli import run_cli
 from modist_profiling.report.page import main

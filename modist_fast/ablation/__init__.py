@@ -1,1 +1,1 @@
-"""The paper's ablations: arms, their runs, paired statistics, one table. launch/ablate.py is the script."""
+"""The paper's ablations: arms, their runs, paired statistics, one table. `modist ablate` runs them."""

@@ -14,7 +14,7 @@ class Arm:
     """Also the name of its folder."""
     title: str
     options: tuple[str, ...] = ()
-    """Of launch/pretrain.py, beyond those that all arms share. They name what the arm is about even where the preset
+    """Of modist pretrain, beyond those that all arms share. They name what the arm is about even where the preset
     says the same, so that an arm is the same in every preset."""
     trained: bool = True
     """False: the random initialization, its batch-norm statistics set on clips."""

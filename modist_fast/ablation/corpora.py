@@ -34,7 +34,7 @@ _SMALL_VIEWS = ("--views.temporal", "5", "--views.fit", "squash")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A linear probe: options of `launch/evaluate.py linear`."""
+    """A linear probe: options of `modist evaluate linear`."""
 
     name: str
     """Also the name of its folder."""
@@ -53,7 +53,7 @@ class Corpus:
     preparation: tuple[Job, ...] = ()
     """In this order."""
     options: tuple[str, ...] = ()
-    """Of launch/pretrain.py, for all arms: what the preset has otherwise."""
+    """Of modist pretrain, for all arms: what the preset has otherwise."""
 
 
 def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
@@ -156,7 +156,7 @@ def real_corpus(data: Path, out: Path, table: Table) -> Corpus:
 
 
 def given_corpus(store: Path, evaluations: Mapping[str, Sequence[str]]) -> Corpus:
-    """A store that is there, and evaluations in the words of `launch/evaluate.py linear`."""
+    """A store that is there, and evaluations in the words of `modist evaluate linear`."""
     return Corpus(
         name="given",
         store=store,

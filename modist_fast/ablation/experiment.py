@@ -42,7 +42,7 @@ class AblationConfig:
     store: Path | None = None
     """k400-mini, modist-r50: the store to train on. It must hold the table's motion inputs."""
     evaluate: tuple[str, ...] = ()
-    """k400-mini, modist-r50: "NAME: OPTIONS of launch/evaluate.py linear", such as "ucf101: --store UCF --train-list
+    """k400-mini, modist-r50: "NAME: OPTIONS of modist evaluate linear", such as "ucf101: --store UCF --train-list
     trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
@@ -52,7 +52,7 @@ class AblationConfig:
     processes: int = 1
     """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
     options: str = ""
-    """More options of launch/pretrain.py, for all arms alike: --options="--epochs 5", with the equals sign."""
+    """More options of modist pretrain, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
     """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
     demo_videos: int = 6000
@@ -130,7 +130,7 @@ class Ablation:
         return self.config.out / "evaluations" / evaluation.name / run.arm.name / f"seed-{run.seed}"
 
     def training(self, run: Run) -> Job:
-        """launch/pretrain.py for a run."""
+        """modist pretrain for a run."""
         folder = self.folder(run)
         words = ["--preset", self.config.preset, "--store", run.corpus.store, "--out", folder, "--seed", run.seed]
         words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options), *run.arm.options]
@@ -154,7 +154,7 @@ class Ablation:
         )
 
     def evaluation(self, run: Run, evaluation: Evaluation) -> Job:
-        """launch/evaluate.py for a run."""
+        """modist evaluate for a run."""
         folder = self.test_folder(run, evaluation)
         trained = (
             run if run.arm.trained else Run(run.corpus, next(arm for arm in self.table.arms if arm.trained), run.seed)
@@ -247,7 +247,7 @@ def _parse_evaluations(lines: Sequence[str]) -> Mapping[str, Sequence[str]]:
         name, colon, words = line.partition(":")
         if not colon or not name.strip().replace("-", "").isalnum() or name.strip() in evaluations:
             raise ConfigError(
-                f'--evaluate "{line}": write "NAME: OPTIONS of launch/evaluate.py linear", each NAME once, of letters, '
+                f'--evaluate "{line}": write "NAME: OPTIONS of modist evaluate linear", each NAME once, of letters, '
                 "digits and dashes."
             )
         evaluations[name.strip()] = shlex.split(words)

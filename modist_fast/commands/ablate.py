@@ -1,4 +1,4 @@
-"""The paper's ablations: python launch/ablate.py --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
+"""The paper's ablations: modist ablate --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""Evaluate a backbone: [torchrun … ] launch/evaluate.py linear --backbone RUN --store STORE --labels LIST --out OUT"""
+"""Evaluate a backbone: modist evaluate linear --backbone RUN --store STORE --labels LIST --out OUT"""
 
 import argparse
 import logging

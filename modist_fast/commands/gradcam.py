@@ -1,4 +1,4 @@
-"""Show where backbones look: launch/gradcam.py --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
+"""Show where backbones look: modist gradcam --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
 
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.gradcam.run import GradCamConfig, run_gradcam

@@ -1,4 +1,4 @@
-"""Make the demo videos: python launch/make_demo_videos.py OUT"""
+"""Make the demo videos: modist make-demo-videos OUT"""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Turn videos into a store: python launch/prepare.py VIDEOS --out STORE [--shard I/N, then --merge]"""
+"""Turn videos into a store: modist prepare VIDEOS --out STORE [--shard I/N, then --merge]"""
 
 import tyro
 

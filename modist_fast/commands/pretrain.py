@@ -1,4 +1,4 @@
-"""Pre-train: torchrun --standalone --nproc-per-node N launch/pretrain.py --preset NAME --store STORE --out RUN"""
+"""Pre-train: torchrun --standalone --nproc-per-node N -m modist_fast pretrain --preset NAME --store STORE --out RUN"""
 
 import argparse
 import dataclasses
@@ -70,7 +70,7 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
         log.info(
             "--source video: the motion pathway sees the %s of consecutive frames, of any window: "
             "--clips.motion-threshold is not applied, since no scores are known. Flow edges need a store "
-            "(launch/prepare.py).",
+            "(modist prepare).",
             config.motion_input,
         )
     return source

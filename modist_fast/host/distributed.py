@@ -56,8 +56,8 @@ def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Ite
     """
     if device == "auto" and (why := unusable_gpus()):
         raise ConfigError(
-            f"--device auto: {why}. Install builds that match the driver (`make install` picks them; `python -m "
-            "modist_fast doctor` says what is here), or pass --device cpu to run on the CPU."
+            f"--device auto: {why}. Install builds that match the driver (`make install` picks them; `modist "
+            "doctor` says what is here), or pass --device cpu to run on the CPU."
         )
     if timeout < 1:
         raise ConfigError(f"--collective-timeout {timeout:g}: at least 1 second.")
@@ -90,7 +90,7 @@ def _group(device: DeviceOption, timeout: timedelta) -> Iterator[World]:
         raise ConfigError(
             f"--device {device}: local rank {local_rank} needs a CUDA device of its own, but torch sees "
             f"{torch.cuda.device_count()}. Start at most that many processes (--nproc-per-node), or pass "
-            "--device cpu. `python -m modist_fast doctor` says what torch sees."
+            "--device cpu. `modist doctor` says what torch sees."
         )
     if use_cuda:
         torch.cuda.set_device(local_rank)

@@ -1,4 +1,4 @@
-"""What is installed here, what each absence costs, and the command that cures it: python -m modist_fast doctor
+"""What is installed here, what each absence costs, and the command that cures it: modist doctor
 
 Nothing is imported at the top that may be what is missing.
 """
@@ -103,14 +103,15 @@ def _torch() -> str:
 
 
 def _libraries() -> str:
-    names = ("numpy", "isal", "rich", "safetensors", "tensorboard", "tyro", "matplotlib", "PIL")
+    names = ("numpy", "isal", "rich", "safetensors", "tensorboard", "tyro", "tqdm", "psutil", "matplotlib", "PIL")
     missing = []
     for name in names:
         try:
             _import(name)
         except ImportError:
             missing.append(name)
-    _need(not missing, "absent", f"no module {', '.join(missing)}")
+    cure = f"pip install {' '.join(missing)}".replace("PIL", "pillow")
+    _need(not missing, "absent", f"no module {', '.join(missing)}", cure)
     return ", ".join(names)
 
 
@@ -120,6 +121,7 @@ def _dali() -> str:
     except ModuleNotFoundError:
         cure = "pip uninstall -y nvidia-dali && pip install nvidia-dali-cuda130"
         _need(not package_version("nvidia-dali"), "wrong", "PyPI's `nvidia-dali`, which is another package", cure)
+        _need(sys.platform == "linux", "absent", f"none is built for {sys.platform}", "Linux, or a container of it")
         raise
     with dali.Pipeline(batch_size=1, num_threads=1, device_id=None) as pipeline:
         pipeline.set_outputs(dali.fn.constant(idata=[3]))
@@ -237,7 +239,6 @@ def _raft() -> str:
     return ", ".join(cached)
 
 
-_ALL = "python -m pip install -c constraints.txt -e '.[dali,dev]'"
 _TORCHCODEC = "pip install torchcodec, and FFmpeg's shared libraries (such as apt install ffmpeg)"
 _RAFT = "python -c \"from torchvision.models import get_weight as w; w('Raft_Large_Weights.C_T_V1').get_state_dict()\""
 
@@ -250,7 +251,7 @@ PARTS = (
     _Part("H.264 encoder", _h264_encoder, "no demo videos; your own need none", "pip install --force-reinstall av"),
     _Part("OpenCV", _opencv, "no flow and no resizing", "pip install --force-reinstall opencv-python-headless", True),
     _Part("pyarrow", partial(_module, "pyarrow"), "stores cannot be read or written", "pip install pyarrow", True),
-    _Part("other libraries", _libraries, "launch scripts do not start", _ALL, True),
+    _Part("other libraries", _libraries, "the commands do not start", "", True),
     _Part("kernels", _kernels, "the loss and flow edges do not run", "unset MODIST_KERNELS_BACKEND", True),
     _Part("gloo", partial(_collectives, "gloo"), "one process only on a CPU", "pip install --force-reinstall torch"),
     _Part("bf16 on this CPU", _bf16, "training on this CPU computes in fp32", "a CPU with AVX512-BF16 or AMX"),

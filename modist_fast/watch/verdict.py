@@ -108,7 +108,7 @@ def _data(summary: Mapping[str, Any], cost: float, straggler: Straggler | None) 
     advice = {
         "plan": "give each process more cores",
         "read": "put the data on a faster disk or nearer, or raise --loader.prefetch where reads are late but not slow",
-        "decode": "train from a store (launch/prepare.py) instead of raw videos"
+        "decode": "train from a store (modist prepare) instead of raw videos"
         if raw
         else "raise --loader.num-threads (and OMP cores), or prepare with a smaller --short-side",
     }
@@ -120,7 +120,7 @@ def _checkpoint(summary: Mapping[str, Any], cost: float, straggler: Straggler | 
 
 
 def _loss(summary: Mapping[str, Any], cost: float, straggler: Straggler | None) -> Sentences:
-    advice = "the kernel tables (profiling/bench_loss.py) say what it should take; --objective.bank-size decides"
+    advice = "the kernel tables (modist bench loss) say what it should take; --objective.bank-size decides"
     return "loss", f"{_percent(cost)} of the step is the loss over the banks", advice
 
 

@@ -1,6 +1,6 @@
 """The step budget out of Nsight Systems: `nsys stats` tables to phases, by rank.
 
-python profiling/nsys_budget.py RUN/profile [--json FILE]
+modist nsys-budget RUN/profile [--json FILE]
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """How far the kernels and the clips' graphs are from their float64 definitions on this machine, as a table.
 
-    python profiling/parity.py                                 # the GPU if there is one, else the CPU paths
-    python profiling/parity.py --device cuda --json parity.json
+    modist parity                                 # the GPU if there is one, else the CPU paths
+    modist parity --device cuda --json parity.json
 
 Exits with 1 where a figure is beyond its bound.
 """

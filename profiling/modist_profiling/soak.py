@@ -1,6 +1,6 @@
 """Train for some epochs and watch from outside: memory and file descriptors must stay as they are.
 
-    python profiling/soak.py --store STORE --out RUN [--epochs 3] [--processes 2] [--json FILE] [-- pretrain options]
+    modist soak --store STORE --out RUN [--epochs 3] [--processes 2] [--json FILE] [-- pretrain options]
 
 The first epoch is the warm-up: allocators and file caches fill. Then the second epoch is compared with the rest.
 Exit code 1 where memory grew by more than --tolerance or file descriptors were left open.
@@ -192,7 +192,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tolerance", type=float, default=0.02, help="growth of resident memory that passes")
     parser.add_argument("--interval", type=float, default=0.25, help="seconds between two looks")
     parser.add_argument("--json", type=Path, help="write all samples there")
-    parser.add_argument("pretrain", nargs="*", help="options for launch/pretrain.py, after --")
+    parser.add_argument("pretrain", nargs="*", help="options for modist pretrain, after --")
     options = parser.parse_args()
     if options.epochs < 3:
         raise ConfigError(f"--epochs {options.epochs}: one to warm up and two to compare are needed, 3 at least.")

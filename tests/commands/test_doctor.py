@@ -72,7 +72,7 @@ def test_this_machine_trains_on_its_cpu(capsys):
         ("NVML", "pynvml", "nvidia-ml-py"),
         ("nvtx", "nvtx", "pip install nvtx"),
         ("CuPy", "cupy", "pip install cupy-cuda13x"),
-        ("other libraries", "tyro", ".[dali,dev]"),
+        ("other libraries", "tyro", "pip install tyro"),
         ("RAFT weights", "torchvision", "get_weight"),
     ],
 )

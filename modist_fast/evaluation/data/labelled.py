@@ -28,7 +28,7 @@ class LabelledConfig:
     """Which videos, and what is known of them."""
 
     store: Path | None = None
-    """A store made by launch/prepare.py; or else --videos."""
+    """A store made by modist prepare; or else --videos."""
     videos: Path | None = None
     """A folder of videos, decoded as they are."""
     labels: Path | None = None
@@ -128,7 +128,7 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
         ConfigError, DataError: options that do not fit, no videos, no labels, a list that contradicts itself.
     """
     if (config.store is None) == (config.videos is None):
-        raise ConfigError("Pass one of --store STORE (made by launch/prepare.py) and --videos FOLDER.")
+        raise ConfigError("Pass one of --store STORE (made by modist prepare) and --videos FOLDER.")
     entries = _entries(config)
     if config.store is not None:
         source: ClipSource = Store.open(config.store)

@@ -1,6 +1,6 @@
 """The data plane against its peers: the same clips from the same videos, in turns.
 
-    python profiling/bench_pipeline.py --videos DIR [--store STORE] [--json FILE] [--plot FILE]
+    modist bench pipeline --videos DIR [--store STORE] [--json FILE] [--plot FILE]
 
 A sample is two RGB clips (8 frames, stride 8) and two motion clips (16, stride 4) of random start, cropped to 224.
 Rows: our store, our raw source, and torchcodec, PyAV, decord2 and OpenCV under a DataLoader with torchvision's v2

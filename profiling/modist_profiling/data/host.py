@@ -1,6 +1,6 @@
 """What the host does for a frame besides decoding and augmenting it: plan, read, hand over to DALI.
 
-    python profiling/bench_host.py --store STORE [--batch-size 32] [--steps 20] [--rounds 5] [--json FILE]
+    modist bench host --store STORE [--batch-size 32] [--steps 20] [--rounds 5] [--json FILE]
 
 CPU time of one thread, for the graph that a GPU runs (here DALI's CPU build of it, whose own run is taken off): what
 one process must do for each frame however fast the accelerator decodes. A GPU that takes 1000 samples of 48 frames a

@@ -47,7 +47,7 @@ def next_steps(results: Sequence[Result], folder: Path, dry_run: bool) -> list[s
     """What to do now."""
     steps = []
     if bad := [result.stage.name for result in results if not result.is_good]:
-        again = f"python profiling/gpu_check.py --out {folder.name} --skip-done{' --dry-run' if dry_run else ''}"
+        again = f"modist bench gpu-check --out {folder.name} --skip-done{' --dry-run' if dry_run else ''}"
         steps.append(
             f"Not ok, or not run yet: {', '.join(bad)}. The reason is in the table, all of it in `logs/`; "
             f"each command can be run by itself. After a cure, or with more time, `{again}` runs these and no others."
@@ -60,7 +60,7 @@ def next_steps(results: Sequence[Result], folder: Path, dry_run: bool) -> list[s
         "paths of your machine; read them first if that matters to you."
     )
     tables = [result.stage.makes[0] for result in results if _is_kernel_table(result)]
-    commands = [f"python profiling/tune_kernels.py --entries {folder.name}/{name} --write" for name in tables]
+    commands = [f"modist tune-kernels --entries {folder.name}/{name} --write" for name in tables]
     if commands:
         steps.append(f"Use the launch configurations that were fastest here: `{' && '.join(commands)}`.")
     return steps

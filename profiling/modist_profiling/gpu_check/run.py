@@ -1,11 +1,11 @@
 """Everything that only a GPU can show, in one folder that can be attached to an issue: `make gpu-check` runs it.
 
-    python profiling/gpu_check.py                      # on a machine with a GPU: about an hour
-    python profiling/gpu_check.py --only first         # what settles most: kernels, layers, one step
-    python profiling/gpu_check.py --deadline 540       # as much as fits; then, as often as need be:
-    python profiling/gpu_check.py --deadline 540 --skip-done
-    python profiling/gpu_check.py --dry-run            # anywhere: every stage that can, tiny, on the CPU
-    python profiling/gpu_check.py --list               # the stages and their commands
+    modist bench gpu-check                      # on a machine with a GPU: about an hour
+    modist bench gpu-check --only first         # what settles most: kernels, layers, one step
+    modist bench gpu-check --deadline 540       # as much as fits; then, as often as need be:
+    modist bench gpu-check --deadline 540 --skip-done
+    modist bench gpu-check --dry-run            # anywhere: every stage that can, tiny, on the CPU
+    modist bench gpu-check --list               # the stages and their commands
 
 In a checkout that is not installed, PYTHONPATH=.:kernels:pipelines:profiling before it. Kernels, layers and steps, the
 doctor, the tests marked gpu, the errors of kernels and graphs against float64, the benchmarks at the paper's shapes,
@@ -84,7 +84,7 @@ def setting_of(options: Options) -> Setting:
     if num == 0 and not options.dry_run and not options.list:
         raise ConfigError(
             "torch sees no CUDA device here, and this check is of GPUs. Run it where `nvidia-smi` lists one (is torch "
-            "a CUDA build, is CUDA_VISIBLE_DEVICES empty? `python -m modist_fast doctor` says), or pass --dry-run "
+            "a CUDA build, is CUDA_VISIBLE_DEVICES empty? `modist doctor` says), or pass --dry-run "
             "to run every stage small on the CPU."
         )
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if num else 0.0

@@ -1,7 +1,7 @@
 """Flow to edge maps: this project's pass against OpenCV, plain torch, kornia and, on a GPU, CuPy.
 
-    python profiling/bench_edges.py
-    python profiling/bench_edges.py --sweep --json edges.json --csv edges.csv --plot edges.png
+    modist bench edges
+    modist bench edges --sweep --json edges.json --csv edges.csv --plot edges.png
 
 The baseline is OpenCV on the CPU (magnitude, two Sobel filters, magnitude, clamp, uint8, mean), plain torch on a
 GPU. All get the same float32 flow and return uint8 maps and scores.

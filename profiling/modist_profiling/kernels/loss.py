@@ -1,7 +1,7 @@
 """The loss over the memory banks, forward and backward: this project's against plain torch and other libraries.
 
-    python profiling/bench_loss.py                 # CPU or GPU, under two minutes on 2 cores
-    python profiling/bench_loss.py --sweep --json loss.json --csv loss.csv --plot loss.png
+    modist bench loss                 # CPU or GPU, under two minutes on 2 cores
+    modist bench loss --sweep --json loss.json --csv loss.csv --plot loss.png
 
 The baseline is the naive formulation: four MoCo losses, each with its own logits (B, N). All providers get the same
 fp16 bank; "fp32 bank kept" is given an fp32 copy outside the measurement, which saves it the conversion and

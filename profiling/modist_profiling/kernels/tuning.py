@@ -1,10 +1,10 @@
 """Refresh the launch configurations of the kernels (kernels/modist_kernels/configurations.json).
 
-    python profiling/tune_kernels.py --write           # on a GPU: time the candidates, take over the fastest
-    python profiling/tune_kernels.py --json table.json # the same into a file, which elsewhere
-    python profiling/tune_kernels.py --entries table.json --write   # takes over
-    python profiling/tune_kernels.py --ahead-of-time   # anywhere: what the shipped entries use of each chip
-    python profiling/tune_kernels.py --ahead-of-time --candidates --architecture 90
+    modist tune-kernels --write           # on a GPU: time the candidates, take over the fastest
+    modist tune-kernels --json table.json # the same into a file, which elsewhere
+    modist tune-kernels --entries table.json --write   # takes over
+    modist tune-kernels --ahead-of-time   # anywhere: what the shipped entries use of each chip
+    modist tune-kernels --ahead-of-time --candidates --architecture 90
 
 Nothing is tuned at start-up: a table keeps two runs identical, and a new Triton from silently choosing otherwise.
 """

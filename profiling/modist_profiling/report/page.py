@@ -1,4 +1,4 @@
-"""A run, or two side by side, as one HTML page: python profiling/report.py RUN [RUN] [--out FILE]
+"""A run, or two side by side, as one HTML page: modist report RUN [RUN] [--out FILE]
 
 The page needs no network, and can be made while the run goes on.
 """
@@ -153,7 +153,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a launch/pretrain.py")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the --out of a modist pretrain")
     parser.add_argument("--out", type=Path, help="the page; without it report.html in the first RUN")
     options = parser.parse_args()
     if len(options.runs) > 2:

@@ -70,7 +70,7 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ReportError(
-            f"{path} does not exist, so there is nothing to report. Give the --out of a launch/pretrain.py that took "
+            f"{path} does not exist, so there is nothing to report. Give the --out of a modist pretrain that took "
             "at least one step."
         )
     columns = _columns(_lines(path, ("seconds", "samples_per_s")))

@@ -1,7 +1,7 @@
 """One process against two: strong and weak scaling on this machine, bytes sent, and the model next to the measurement.
 
-    python profiling/bench_scaling.py                       # some minutes on 2 cores; CPU figures only
-    python profiling/bench_scaling.py --json scaling.json
+    modist bench scaling                       # some minutes on 2 cores; CPU figures only
+    modist bench scaling --json scaling.json
 
 Steps of a preset on made-up batches: modist_fast.step.TrainingStep, as pretrain.py runs it, under torchrun on gloo.
 Data is bench_pipeline.py's. Each process computes with one thread, alone or in company, so that two have twice the

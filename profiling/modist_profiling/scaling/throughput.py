@@ -1,6 +1,6 @@
 """A model of throughput on GPUs, not a measurement: Markdown tables of stages, bottlenecks and scaling.
 
-    python profiling/model_throughput.py [--store STORE] [--json FILE] [--host-us-per-frame 15 ...]
+    modist model-throughput [--store STORE] [--json FILE] [--host-us-per-frame 15 ...]
 
 Arithmetic is counted by torch on the nets themselves; frame sizes are those of the options, or of --store.
 """
@@ -32,7 +32,7 @@ from modist_profiling.scaling.throughput_model import (
 LOCAL_BATCH = 8
 NUM_GPUS = (1, 2, 4, 8, 16, 64, 512)
 # (crop, short side of the store, its mean JPEG in bytes). Sizes: mean over RGB frames and edges of stores made by
-# launch/prepare.py of real videos, 3 of Kinetics' kind at 256 pixels and 120 of UCF101 at 144.
+# modist prepare of real videos, 3 of Kinetics' kind at 256 pixels and 120 of UCF101 at 144.
 SIZES = ((224, 256, 22_800), (128, 144, 5_640))
 ASPECT = 4 / 3
 # Raw videos of Kinetics as it is passed around: 340x256, ten seconds. Bytes of the file over the 48 frames used.

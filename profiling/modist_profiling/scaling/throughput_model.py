@@ -60,11 +60,11 @@ class Assumptions:
     DALI's default share is the best one for the engines of an A100."""
     pcie_share: float = 0.8
     host_us_per_frame: float = 15.0
-    """profiling/bench_host.py measures it. Python runs it on one core at a time."""
+    """modist bench host measures it. Python runs it on one core at a time."""
     augment_passes: float = 8.0
     """Times that the clips' float32 bytes cross the GPU's memory: resize, blur in two passes, colour, copy."""
     raw_amplification: float = 4.6
-    """Frames decoded for one used, from raw video: profiling/bench_pipeline.py, key frames 250 apart."""
+    """Frames decoded for one used, from raw video: modist bench pipeline, key frames 250 apart."""
     network_gbs: float = 50.0
     """Between nodes, one direction, for each GPU: 400 Gb/s."""
     gpus_per_node: int = 8

@@ -1,7 +1,7 @@
 """One training step: this project's against the method written plainly, and what each of its choices is worth.
 
-    python profiling/bench_step.py                          # CPU or GPU, some minutes on 2 cores
-    python profiling/bench_step.py --json step.json --plot step.png
+    modist bench step                          # CPU or GPU, some minutes on 2 cores
+    modist bench step --json step.json --plot step.png
 
 Part one, `step`: R3D-18 on 8 × 128² clips and 16 × 128² edge maps, one process. The baseline is plain_step.py; the
 rows below it add one choice after another, the last is modist_fast.step.TrainingStep, as pretrain.py runs it.
