@@ -180,7 +180,7 @@ def test_failures_are_reported_and_stop_nothing(tmp_path: Path) -> None:
     page = (folder / "README.md").read_text()
     assert "**6 of 8 stages are not ok: fails, hangs, writes nothing, inaccurate, unreadable, depends**" in page
     assert "planted words" in (folder / "logs" / "fails.log").read_text()
-    assert "`python profiling/gpu_check.py --out check --skip-done`" in page
+    assert "`modist bench gpu-check --out check --skip-done`" in page
     assert DRY_RUN not in page
 
 
