@@ -1,18 +1,25 @@
 """The commands as functions, for notebooks and other people's code. `modist_fast` itself offers them by name.
 
 They raise ConfigError and DataError with the words of the commands, and never end the process. Each makes a world of
-one process, or joins that which torchrun describes, and leaves it.
+one process, or joins that which torchrun describes, and leaves it. Random numbers, the settings of cuDNN and OpenCV,
+memory and files are then as they were found.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
+import torch
 from torch import nn
 
 from modist_fast.commands.pretrain import open_source
 from modist_fast.config import TrainConfig, check
+from modist_fast.errors import ConfigError, did_you_mean
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig
 from modist_fast.evaluation.frozen.features import FeaturesConfig
@@ -23,10 +30,13 @@ from modist_fast.evaluation.preprocess import Preprocess
 from modist_fast.evaluation.results import write_result
 from modist_fast.host.choices import DeviceOption
 from modist_fast.host.distributed import World, join_world
+from modist_fast.run.options import as_typed
 from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import Watcher
 
 StrPath = str | PathLike[str]
+Options = TypeVar("Options")
+_OWN = ("store", "videos", "labels")
 
 
 def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
@@ -44,29 +54,63 @@ def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
         ConfigError: options that cannot work, a directory that holds a run, a loss that is not finite.
         DataError: no store, no videos.
     """
-    with join_world(config.device, config.collective_timeout) as world:
+    config = as_typed(config)
+    with _visit(config.device, config.collective_timeout) as world:
         check(config, world.size)
-        watcher = (_bar() if progress else _silent) if isinstance(progress, bool) else progress
-        Trainer(config, world, open_source(config, world.device), watcher).run()
+        Trainer(config, world, open_source(config, world.device), _watcher(progress, "step")).run()
     return config.out
 
 
-def _bar() -> Watcher:
+@contextmanager
+def _visit(device: DeviceOption, timeout: float) -> Iterator[World]:
+    """`join_world`, after which the process is as it was found."""
+    benchmark, threads = torch.backends.cudnn.benchmark, cv2.getNumThreads()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(gpus), join_world(device, timeout) as world:
+            yield world
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        cv2.setNumThreads(threads)
+        gc.collect()  # nets and stores hold themselves in circles, and with them memory and open files
+
+
+def _options(kind: type[Options], own: Sequence[str], **options: Any) -> Options:
+    """`kind` of these options, with the errors that the command line gives.
+
+    Args:
+        own: arguments that the caller has beside them.
+    """
+    known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"There is no option {name}.{did_you_mean(name, [*known, *own])}")
+    return as_typed(kind(**options))
+
+
+def _watcher(progress: bool | Callable[..., None], unit: str) -> Callable[..., None]:
+    if isinstance(progress, bool):
+        return _bar(unit) if progress else _silent
+    return progress
+
+
+def _bar(unit: str) -> Callable[..., None]:
     from tqdm.auto import tqdm
 
-    bar = tqdm(unit="step", smoothing=0.05)
+    bar = tqdm(unit=unit, smoothing=0.05)
 
-    def show(step: int, num_steps: int, row: Mapping[str, Any]) -> None:
-        bar.total = num_steps
-        bar.set_postfix({"loss": f"{row['loss']:.3f}", "top-1": f"{row['top1_visual']:.0%}"}, refresh=False)
-        bar.update(step - bar.n)
-        if step == num_steps:
+    def show(done: int, in_all: int, row: Mapping[str, Any] | None = None) -> None:
+        bar.total = in_all
+        if row:
+            bar.set_postfix({"loss": f"{row['loss']:.3f}", "top-1": f"{row['top1_visual']:.0%}"}, refresh=False)
+        bar.update(done - bar.n)
+        if done == in_all:
             bar.close()
 
     return show
 
 
-def _silent(step: int, num_steps: int, row: Mapping[str, Any]) -> None:
+def _silent(*shown: Any) -> None:
     pass
 
 
@@ -95,7 +139,7 @@ def evaluate_linear(
     Raises:
         ConfigError, DataError: as the command.
     """
-    config = LinearConfig(**_common(backbone, out, store, videos, labels, device), **options)
+    config = _options(LinearConfig, _OWN, **_common(backbone, out, store, videos, labels, device), **options)
     return _evaluate(config, run_linear)
 
 
@@ -114,7 +158,7 @@ def knn(
     Args:
         options: fields of `KnnEvaluationConfig`: knn=KnnConfig(k=…), views=ViewsConfig(…), …
     """
-    config = KnnEvaluationConfig(**_common(backbone, out, store, videos, labels, device), **options)
+    config = _options(KnnEvaluationConfig, _OWN, **_common(backbone, out, store, videos, labels, device), **options)
     return _evaluate(config, run_knn)
 
 
@@ -133,7 +177,7 @@ def _common(
 
 def _evaluate(config: Any, run: Callable[[Any, World], dict[str, Any]]) -> dict[str, Any]:
     assert isinstance(config, FrozenConfig)
-    with join_world(config.device, config.collective_timeout) as world:
+    with _visit(config.device, config.collective_timeout) as world:
         result = run(config, world)
         if world.is_main:
             write_result(config.out, result)
@@ -147,7 +191,7 @@ def features(
     folder: StrPath,
     every: float | None = None,
     device: DeviceOption = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] = True,
     **options: Any,
 ) -> FeatureTable:
     """Features of videos that need no labels, as `modist features` writes them.
@@ -157,7 +201,7 @@ def features(
         videos: a folder, a store, a file, or several files.
         folder: keeps what is computed, so that a second call computes only what is new.
         every: a clip every so many seconds, in place of ten at equal distances.
-        progress: called with the shards of 16 videos that are done, and all of them.
+        progress: a bar, silence, or a function that is called with the shards of 16 videos that are done, and all.
         options: fields of `PlainVideosConfig`: views=ViewsConfig(…).
 
     Returns:
@@ -167,7 +211,9 @@ def features(
         ConfigError, DataError: no backbone, no video.
     """
     paths = (videos,) if isinstance(videos, str | PathLike) else tuple(videos)
-    config = PlainVideosConfig(
+    config = _options(
+        PlainVideosConfig,
+        ("folder", "progress"),
         videos=tuple(map(Path, paths)),
         network=BackboneConfig(backbone=str(backbone)),
         out=Path(folder) / "features.parquet",
@@ -176,8 +222,8 @@ def features(
         device=device,
         **options,
     )
-    with join_world(device, config.collective_timeout) as world:
-        return run_features(config, world, progress)
+    with _visit(config.device, config.collective_timeout) as world:
+        return run_features(config, world, _watcher(progress, "shard"))
 
 
 def load_backbone(path: StrPath) -> nn.Module:

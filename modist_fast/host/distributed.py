@@ -52,12 +52,18 @@ def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Ite
 
     Raises:
         ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
-            torch cannot use; on gloo, a rank that did not come to a collective in time.
+            torch cannot use; a process that is in a group already; on gloo, a rank that did not come to a collective
+            in time.
     """
     if device == "auto" and (why := unusable_gpus()):
         raise ConfigError(
             f"--device auto: {why}. Install builds that match the driver (`make install` picks them; `modist "
             "doctor` says what is here), or pass --device cpu to run on the CPU."
+        )
+    if dist.is_initialized():
+        raise ConfigError(
+            "This process is in a process group already, and a run makes its own. Leave it first: "
+            "torch.distributed.destroy_process_group()."
         )
     if timeout < 1:
         raise ConfigError(f"--collective-timeout {timeout:g}: at least 1 second.")

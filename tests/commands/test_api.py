@@ -1,14 +1,19 @@
 """The commands as functions: what a notebook does, in one process, twice, and without an end of it."""
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +25,8 @@ import modist_fast
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.frozen.features import FeaturesConfig
+from modist_fast.run.options import as_typed
+from modist_pipelines.errors import DataError
 from modist_pipelines.store.reader import Store
 from tests.commands.launching import REPOSITORY, run_script
 from tests.evaluation.evaluation_sets import demo_rows, write_list
@@ -49,6 +56,8 @@ def run(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained from Python; what it showed lies beside it."""
     out = tmp_path_factory.mktemp("api") / "run"
     seen: list[tuple[int, int, float]] = []
+    torch.backends.cudnn.benchmark = True
+    found = state()
     before = signal.getsignal(signal.SIGTERM)
     path = modist_fast.pretrain(
         config_of(demo_store, out), progress=lambda step, total, row: seen.append((step, total, row["loss"]))
@@ -58,7 +67,23 @@ def run(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert all(np.isfinite(loss) for *_, loss in seen)
     assert signal.getsignal(signal.SIGTERM) is before
     assert not dist.is_initialized()
+    assert state() == found
+    torch.backends.cudnn.benchmark = False
     return out
+
+
+def state() -> tuple[object, ...]:
+    """What a call must leave as it was."""
+    files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return (
+        torch.get_rng_state().tolist(),
+        torch.backends.cudnn.benchmark,
+        torch.get_num_threads(),
+        cv2.getNumThreads(),
+        [*logging.getLogger().handlers, *logging.getLogger("modist").handlers],
+        logging.getLogger("modist").level,
+        sorted(path for path in files if path.endswith(".bin")),  # of stores
+    )
 
 
 def test_a_bar_is_shown_and_a_second_run_fits_into_the_process(
@@ -82,8 +107,54 @@ def test_errors_are_the_commands_own(run: Path, demo_store: Path, tmp_path: Path
     assert " ".join(str(caught.value).split()) in " ".join(said.stderr.split())
     with pytest.raises(ConfigError, match="already holds a run"):
         modist_fast.pretrain(replace(config_of(demo_store, run)), progress=False)
+    labels = write_list(tmp_path / "labels.csv", demo_rows(demo_store))
+    found = state()
+    base = config_of(demo_store, tmp_path / "bad")
+    magnitude = replace(base, clips=replace(base.clips, motion_input="magnitude"))
+    with pytest.raises(DataError, match="holds no 'magnitude'"):
+        modist_fast.pretrain(magnitude, progress=False)
+    with pytest.raises(ConfigError, match=r"There is no option labls\. Did you mean labels\?"):
+        modist_fast.evaluate_linear(run, tmp_path / "linear", store=demo_store, labls=labels)
+    with pytest.raises(ConfigError, match=r"--recipe sdg: one of lbfgs, sgd\. Did you mean sgd\?"):
+        modist_fast.evaluate_linear(run, tmp_path / "linear", store=demo_store, labels=labels, recipe="sdg")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigError, match="in a process group already"):
+            modist_fast.knn(run, tmp_path / "knn", store=demo_store, labels=labels)
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
+    assert state() == found
     with pytest.raises(ConfigError, match="does not exist"):
         modist_fast.features(tmp_path / "nothing", demo_store.parent / "videos", folder=tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("", {"device": "gpu"}, "--device gpu: one of auto, cpu, cuda"),  # it ran on the CPU
+        ("", {"resume": "yes"}, "--resume yes: one of no, auto"),
+        ("", {"batch_size": "8"}, "--batch-size '8': int is wanted, not str"),
+        ("", {"max_steps": 2.5}, "--max-steps 2.5: int or None is wanted, not float"),
+        ("optim", {"name": "sdg"}, "--optim.name sdg: one of sgd, lars. Did you mean sgd?"),
+        ("objective", {"shuffle_bn": 1}, "--objective.shuffle-bn 1: bool is wanted, not int"),
+        ("clips", {"augmentation": None}, "--clips.augmentation None: Augmentation is wanted, not NoneType"),
+    ],
+)
+def test_what_the_command_line_cannot_even_read_is_refused(
+    tmp_path: Path, part: str, values: dict[str, Any], message: str
+) -> None:
+    config = config_of(tmp_path / "store", tmp_path / "run")
+    bad = replace(config, **({part: replace(getattr(config, part), **values)} if part else values))
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        modist_fast.pretrain(bad, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", modist_fast.presets.PRESETS.values())
+def test_presets_are_as_the_command_line_makes_them(recipe: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing of them is refused, and text is as good as a Path."""
+    assert as_typed(recipe(str(tmp_path), "out")) == recipe(tmp_path, Path("out"))
 
 
 def test_scores_are_those_of_the_command(run: Path, demo_store: Path, tmp_path: Path) -> None:
@@ -123,7 +194,7 @@ def test_features_of_plain_videos(run: Path, demo_store: Path, tmp_path: Path) -
             fps = float(container.streams.video[0].average_rate or 0)
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         # The frames on show at the times that the table says, as a video of their own, whose middle is all of it.
-        shown = frames[(np.linspace(*times, 8) * fps + 1e-6).astype(int)].repeat(8, axis=0)[: 7 * 8 + 1]
+        shown = frames[(np.linspace(times[0], times[1], 8) * fps + 1e-6).astype(int)].repeat(8, axis=0)[: 7 * 8 + 1]
         with torch.no_grad():
             expected = net(net.preprocess(shown))  # pyright: ignore[reportCallIssue]
             middle = net(net.preprocess(frames, fps))  # pyright: ignore[reportCallIssue]
