@@ -20,13 +20,13 @@ PATHS = os.pathsep.join(str(REPOSITORY / name) for name in (".", "kernels", "pip
 
 
 def modist(
-    *words: object, setup: str = "", path: str = PATHS, cwd: Path = REPOSITORY
+    *words: object, setup: str = "", path: str = PATHS, cwd: Path = REPOSITORY, flags: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """The console script's own call, in a process of its own; `setup` runs before."""
+    """The console script's own call, in a process of its own; `setup` runs before, `flags` are Python's."""
     code = f"{setup}\nimport sys; sys.argv = ['modist', *{[str(word) for word in words]}]\n"
     code += "from modist_fast.__main__ import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *flags, "-c", code],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
         capture_output=True,
@@ -135,16 +135,6 @@ def test_help_and_slips_of_the_finger_need_no_torch(words: list[str], code: int,
 
 
 @pytest.mark.slow
-def test_a_machine_without_dali_imports_and_the_doctor_says_what_it_costs() -> None:
-    """As macOS and aarch64 are, for which there are no wheels of DALI and NVTX."""
-    missing = without("nvidia.dali", "nvtx", "pynvml", "cupy")
-    done = modist("doctor", setup=f"{missing}\nimport modist_fast.trainer, modist_pipelines.clips.loader")
-    assert "dali" in done.stdout.lower(), done.stderr
-    assert "Traceback" not in done.stderr
-    assert any(line.startswith(("absent", "wrong")) and "dali" in line.lower() for line in done.stdout.splitlines())
-
-
-@pytest.mark.slow
 def test_kernels_stand_alone() -> None:
     """A loop of one's own wants the fused loss, and none of the packages for videos."""
     missing = without("nvidia", "tyro", "av", "cv2", "pyarrow", "rich", "nvtx", "modist_fast", "modist_pipelines")
@@ -167,27 +157,51 @@ def test_kernels_stand_alone() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
-def test_a_wheel_has_the_commands(tmp_path: Path) -> None:
-    """Built, unpacked elsewhere and called from another working directory: the whole way but the training."""
-    copy = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`modist` of a wheel that is unpacked elsewhere, called in another folder; nothing leads to the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, site = folder / "source", folder / "site"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if not name.startswith("tests/") and (REPOSITORY / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((REPOSITORY / name).read_bytes())
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPOSITORY / name).read_bytes())
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run(
-        [*install, "--target", tmp_path / "site", copy], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*install, "--target", site, source], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    site = tmp_path / "site"
     assert (site / "bin" / "modist").is_file()
     assert (site / "modist_kernels" / "configurations.json").is_file()
-    where = "import modist_fast, modist_profiling.report.page as page\nfor one in (modist_fast, page): "
-    where += f"assert one.__file__.startswith({str(site)!r})"
-    made = modist("make-demo-videos", "videos", "--num-videos", 8, setup=where, path=str(site), cwd=tmp_path)
+    # -S leaves out the .pth files, by which an editable install finds the checkout.
+    packages = [name for name in sys.path if Path(name).name in ("site-packages", "dist-packages")]
+    call = partial(modist, cwd=folder, flags=("-S",))
+    assert "No module named 'modist_fast'" in call("--version", path=os.pathsep.join(packages)).stderr
+    return partial(call, path=os.pathsep.join([str(site), *packages]))
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_commands(wheel: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """The whole way but the training, and what a name of the roof leads to."""
+    assert "bench gpu-check" in wheel("--help").stdout
+    made = wheel("make-demo-videos", "videos", "--num-videos", 8)
     assert made.returncode == 0, made.stderr
-    done = modist("prepare", "videos", "--out", "store", "--short-side", 72, path=str(site), cwd=tmp_path)
+    done = wheel("prepare", "videos", "--out", "store", "--short-side", 72)
     assert done.returncode == 0, done.stderr
     assert "8 videos" in done.stdout
+    done = wheel("report", "store")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_without_dali_imports_and_its_doctor_says_what_it_costs(
+    wheel: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """As on macOS and aarch64, for which there are no wheels of DALI and NVTX."""
+    missing = without("nvidia.dali", "nvtx", "pynvml", "cupy")
+    imports = "import modist_fast, modist_fast.api, modist_fast.trainer, modist_pipelines.clips.loader"
+    done = wheel("doctor", setup=f"{missing}\n{imports}")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert any(line.startswith("absent  DALI") for line in done.stdout.splitlines())
+    assert "Training does not run without: DALI." in done.stdout
