@@ -234,12 +234,13 @@ def load_backbone(path: StrPath) -> nn.Module:
 
     Returns:
         The net; `net.card` says what it expects, and `net.preprocess` turns decoded frames, (N, H, W, 3) uint8, into
-        its clip: see `Preprocess`.
+        its clip: see `Preprocess`. A card that does not say how long and how large a clip is has no `preprocess`.
 
     Raises:
         ConfigError: nothing there that can be read.
     """
     opened = open_backbone(BackboneConfig(backbone=str(path)))
     opened.net.card = opened.card  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    opened.net.preprocess = Preprocess(opened.card)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    if opened.card.keys() >= {"crop_size", "num_frames", "stride"}:
+        opened.net.preprocess = Preprocess(opened.card)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return opened.net

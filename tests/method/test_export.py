@@ -135,7 +135,7 @@ def test_truncated_weights(exported, share):
 
 def test_missing_weights(exported):
     exported.unlink()
-    with pytest.raises(ConfigError, match=r"backbone\.safetensors cannot be read"):
+    with pytest.raises(ConfigError, match=r"backbone\.safetensors does not exist"):
         modist_fast.load_backbone(exported)
 
 
