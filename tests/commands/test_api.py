@@ -1,5 +1,6 @@
 """The commands as functions: what a notebook does, in one process, twice, and without an end of it."""
 
+import gc
 import json
 import logging
 import os
@@ -57,7 +58,7 @@ def run(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("api") / "run"
     seen: list[tuple[int, int, float]] = []
     torch.backends.cudnn.benchmark = True
-    found = state()
+    found, shards = state(), open_shards()
     before = signal.getsignal(signal.SIGTERM)
     path = modist_fast.pretrain(
         config_of(demo_store, out), progress=lambda step, total, row: seen.append((step, total, row["loss"]))
@@ -68,13 +69,13 @@ def run(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert signal.getsignal(signal.SIGTERM) is before
     assert not dist.is_initialized()
     assert state() == found
+    assert open_shards() <= shards
     torch.backends.cudnn.benchmark = False
     return out
 
 
 def state() -> tuple[object, ...]:
     """What a call must leave as it was."""
-    files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
     return (
         torch.get_rng_state().tolist(),
         torch.backends.cudnn.benchmark,
@@ -82,8 +83,14 @@ def state() -> tuple[object, ...]:
         cv2.getNumThreads(),
         [*logging.getLogger().handlers, *logging.getLogger("modist").handlers],
         logging.getLogger("modist").level,
-        sorted(path for path in files if path.endswith(".bin")),  # of stores
     )
+
+
+def open_shards() -> set[str]:
+    """Files of stores that this process holds; what earlier tests have let go may close at any moment."""
+    gc.collect()
+    names = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return {path for path in map(os.path.realpath, names) if path.endswith(".bin")}
 
 
 def test_a_bar_is_shown_and_a_second_run_fits_into_the_process(
@@ -108,7 +115,7 @@ def test_errors_are_the_commands_own(run: Path, demo_store: Path, tmp_path: Path
     with pytest.raises(ConfigError, match="already holds a run"):
         modist_fast.pretrain(replace(config_of(demo_store, run)), progress=False)
     labels = write_list(tmp_path / "labels.csv", demo_rows(demo_store))
-    found = state()
+    found, shards = state(), open_shards()
     base = config_of(demo_store, tmp_path / "bad")
     magnitude = replace(base, clips=replace(base.clips, motion_input="magnitude"))
     with pytest.raises(DataError, match="holds no 'magnitude'"):
@@ -125,6 +132,7 @@ def test_errors_are_the_commands_own(run: Path, demo_store: Path, tmp_path: Path
     finally:
         dist.destroy_process_group()
     assert state() == found
+    assert open_shards() <= shards
     with pytest.raises(ConfigError, match="does not exist"):
         modist_fast.features(tmp_path / "nothing", demo_store.parent / "videos", folder=tmp_path / "f")
 
