@@ -35,7 +35,7 @@ test-oldest: .venv-oldest/.installed
 
 .venv-oldest/.installed: setup.py constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	$(OLDEST) -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dali,dev]'
+	$(OLDEST) -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dali,onnx,hub,dev]'
 	touch $@
 
 # For the inner loop: without the tests that start processes of their own.

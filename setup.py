@@ -65,6 +65,9 @@ setup(
         # NVIDIA apex is built from source: see README. `make install` takes the one that the driver can use.
         "gpu": ["cupy-cuda13x>=13.6"],
         "gpu-cuda12": ["cupy-cuda12x>=13.6"],
+        # modist convert --to onnx, and --to huggingface.
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
+        "hub": ["huggingface_hub>=0.27"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         "dev": [
@@ -74,6 +77,8 @@ setup(
             "hypothesis>=6.120",
             "scikit-learn>=1.6",  # the peer of the linear classifier
             "scipy>=1.14",
+            "timm>=1.0",  # a source of weights
+            "onnxruntime>=1.20",
             "ruff>=0.9",
             "pyright>=1.1.390",
             "interrogate>=1.7",  # share of public names that have a docstring

@@ -17,6 +17,8 @@ COMMANDS = {
     "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
     "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised"),
     "features": (f"{_FAST}.features", "features of videos that need no labels, as a file"),
+    "predict": (f"{_FAST}.predict", "classes of videos, by a classifier that evaluate trained"),
+    "convert": (f"{_FAST}.convert", "a backbone from one library's file to another's, or to a graph"),
     "gradcam": (f"{_FAST}.gradcam", "where backbones look, as pictures and a film"),
     "ablate": (f"{_FAST}.ablate", "the paper's ablation tables"),
     "report": (f"{_ROOF}.report.page", "a run, or two side by side, as one HTML page"),

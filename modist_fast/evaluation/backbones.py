@@ -5,17 +5,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
-from modist_fast.models import ResNet, build_visual
+from modist_fast.host.choices import Inflation
+from modist_fast.models import BACKBONES, ResNet, build_visual
 from modist_fast.models.resnet import Arch
 from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
 from modist_fast.watch.finite import flaw_of
+from modist_fast.weights.reading import read_weights
 
 _EXPORT = "backbone.safetensors"
 _VISUAL = "online.visual."  # the visual pathway's place in a checkpoint
@@ -27,12 +30,16 @@ class BackboneConfig:
     """Which network."""
 
     backbone: str
-    """A run directory, an exported backbone.safetensors, a checkpoint step-*.pt, "random", or "random:RUN" for a
-    network shaped as that run's. Random networks get their batch-norm statistics from clips of the training videos."""
+    """A run directory, an exported backbone.safetensors, a checkpoint step-*.pt or checkpoints/latest, weights of other
+    people (docs/weights.md), "random", or "random:RUN" for a network shaped as that run's. Random networks get their
+    batch-norm statistics from clips of the training videos."""
     arch: Arch = "r50"
     """Of a random network."""
     width: int = 64
     """Channels of a random network's first convolution."""
+    inflation: Inflation = "mean"
+    """How a net of pictures becomes one of clips. mean: each tap in time has its weights, divided by their number;
+    centre: the middle tap alone has them."""
 
 
 @dataclass
@@ -75,6 +82,8 @@ def open_backbone(config: BackboneConfig, seed: int = 0) -> Backbone:
     if name == RANDOM:
         return _random(config, run, seed)
     path = Path(config.backbone)
+    if path.name == "latest" and path.parent.name == "checkpoints":
+        path = checkpoint.latest(path.parent.parent) or path
     if path.is_dir():
         if (path / _EXPORT).is_file():
             path = path / _EXPORT
@@ -82,13 +91,26 @@ def open_backbone(config: BackboneConfig, seed: int = 0) -> Backbone:
             path = newest
         else:
             raise ConfigError(f"--backbone {path} holds neither {_EXPORT} nor a checkpoint: it is no run directory.")
-    if path.suffix == ".pt":
-        return _from_checkpoint(path)
     if not path.is_file():
         raise ConfigError(
-            f"--backbone {config.backbone} does not exist. Give a run directory, a {_EXPORT}, a checkpoint, or random."
+            f"--backbone {config.backbone} does not exist. Give a run directory, a {_EXPORT}, a checkpoint, weights of "
+            "PySlowFast, PyTorchVideo, torchvision, timm or MoCo, or random."
         )
-    return Backbone(load_backbone(path), read_card(path), f"exported: {path}")
+    if checkpoint.is_one(path):
+        return _from_checkpoint(path)
+    if path.suffix == ".safetensors" and (path.with_suffix(".json").is_file() or _has_our_names(path)):
+        return Backbone(load_backbone(path), read_card(path), f"exported: {path}")
+    found = read_weights(path, config.inflation)
+    return Backbone(found.net, found.card, f"converted: {path}")
+
+
+def _has_our_names(path: Path) -> bool:
+    """Whether a .safetensors file without a card is one of ours that has lost it."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "stages.res2.0.residual.conv_a.weight" in file.keys()  # noqa: SIM118, no mapping
+    except (OSError, SafetensorError):
+        return True  # load_backbone says what is wrong with it
 
 
 def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
@@ -102,7 +124,7 @@ def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
     return Backbone(net, card, f"random {card['arch']} of width {card['width']}, seed {seed}", is_random=True)
 
 
-def _build(arch: Arch, width: int, seed: int) -> ResNet:
+def _build(arch: str, width: int, seed: int) -> ResNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_visual(arch, width).eval()
@@ -126,7 +148,7 @@ def _from_checkpoint(path: Path) -> Backbone:
         state = checkpoint.read_undamaged(path, torch.device("cpu"))
         card = visual_card(state["config"]) | {"steps": state["step"]}
         tensors = {key.removeprefix(_VISUAL): value for key, value in state["model"].items() if key.startswith(_VISUAL)}
-        if card["arch"] not in get_args(Arch):
+        if card["arch"] not in BACKBONES:
             raise ValueError(f"arch {card['arch']!r}")
         net = _build(card["arch"], card["width"], 0)
         net.load_state_dict(tensors)

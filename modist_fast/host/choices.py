@@ -6,3 +6,5 @@ DeviceOption = Literal["auto", "cpu", "cuda"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
 COLLECTIVE_TIMEOUT = 1800.0
 """Seconds: longer than any rank's reading of videos, fit or export that the others wait for, and less than a night."""
+Inflation = Literal["mean", "centre"]
+WeightsFormat = Literal["modist", "pyslowfast", "pytorchvideo", "torchvision", "onnx", "torch-export", "huggingface"]

@@ -1,6 +1,7 @@
 """The networks of the two pathways."""
 
 from modist_fast.models.heads import ProjectionHead
-from modist_fast.models.resnet import ResNet, build_motion, build_visual
+from modist_fast.models.resnet import ResNet, build_motion
+from modist_fast.models.table import BACKBONES, build_visual
 
-__all__ = ["ProjectionHead", "ResNet", "build_motion", "build_visual"]
+__all__ = ["BACKBONES", "ProjectionHead", "ResNet", "build_motion", "build_visual"]

@@ -57,7 +57,8 @@ class GroupBatchNorm(_BatchNorm):
             y = F.batch_norm(frames, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
             y = y if added is None else y.add_(added)
             y = F.relu_(y) if relu else y
-        return y if x.dim() == 2 else y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        # x.shape[0], for len(x) would fix the batch of an exported net.
+        return y if x.dim() == 2 else y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
 def _frames(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from modist_fast.models.norm import GroupBatchNorm
 
 Arch = Literal["r50", "r18"]
 # Temporal kernel of conv1, then of res2 to res5.
-_VISUAL_KERNELS = (5, 1, 1, 3, 3)
+VISUAL_KERNELS = (5, 1, 1, 3, 3)
 _MOTION_KERNELS = (1, 1, 1, 1, 1)
 
 
@@ -106,13 +106,29 @@ class ResNet(nn.Module):
         in_channels: 3 for RGB, 1 for motion maps.
         width: channels of conv1; res2 to res5 have 1, 2, 4 and 8 times as many.
         temporal_kernels: of conv1 and of res2 to res5.
+        stem_stride: of conv1, in time.
+        colours: a net's own normalization of R, G and B, behind ours; see `Colours`.
     """
 
-    def __init__(self, arch: Arch, in_channels: int, width: int, temporal_kernels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        arch: Arch,
+        in_channels: int,
+        width: int,
+        temporal_kernels: tuple[int, ...],
+        stem_stride: int = 2,
+        colours: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         stem_kernel, *stage_kernels = temporal_kernels
+        self.colours = colours
         self.stem = Stem(
-            in_channels, width, (stem_kernel, 7, 7), stride=2, padding=(stem_kernel // 2, 3, 3), bias=False
+            in_channels,
+            width,
+            (stem_kernel, 7, 7),
+            stride=(stem_stride, 2, 2),
+            padding=(stem_kernel // 2, 3, 3),
+            bias=False,
         )
         self.stem_norm = GroupBatchNorm(width)
         self.pool = FramePool()
@@ -149,16 +165,13 @@ class ResNet(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32): the output of res5."""
+        if self.colours is not None:
+            x = self.colours(x)
         return self.stages(self.pool(self.stem_norm(self.stem(x), relu=True)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D): features averaged over time and space."""
         return self.feature_map(x).mean(dim=(2, 3, 4))
-
-
-def build_visual(arch: Arch, width: int = 64) -> ResNet:
-    """The visual pathway: (B, 3, T, H, W) to (B, 2048 or 512 at width 64)."""
-    return ResNet(arch, in_channels=3, width=width, temporal_kernels=_VISUAL_KERNELS)
 
 
 def build_motion(arch: Arch, width: int = 8) -> ResNet:

@@ -124,6 +124,19 @@ def _newest_first(folder: Path) -> list[Path]:
     return [path for _, path in sorted(named, reverse=True)]
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file is a checkpoint of this program: by its name, whole or not, or by what is in it."""
+    if _NAME.fullmatch(path.name):
+        return True
+    if path.suffix != ".pt":
+        return False
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch.load raises whatever its unpickler meets
+        return False
+    return isinstance(found, dict) and found.keys() >= {"format", "step", "config", "model"}
+
+
 def kept(out: Path) -> str:
     """In a sentence, the checkpoint from which the run in `out` can go on."""
     link = folder_of(out) / _LATEST

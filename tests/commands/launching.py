@@ -27,6 +27,19 @@ def run_script(name: str, *arguments: object, processes: int | None = None) -> s
     )
 
 
+def run_command(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `modist NAME` as a user does who has the wheel."""
+    return subprocess.run(
+        [sys.executable, "-m", "modist_fast", name, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
+
+
 def script_command(name: str, *arguments: object, processes: int | None = None) -> list[str]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     launcher = torchrun if processes else []

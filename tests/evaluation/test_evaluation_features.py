@@ -108,11 +108,11 @@ def test_run_export_and_checkpoint_give_the_same_features(
 
 
 def test_what_is_no_backbone_is_named(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "step-1.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "step-00000001.pt").write_bytes(b"no checkpoint")
     for name, words in (
         (tmp_path, "neither backbone.safetensors nor a checkpoint"),
         (tmp_path / "x.safetensors", "does not exist"),
-        (tmp_path / "step-1.pt", "no checkpoint that can be read"),
+        (tmp_path / "step-00000001.pt", "no checkpoint that can be read"),
         (f"random:{tmp_path}", "no run directory"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -255,7 +255,7 @@ def test_a_video_passes_data_features_and_scores_once(
     count(passes, monkeypatch, session, "open_labelled", lambda labelled, *_: range(len(labelled)))
     count(passes, monkeypatch, session, "make_folds", of_folds)
     count(passes, monkeypatch, session, "extract", lambda found, extraction, *_: extraction.videos)
-    count(passes, monkeypatch, tasks, "linear_probabilities", lambda found, frozen, config, train, fit, test: test)
+    count(passes, monkeypatch, tasks, "linear_probabilities", lambda found, frozen, config, fitted, test: test)
     count(passes, monkeypatch, tasks, "classification", of_test)
     if planted is not None:
         module = session if hasattr(session, planted) else tasks

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone, open_backbone
+from modist_fast.evaluation.backbones import Backbone, digest_of, open_backbone
+from modist_fast.evaluation.classifier_file import NAME, SavedClassifier
 from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import (
     Fold,
@@ -40,7 +40,6 @@ from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, refuse_flaw
 from modist_fast.run.files import FINETUNING, traces
 from modist_fast.run.options import plain
-from modist_fast.run.tensor_files import write_tensors
 
 log = logging.getLogger("modist")
 _OF_A_SHARE = ("num_test", "num_odd", "top1", "top5", "interval", "interval_over_groups", "folds", "training", "videos")
@@ -194,7 +193,7 @@ def _fingerprint(opened: _Opened, train: np.ndarray) -> str:
 
 
 def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> None:
-    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors: "weight" (K, D), "bias" (K,), the classes."""
+    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors for `modist predict`."""
     spec, labelled = opened.spec, opened.labelled
     card = {
         **opened.backbone.card,
@@ -207,7 +206,8 @@ def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> 
         "finetune_steps": trained.steps,
     }
     card = {name: value for name, value in card.items() if name not in ("format", "version")}
-    linear, linear_path = model.linear.state_dict(), out / "linear.safetensors"
-    refuse_flaw(linear, linear_path, trained.steps)
-    export_backbone(model.backbone, out / "backbone.safetensors", card)
-    write_tensors(linear_path, linear, {"classes": json.dumps(labelled.classes)})
+    linear, path = model.linear, out / "backbone.safetensors"
+    refuse_flaw(linear.state_dict(), out / NAME, trained.steps)
+    export_backbone(model.backbone, path, card)
+    digest, views = digest_of(model.backbone.state_dict()), opened.config.views
+    SavedClassifier(linear.weight, linear.bias, labelled.classes, False, "softmax", path.name, digest, views).write(out)

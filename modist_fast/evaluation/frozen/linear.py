@@ -61,6 +61,15 @@ class Linear(NamedTuple):
         found[..., self.classes] = scores.softmax(dim=-1).numpy(force=True)
         return found
 
+    def on_features(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """(K, D) weights and (K,) biases on x itself, or x / |x|; classes that had no sample are out of reach."""
+        weight = torch.zeros(num_classes, len(self.weight), dtype=torch.float64)
+        bias = torch.full((num_classes,), -torch.inf, dtype=torch.float64)
+        scaled = self.scale[:, None] * self.weight
+        weight[self.classes] = scaled.T.cpu()
+        bias[self.classes] = (self.bias - self.shift @ scaled).cpu()
+        return weight, bias
+
 
 class _Prepared(NamedTuple):
     x: Tensor

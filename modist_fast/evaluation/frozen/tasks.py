@@ -1,14 +1,16 @@
 """The evaluations of a frozen backbone: linear, low-shot, kNN and retrieval."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.classifier_file import SavedClassifier
 from modist_fast.evaluation.data.splits import Fold, low_shot_subset
 from modist_fast.evaluation.frozen.features import Extraction, extract
-from modist_fast.evaluation.frozen.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
+from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, SgdConfig, fit_lbfgs, fit_sgd
 from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
 from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, features_folder, open_frozen, training_clip
 from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
@@ -60,7 +62,20 @@ def run_linear(config: LinearConfig, world: World) -> dict[str, Any]:
     """The linear classifier of every fold, and beside it what the shape of the frames alone tells."""
     frozen, train = _with_training_features(open_frozen(config, world), config)
     labelled, odd, folds = frozen.labelled, frozen.odd, frozen.counted()
-    probabilities = frozen.classify(folds, lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
+    fitted: list[Linear] = []
+
+    def scored(fit: np.ndarray, test: np.ndarray) -> np.ndarray:
+        fitted.append(fit_linear(frozen, config, train, fit))
+        return linear_probabilities(frozen, config, fitted[-1], test)
+
+    probabilities = frozen.classify(folds, scored)
+    if world.is_main:
+        if len(folds) > 1:  # each fold's classifier has seen a part: the one that is kept has seen all
+            videos = np.unique(
+                np.concatenate([video for fold in folds for video in (fold.train, frozen.usable(fold.test))])
+            )
+            fitted.append(fit_linear(frozen, config, train, videos))
+        _save(frozen, config, fitted[-1])
     shapes = frozen.classify(folds, lambda fit, test: shape_probabilities(labelled, fit, test))
     result = frozen.result("linear") | classification(labelled, odd, folds, probabilities, config.seed)
     videos = np.concatenate([fold.test for fold in folds])
@@ -79,7 +94,10 @@ def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
         for draw in range(config.subsets if share < 1 else 1):
             seed = config.seed + draw
             folds = [fold._replace(train=low_shot_subset(fold.train, labelled.labels, share, seed)) for fold in whole]
-            found = frozen.classify(folds, lambda fit, test: linear_probabilities(frozen, config, train, fit, test))
+            found = frozen.classify(
+                folds,
+                lambda fit, test: linear_probabilities(frozen, config, fit_linear(frozen, config, train, fit), test),
+            )
             row = classification(labelled, frozen.odd, folds, found, config.seed)
             del row["confusion"], row["classes"]
             name = f"{100 * share:g} %, subset {seed}"
@@ -105,27 +123,45 @@ def _with_training_features(frozen: Frozen, config: LinearConfig) -> tuple[Froze
     return replace(frozen, odd={**frozen.odd, **damaged}), features  # where no view was damaged, a clip may be
 
 
-def linear_probabilities(
-    frozen: Frozen, config: LinearConfig, train: np.ndarray, fit: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Train on some videos, and give (m, K) probabilities of others.
+def fit_linear(frozen: Frozen, config: LinearConfig, train: np.ndarray, fit: np.ndarray) -> Linear:
+    """Train on some videos.
 
     Args:
         train: (N, V, D) features that training takes.
+        fit: (n,) videos.
     """
-    labels, device = frozen.labelled.labels, frozen.world.device
-    average = config.average
-    if average == "auto":
-        average = "features" if config.recipe == "lbfgs" else "softmax"
-    samples, tested = train[fit], frozen.features[test]
-    if average == "features":
-        samples, tested = samples.mean(axis=1, keepdims=True), tested.mean(axis=1, keepdims=True)
+    labels, device, samples = frozen.labelled.labels, frozen.world.device, train[fit]
+    if _average(config) == "features":
+        samples = samples.mean(axis=1, keepdims=True)
     if config.recipe == "lbfgs":
         flat = samples.reshape(-1, samples.shape[-1])
-        classifier = fit_lbfgs(flat, np.repeat(labels[fit], samples.shape[1]), config.lbfgs, device)
-    else:
-        classifier = fit_sgd(samples, labels[fit], config.sgd, device, config.seed)
-    return classifier.probabilities(tested, len(frozen.labelled.classes)).mean(axis=1)
+        return fit_lbfgs(flat, np.repeat(labels[fit], samples.shape[1]), config.lbfgs, device)
+    return fit_sgd(samples, labels[fit], config.sgd, device, config.seed)
+
+
+def linear_probabilities(frozen: Frozen, config: LinearConfig, fitted: Linear, test: np.ndarray) -> np.ndarray:
+    """(m, K) probabilities of (m,) videos."""
+    tested = frozen.features[test]
+    if _average(config) == "features":
+        tested = tested.mean(axis=1, keepdims=True)
+    return fitted.probabilities(tested, len(frozen.labelled.classes)).mean(axis=1)
+
+
+def _average(config: LinearConfig) -> str:
+    if config.average == "auto":
+        return "features" if config.recipe == "lbfgs" else "softmax"
+    return config.average
+
+
+def _save(frozen: Frozen, config: LinearConfig, fitted: Linear) -> None:
+    """OUT/linear.safetensors, for `modist predict`."""
+    classes, backbone = frozen.labelled.classes, config.network.backbone
+    weight, bias = fitted.on_features(len(classes))
+    path = backbone if frozen.backbone.is_random else str(Path(backbone).absolute())
+    digest = frozen.backbone.digest()
+    found = SavedClassifier(weight, bias, classes, fitted.unit, _average(config), path, digest, config.views)
+    config.out.mkdir(parents=True, exist_ok=True)
+    found.write(config.out)
 
 
 def run_knn(config: KnnEvaluationConfig, world: World) -> dict[str, Any]:

@@ -5,13 +5,7 @@ import torch
 
 from modist_fast.errors import ConfigError
 from modist_fast.models import ResNet, build_motion, build_visual
-from modist_fast.models.convert import (
-    Conversion,
-    from_pyslowfast,
-    from_pytorchvideo,
-    to_pyslowfast,
-    to_pytorchvideo,
-)
+from modist_fast.weights.names import PYSLOWFAST, PYTORCHVIDEO, Conversion
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -106,41 +100,41 @@ def block_names(depths: tuple[int, ...], layers: str, shortcut_in_res2: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("arch", "convert", "known"),
+    ("arch", "naming", "known"),
     [
-        ("r50", to_pyslowfast, PYSLOWFAST_R50),
-        ("r18", to_pyslowfast, PYSLOWFAST_R18),
-        ("r50", to_pytorchvideo, PYTORCHVIDEO_R50),
+        ("r50", PYSLOWFAST, PYSLOWFAST_R50),
+        ("r18", PYSLOWFAST, PYSLOWFAST_R18),
+        ("r50", PYTORCHVIDEO, PYTORCHVIDEO_R50),
     ],
 )
-def test_known_names(arch, convert, known):
+def test_known_names(arch, naming, known):
     with torch.device("meta"):
-        converted = convert(build_visual(arch).state_dict())
+        converted = naming.theirs(build_visual(arch).state_dict())
     assert {name: tuple(converted[name].shape) for name in known if name in converted} == known
 
 
 def test_all_names_of_pyslowfast():
     with torch.device("meta"):
         r50, r18 = build_visual("r50").state_dict(), build_visual("r18").state_dict()
-    assert set(to_pyslowfast(r50)) == block_names((3, 4, 6, 3), "abc", shortcut_in_res2=True)
-    assert set(to_pyslowfast(r18)) == block_names((2, 2, 2, 2), "ab", shortcut_in_res2=False)
+    assert set(PYSLOWFAST.theirs(r50)) == block_names((3, 4, 6, 3), "abc", shortcut_in_res2=True)
+    assert set(PYSLOWFAST.theirs(r18)) == block_names((2, 2, 2, 2), "ab", shortcut_in_res2=False)
 
 
 @pytest.mark.parametrize(
-    ("arch", "there", "back"),
+    ("arch", "naming"),
     [
-        ("r50", to_pyslowfast, from_pyslowfast),
-        ("r18", to_pyslowfast, from_pyslowfast),
-        ("r50", to_pytorchvideo, from_pytorchvideo),
+        ("r50", PYSLOWFAST),
+        ("r18", PYSLOWFAST),
+        ("r50", PYTORCHVIDEO),
     ],
 )
-def test_round_trips(arch, there, back):
+def test_round_trips(arch, naming):
     source, target = scrambled(arch, width=8), scrambled(arch, width=8, seed=1)
     ours = source.state_dict()
-    peers = there(ours)
+    peers = naming.theirs(ours)
     assert len(peers) == len(ours)  # each of our names has a name of its own there
     assert not set(peers) & set(ours)
-    conversion = back(peers, target)
+    conversion = naming.ours(peers, target)
     assert conversion.complete
     assert not conversion.unexpected
     assert list(conversion.state) == list(ours)
@@ -152,7 +146,7 @@ def test_round_trips(arch, there, back):
         target.load_state_dict(conversion.state)
         assert torch.equal(source(clips), target(clips))
 
-    again = there(conversion.state)
+    again = naming.theirs(conversion.state)
     assert list(again) == list(peers)
     assert all(torch.equal(again[name], peers[name]) for name in peers)
 
@@ -160,10 +154,10 @@ def test_round_trips(arch, there, back):
 def test_published_slow_r50_fits_but_for_conv1_and_its_classifier():
     """PyTorchVideo's slow_r50 has a 1×7² conv1 and a classifier of 400 classes."""
     net = scrambled("r50", width=8)
-    peers = to_pytorchvideo(net.state_dict())
+    peers = PYTORCHVIDEO.theirs(net.state_dict())
     peers["blocks.0.conv.weight"] = torch.zeros(8, 3, 1, 7, 7)
     peers |= {"blocks.5.proj.weight": torch.zeros(400, 256), "blocks.5.proj.bias": torch.zeros(400)}
-    conversion = from_pytorchvideo(peers, net)
+    conversion = PYTORCHVIDEO.ours(peers, net)
     assert conversion == Conversion(
         state=conversion.state,
         missing=[],
@@ -179,12 +173,12 @@ def test_published_slow_r50_fits_but_for_conv1_and_its_classifier():
 
 def test_every_fault_is_named():
     net = scrambled("r18", width=8)
-    peers = to_pyslowfast(net.state_dict())
+    peers = PYSLOWFAST.theirs(net.state_dict())
     del peers["s4.pathway0_res1.branch2.a_bn.bias"]
     peers["s3.pathway0_res0.branch1.weight"] = torch.zeros(16, 9, 1, 1, 1)
     peers["head.projection.weight"] = torch.zeros(4, 64)
     peers["s2.pathway1_res0.branch2.a.weight"] = torch.zeros(1)  # a Fast pathway's
-    conversion = from_pyslowfast(peers, net)
+    conversion = PYSLOWFAST.ours(peers, net)
     assert conversion.missing == ["stages.res4.1.residual.norm_a.bias"]
     assert conversion.mismatched == {"stages.res3.0.shortcut.conv.weight": ((16, 9, 1, 1, 1), (16, 8, 1, 1, 1))}
     assert conversion.unexpected == ["head.projection.weight", "s2.pathway1_res0.branch2.a.weight"]
@@ -194,22 +188,18 @@ def test_every_fault_is_named():
 def test_conversion_leaves_the_net_alone():
     net = scrambled("r18", width=8)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    from_pyslowfast(to_pyslowfast(scrambled("r18", width=8, seed=1).state_dict()), net)
+    PYSLOWFAST.ours(PYSLOWFAST.theirs(scrambled("r18", width=8, seed=1).state_dict()), net)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_unusable_input():
     r18 = scrambled("r18", width=8)
-    with pytest.raises(ConfigError, match="no residual network of basic blocks"):
-        to_pytorchvideo(r18.state_dict())
-    with pytest.raises(ConfigError, match="no residual network of basic blocks"):
-        from_pytorchvideo({}, r18)
     with pytest.raises(ConfigError, match=r"'module\.stem\.weight'"):
-        to_pyslowfast({f"module.{name}": tensor for name, tensor in r18.state_dict().items()})
+        PYSLOWFAST.theirs({f"module.{name}": tensor for name, tensor in r18.state_dict().items()})
 
 
 def test_motion_backbones_convert_as_well():
     net = build_motion("r50")
-    conversion = from_pyslowfast(to_pyslowfast(net.state_dict()), net)
+    conversion = PYSLOWFAST.ours(PYSLOWFAST.theirs(net.state_dict()), net)
     assert conversion.complete
     assert not conversion.unexpected
