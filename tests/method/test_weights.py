@@ -237,7 +237,7 @@ def test_a_net_of_clips_as_one_of_pictures(tmp_path: Path) -> None:
     flat = torchvision.models.resnet18()
     missing = flat.load_state_dict(torch.load(tmp_path / "flat.pth", weights_only=True), strict=False)
     assert (missing.missing_keys, missing.unexpected_keys) == (["fc.weight", "fc.bias"], [])
-    flat.fc = nn.Identity()
+    flat.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     clip = still_clip(64)[1]
     with torch.no_grad():
         middle = net.double().feature_map(clip)[:, :, 16].mean(dim=(2, 3))

@@ -1,0 +1,67 @@
+"""What README.md and docs/ promise: the Python runs, links lead somewhere, commands are there."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import modist_fast
+from modist_fast.__main__ import COMMANDS, find
+from tests.commands.launching import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+    if page.name == "README.md":
+        assert len(local) > 10, "the reader of links is blind"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_there(page: Path) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    called = [re.split(r"(?:^|\s)(?:modist|-m modist_fast) ", line, maxsplit=1) for line in lines]
+    words = [parts[1].split() for parts in called if len(parts) == 2 and not parts[1].startswith("-")]
+    for found in words:
+        assert find(found)[0] in COMMANDS
+    if page.name == "README.md":
+        assert len(words) == 5, "the reader of commands is blind"
+
+
+def test_readme_is_short() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(demo_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = modist_fast.presets.demo(demo_store, tmp_path / "RUN")
+    short = replace(base, device="cpu", precision="fp32", max_steps=2, batch_size=8, group_size=4)
+    modist_fast.pretrain(replace(short, model=replace(base.model, visual_width=8)), progress=False)
+    videos = tmp_path / "VIDEOS"
+    videos.mkdir()
+    for path in sorted((demo_store.parent / "videos").rglob("*.mp4"))[:2]:
+        (videos / path.name).write_bytes(path.read_bytes())
+    with av.open(str(next(videos.iterdir()))) as file:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(PAGES[0], "python")
+    said: dict[str, Any] = {"frames": frames}
+    with torch.no_grad():
+        exec(compile(code, "README.md", "exec"), said)
+    assert said["features"].shape == (1, 64)
+    assert said["table"].names == sorted(path.name for path in videos.iterdir())
+    # The clip and the features of a folder are of the same videos, by the same net.
+    assert said["table"].features.shape == (2, 10, 64)
