@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": (f"{_FAST}.convert", "a backbone from one library's file to another's, or to a graph"),
     "gradcam": (f"{_FAST}.gradcam", "where backbones look, as pictures and a film"),
     "ablate": (f"{_FAST}.ablate", "the paper's ablation tables"),
+    "reproduce": (f"{_FAST}.reproduce", "a figure of the paper as a gate: runs what it needs, passes or fails"),
     "report": (f"{_ROOF}.report.page", "a run, or two side by side, as one HTML page"),
     "doctor": (f"{_FAST}.doctor", "what is installed here, and what each absence costs"),
     "make-demo-videos": (f"{_FAST}.make_demo_videos", "the made-up videos alone"),
@@ -68,22 +69,21 @@ def find(words: list[str]) -> tuple[str, list[str]]:
 
 def main() -> None:
     """The console script."""
+    from modist_fast.commands.cli import run_cli
+
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
         print(__version__)
         return
     bare = [word for word in words if word not in ("-h", "--help")]
     if not bare or (bare == ["bench"]):
-        print(overview("bench" if bare else ""))
-        return
+        run_cli(lambda: print(overview("bench" if bare else "")))
     try:
         name, rest = find(words)
     except LookupError as error:
         print(f"{overview()}\n\n{error}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"modist {name}", *rest]
-    from modist_fast.commands.cli import run_cli
-
     run_cli(importlib.import_module(COMMANDS[name][0]).main)
 
 

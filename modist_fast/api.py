@@ -24,7 +24,7 @@ from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig
 from modist_fast.evaluation.frozen.features import FeaturesConfig
 from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideosConfig, run_features
-from modist_fast.evaluation.frozen.session import FrozenConfig
+from modist_fast.evaluation.frozen.session import FrozenConfig, Progress
 from modist_fast.evaluation.frozen.tasks import KnnEvaluationConfig, LinearConfig, run_knn, run_linear
 from modist_fast.evaluation.preprocess import Preprocess
 from modist_fast.evaluation.results import write_result
@@ -36,7 +36,7 @@ from modist_fast.watch.metrics import Watcher
 
 StrPath = str | PathLike[str]
 Options = TypeVar("Options")
-_OWN = ("store", "videos", "labels")
+_OWN = ("store", "videos", "labels", "progress")
 
 
 def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
@@ -122,6 +122,7 @@ def evaluate_linear(
     videos: StrPath | None = None,
     labels: StrPath | None = None,
     device: DeviceOption = "auto",
+    progress: bool | Progress = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Train and score a linear classifier on frozen features, as `modist evaluate linear` does.
@@ -131,6 +132,8 @@ def evaluate_linear(
         out: takes result.json, confusion.png and the features.
         store, videos: where the frames come from; one of the two.
         labels: a list with columns path, label, split; without one, folders are the labels.
+        progress: a bar, silence, or a function that is called with the shards of 16 videos whose features are done, and
+            all.
         options: fields of `LinearConfig`: views=ViewsConfig(…), split=SplitConfig(…), recipe="sgd", …
 
     Returns:
@@ -140,7 +143,7 @@ def evaluate_linear(
         ConfigError, DataError: as the command.
     """
     config = _options(LinearConfig, _OWN, **_common(backbone, out, store, videos, labels, device), **options)
-    return _evaluate(config, run_linear)
+    return _evaluate(config, run_linear, progress)
 
 
 def knn(
@@ -151,6 +154,7 @@ def knn(
     videos: StrPath | None = None,
     labels: StrPath | None = None,
     device: DeviceOption = "auto",
+    progress: bool | Progress = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Classify by the nearest training videos, as `modist evaluate knn` does; arguments as for `evaluate_linear`.
@@ -159,7 +163,7 @@ def knn(
         options: fields of `KnnEvaluationConfig`: knn=KnnConfig(k=…), views=ViewsConfig(…), …
     """
     config = _options(KnnEvaluationConfig, _OWN, **_common(backbone, out, store, videos, labels, device), **options)
-    return _evaluate(config, run_knn)
+    return _evaluate(config, run_knn, progress)
 
 
 def _common(
@@ -175,10 +179,10 @@ def _common(
     return {"out": Path(out), "network": BackboneConfig(backbone=str(backbone)), "data": data, "device": device}
 
 
-def _evaluate(config: Any, run: Callable[[Any, World], dict[str, Any]]) -> dict[str, Any]:
+def _evaluate(config: Any, run: Callable[..., dict[str, Any]], progress: bool | Progress) -> dict[str, Any]:
     assert isinstance(config, FrozenConfig)
     with _visit(config.device, config.collective_timeout) as world:
-        result = run(config, world)
+        result = run(config, world, _watcher(progress, "shard"))
         if world.is_main:
             write_result(config.out, result)
     return result
@@ -191,7 +195,7 @@ def features(
     folder: StrPath,
     every: float | None = None,
     device: DeviceOption = "auto",
-    progress: bool | Callable[[int, int], None] = True,
+    progress: bool | Progress = True,
     **options: Any,
 ) -> FeatureTable:
     """Features of videos that need no labels, as `modist features` writes them.

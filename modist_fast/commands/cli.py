@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import textwrap
@@ -30,13 +31,31 @@ def run_cli(main: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
     try:
         code = main() or 0
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        code = 0  # `| head` has seen enough
     except (ConfigError, DataError) as error:
         _print_once(str(error))
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    finally:
+        if _reader_left():  # what is still to be written goes nowhere, and is no error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _reader_left() -> bool:
+    """Whether whoever read standard output has gone."""
+    try:
+        place = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # none, or not a file
+        return False
+    found = select.poll()
+    found.register(place, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in found.poll(0))
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, **more: Any) -> Options:

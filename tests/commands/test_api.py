@@ -168,7 +168,16 @@ def test_presets_are_as_the_command_line_makes_them(recipe: Callable[..., Any], 
 def test_scores_are_those_of_the_command(run: Path, demo_store: Path, tmp_path: Path) -> None:
     labels = write_list(tmp_path / "labels.csv", demo_rows(demo_store))
     views = ViewsConfig(temporal=2, spatial=1)
-    found = modist_fast.evaluate_linear(run, tmp_path / "linear", store=demo_store, labels=labels, views=views)
+    seen: list[tuple[int, int]] = []
+    found = modist_fast.evaluate_linear(
+        run,
+        tmp_path / "linear",
+        store=demo_store,
+        labels=labels,
+        views=views,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 2), (2, 2)]  # shards of 16 videos
     words = ["--views.temporal", 2, "--views.spatial", 1, "--out", tmp_path / "command", "--device", "auto"]
     said = run_script("evaluate.py", "linear", "--backbone", run, "--store", demo_store, "--labels", labels, *words)
     assert said.returncode == 0, said.stderr

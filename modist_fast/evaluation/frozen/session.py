@@ -40,6 +40,7 @@ from modist_pipelines.plan import ClipPlan
 log = logging.getLogger("modist")
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 Answer = TypeVar("Answer")
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +152,11 @@ def describe(
     }
 
 
-def open_frozen(config: FrozenConfig, world: World) -> Frozen:
+def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = None) -> Frozen:
     """Open backbone and videos, check the split, and compute the features that are not there yet.
+
+    Args:
+        progress: called with the shards of features that are done and all of this process's.
 
     Raises:
         ConfigError, DataError: what the user can mend.
@@ -175,6 +179,7 @@ def open_frozen(config: FrozenConfig, world: World) -> Frozen:
         lambda video: plan_views(spec, labelled.info(video), grid),
         "test",
         labelled.usable(),
+        progress,
     )
     features, damaged = extract(extraction, config.features, features_folder(config), world)
     frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)

@@ -12,7 +12,14 @@ from modist_fast.evaluation.data.splits import Fold, low_shot_subset
 from modist_fast.evaluation.frozen.features import Extraction, extract
 from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, SgdConfig, fit_lbfgs, fit_sgd
 from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
-from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, features_folder, open_frozen, training_clip
+from modist_fast.evaluation.frozen.session import (
+    Frozen,
+    FrozenConfig,
+    Progress,
+    features_folder,
+    open_frozen,
+    training_clip,
+)
 from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
@@ -58,9 +65,9 @@ class RetrievalConfig(FrozenConfig):
     ks: tuple[int, ...] = (1, 5, 10, 20)
 
 
-def run_linear(config: LinearConfig, world: World) -> dict[str, Any]:
+def run_linear(config: LinearConfig, world: World, progress: Progress | None = None) -> dict[str, Any]:
     """The linear classifier of every fold, and beside it what the shape of the frames alone tells."""
-    frozen, train = _with_training_features(open_frozen(config, world), config)
+    frozen, train = _with_training_features(open_frozen(config, world, progress), config)
     labelled, odd, folds = frozen.labelled, frozen.odd, frozen.counted()
     fitted: list[Linear] = []
 
@@ -164,8 +171,8 @@ def _save(frozen: Frozen, config: LinearConfig, fitted: Linear) -> None:
     found.write(config.out)
 
 
-def run_knn(config: KnnEvaluationConfig, world: World) -> dict[str, Any]:
-    frozen = open_frozen(config, world)
+def run_knn(config: KnnEvaluationConfig, world: World, progress: Progress | None = None) -> dict[str, Any]:
+    frozen = open_frozen(config, world, progress)
     means, labels, num_classes = frozen.means(), frozen.labelled.labels, len(frozen.labelled.classes)
     folds = frozen.counted()
     probabilities = frozen.classify(
