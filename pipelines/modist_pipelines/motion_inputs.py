@@ -162,10 +162,11 @@ def _score(values: np.ndarray, full_scale: float) -> float:
 
 
 def _colour_wheel(shares: np.ndarray) -> np.ndarray:
-    """Hue: the direction, red to the right. Brightness: the root of the length, so that slow motion shows, too."""
+    """Hue: the direction, red to the right, cyan to the left. Brightness: the cube root of the length, so that slow
+    motion shows, too."""
     u, v = shares
     phases = np.arange(3).reshape(3, *([1] * u.ndim)) * (2 * np.pi / 3)
-    return (0.5 + 0.5 * np.cos(np.arctan2(v, u) - phases)) * np.sqrt(np.hypot(u, v).clip(0, 1))
+    return (0.5 + 0.5 * np.cos(np.arctan2(v, u) - phases)) * np.cbrt(np.hypot(u, v).clip(0, 1))
 
 
 _SPAN = f"pixels per {FLOW_SPAN} nominal frames"
