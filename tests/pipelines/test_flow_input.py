@@ -72,7 +72,8 @@ def test_a_known_translation_comes_back_to_half_a_level(moved: tuple[float, floa
         assert np.abs(found[axis] - moved[axis]).max() <= LEVEL / 2 + 1e-4
 
 
-def test_a_real_video_that_goes_right_has_positive_u_from_its_first_frame(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_video_that_goes_right_has_positive_u_from_its_first_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "0.mp4", moving_pictures(40, speed=2, height=96, width=128))
     options = PrepareConfig(tmp_path, tmp_path / "s", short_side=96, workers=1, motion_inputs=("flow",))
     prepare(options, prepare_parts.opencv_edges)

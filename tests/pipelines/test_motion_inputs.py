@@ -22,6 +22,8 @@ from modist_pipelines.prepare.motion import MotionMaps, motion_scales
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import META_NAME, Store, StoreMeta
 
+pytestmark = pytest.mark.slow
+
 FLOW = find_motion_input("flow")
 CONFIG = PlanConfig(ClipSpec(2, 4), ClipSpec(3, 4), 24, grid=4, motion_threshold=0.0, motion_input="flow")
 edges = prepare_parts.opencv_edges
