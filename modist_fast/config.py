@@ -3,14 +3,19 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
+from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
 
 CrossNegatives = Literal["own", "other"]
+if TYPE_CHECKING:
+    MotionChoice: TypeAlias = str
+else:
+    MotionChoice = Literal["auto", *MOTION_INPUTS]
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,12 @@ class ClipsConfig:
     crop_size: int = 224
     visual: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=8, stride=8))
     motion: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=16, stride=4))
-    motion_input: Literal["auto", "edges", "difference", "magnitude"] = "auto"
-    """What the motion pathway sees (Table 3b). auto: edges from a store, which must hold what is asked; frame
-    difference from raw videos, which give nothing else."""
+    motion_input: MotionChoice = "auto"
+    """What the motion pathway sees (Table 3b; docs/motion-inputs.md). auto: edges from a store, which must hold what is
+    asked; frame difference from raw videos, which give nothing else."""
+    motion_flip: float = 0.0
+    """Probability that a motion clip is mirrored (the paper flips RGB clips alone). What points to the right then
+    points to the left: the u of `flow` changes its sign."""
     motion_threshold: float = 0.02
     """γ: only motion windows whose mean P exceeds it; 0 takes any window (Table 3c). P is a pixel of the motion input
     as the nets see it, in [0, 1]: γ is a share of full scale, 0.2 for 0.02 in a store's units of [0, 10]."""
@@ -202,6 +210,7 @@ class TrainConfig:
             synchronized=self.clips.synchronized,
             augmentation=self.clips.augmentation,
             motion_input=self.motion_input if self.objective.motion else None,
+            motion_flip=self.clips.motion_flip,
         )
 
     @property
@@ -209,7 +218,12 @@ class TrainConfig:
         """`clips.motion_input`, with "auto" resolved."""
         if self.clips.motion_input != "auto":
             return self.clips.motion_input
-        return "edges" if self.source == "store" else "difference"
+        return DEFAULT if self.source == "store" else DEFAULT_OF_RAW_VIDEOS
+
+    @property
+    def motion_channels(self) -> int:
+        """Channels of a motion clip; 0 for RGB-only."""
+        return find_motion_input(self.motion_input).channels if self.objective.motion else 0
 
 
 def check_beginning(resume: str, overwrite: bool) -> None:
@@ -259,6 +273,8 @@ def check(config: TrainConfig, world_size: int) -> None:
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "
             "from 0 (any window) to below 1. A value in a store's units of [0, 10] is to be divided by 10."
         )
+    if not 0 <= config.clips.motion_flip <= 1:
+        raise ConfigError(f"--clips.motion-flip {config.clips.motion_flip} is a probability: from 0 to 1.")
     low, high = config.clips.min_shift_seconds, config.clips.max_shift_seconds
     if not 0 <= low < (high or math.inf):
         raise ConfigError(

@@ -14,13 +14,17 @@ from modist_fast.models import ProjectionHead, build_motion, build_visual
 
 
 class Pathways(nn.Module):
-    """Backbone and head of each modality; clips in, embeddings out."""
+    """Backbone and head of each modality; clips in, embeddings out.
 
-    def __init__(self, config: ModelConfig, motion: bool) -> None:
+    Args:
+        motion_channels: of a motion clip; 0 builds no motion pathway.
+    """
+
+    def __init__(self, config: ModelConfig, motion_channels: int) -> None:
         super().__init__()
         self.visual = build_visual(config.arch, config.visual_width)
         self.visual_head = _head(self.visual.num_features, config)
-        self.motion = build_motion(config.arch, config.motion_width) if motion else None
+        self.motion = build_motion(config.arch, config.motion_width, motion_channels) if motion_channels else None
         self.motion_head = _head(self.motion.num_features, config) if self.motion is not None else None
 
     def forward(self, visual: Tensor, motion: Tensor | None) -> Tensor:
@@ -28,7 +32,7 @@ class Pathways(nn.Module):
 
         Args:
             visual: (B, 3, T, H, W) normalized RGB.
-            motion: (B, 1, T', H, W) motion maps, or None for RGB-only.
+            motion: (B, C, T', H, W) motion maps, or None for RGB-only.
 
         Returns:
             (M, B, C) float32 unit vectors: 0 visual, 1 motion.
@@ -45,11 +49,15 @@ def _head(num_features: int, config: ModelConfig) -> ProjectionHead:
 
 
 class MoDist(nn.Module):
-    """Online pathways, momentum pathways and banks."""
+    """Online pathways, momentum pathways and banks.
 
-    def __init__(self, config: ModelConfig, objective: ObjectiveConfig) -> None:
+    Args:
+        motion_channels: of a motion clip, where the objective has motion.
+    """
+
+    def __init__(self, config: ModelConfig, objective: ObjectiveConfig, motion_channels: int = 1) -> None:
         super().__init__()
-        self.online = Pathways(config, objective.motion)
+        self.online = Pathways(config, motion_channels if objective.motion else 0)
         self.momentum = copy.deepcopy(self.online).requires_grad_(False)
         num_modalities = 2 if objective.motion else 1
         self.bank = KeyBank(num_modalities, objective.bank_size, config.embedding_dim)

@@ -51,7 +51,7 @@ class TrainingStep(GroupedStep):
         self.spans = Spans(clock_of(world.device))
         on_gpu = world.device.type == "cuda"
         torch.manual_seed(config.seed)
-        self.model = MoDist(config.model, config.objective)
+        self.model = MoDist(config.model, config.objective, config.motion_channels)
         super().__init__(config, world, self.model, self.model.online, self.model.online, config.optim)
         self._key_statistics = StepStatistics(self.model.momentum, self._num_groups, self._groups_of_a_pass)
         if config.compile:
@@ -80,9 +80,9 @@ class TrainingStep(GroupedStep):
         if config.groups_together or self.world.device.type != "cuda":
             return config.groups_together or 1
         with torch.device("meta"):
-            nets = Pathways(config.model, config.objective.motion)
+            nets = Pathways(config.model, config.motion_channels)
             visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
-            motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
+            motion = torch.empty(num, config.motion_channels, clips.motion.num_frames, clips.crop_size, clips.crop_size)
         free_bytes = torch.cuda.mem_get_info(self.world.device)[0]
         fitting = groups_in_a_pass(
             self._num_groups, lambda: nets(visual, motion), nets, self.dtype.itemsize, free_bytes

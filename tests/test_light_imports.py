@@ -34,6 +34,13 @@ def test_imports_without_what_only_clips_need(module: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_kernels_need_nothing_of_the_rest() -> None:
+    """They are of use in a training of one's own (docs/kernels.md)."""
+    rest = "nvidia.dali,av,isal,cv2,tyro,rich,pyarrow,torchvision,modist_fast,modist_pipelines,modist_profiling"
+    assert import_without("modist_kernels", rest) == ""
+
+
+@pytest.mark.slow
 def test_what_is_planted_as_absent_is_absent() -> None:
     assert "planted absence of av" in import_without("modist_pipelines.video.reader", "nvidia.dali,av,isal,cv2")
     assert "planted absence of isal" in import_without("modist_pipelines.store.reader", "isal")

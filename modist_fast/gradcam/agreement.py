@@ -36,19 +36,19 @@ class Agreement(NamedTuple):
     """(N,) share of the CAM's mass within the moving regions of the other clips, their mean."""
 
 
-def moving_region(edges: Tensor) -> Tensor:
+def moving_region(motion: Tensor) -> Tensor:
     """Where a clip moves: see the rule at the top of this file.
 
     Args:
-        edges: (T, H, W) motion maps, in any unit.
+        motion: (T, H, W), how much each pixel moves, in any unit.
 
     Returns:
         (T, H, W) bool. All False where the maps are constant.
     """
-    side = max(1, round(SMOOTHING * edges.shape[-1])) // 2 * 2 + 1
+    side = max(1, round(SMOOTHING * motion.shape[-1])) // 2 * 2 + 1
     window = (_NEIGHBOURS, side, side)
     padding = tuple(size // 2 for size in window)
-    smooth = F.avg_pool3d(edges[None], window, stride=1, padding=padding, count_include_pad=False)[0]
+    smooth = F.avg_pool3d(motion[None], window, stride=1, padding=padding, count_include_pad=False)[0]
     levels = (smooth * (255 / max(float(smooth.max()), 1e-12))).round().to(torch.uint8)
     if levels.min() == levels.max():
         return torch.zeros_like(levels, dtype=torch.bool)

@@ -10,6 +10,7 @@ from torch import Tensor
 from modist_fast.evaluation.data.views import ViewSpec, plan_views
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.errors import DamagedError
+from modist_pipelines.motion_inputs import DEFAULT, find_motion_input
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.store.reader import Store
 
@@ -20,8 +21,8 @@ class PairedClip:
 
     visual: Tensor
     """(3, T, S, S) float32, normalized RGB."""
-    edges: Tensor
-    """(T, S, S) float32, a share of the motion maps' full scale."""
+    motion: Tensor
+    """(T, S, S) float32: how much each pixel moves, a share of the motion maps' full scale."""
 
 
 class PairedClips:
@@ -32,10 +33,11 @@ class PairedClips:
         motion_input: the motion map to read beside the frames.
 
     Raises:
-        DataError: the store lacks the motion input, or its grid does not divide the stride.
+        DataError: there is no such motion input, the store lacks it, or its grid does not divide the stride.
     """
 
-    def __init__(self, store: Store, spec: ViewSpec, motion_input: str = "edges") -> None:
+    def __init__(self, store: Store, spec: ViewSpec, motion_input: str = DEFAULT) -> None:
+        self._motion = find_motion_input(motion_input, "--motion-input")
         store.check_motion(motion_input)
         self._store = store
         self._spec = replace(spec, temporal=1, spatial=1)
@@ -75,7 +77,8 @@ class PairedClips:
         for _, clips in self._reader.read(Request(video, video, [plan]) for video, plan in asked):
             if isinstance(clips, str):
                 raise DamagedError(clips)
-            yield PairedClip(clips["visual"][0], clips["motion"][0, 0])
+            strength = self._motion.strength(clips["motion"][0].numpy())
+            yield PairedClip(clips["visual"][0], torch.from_numpy(strength))
 
     def close(self) -> None:
         self._reader.close()

@@ -24,6 +24,7 @@ from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
 from modist_fast.models import ResNet
 from modist_fast.run.checkpoint import plain
+from modist_pipelines.motion_inputs import DEFAULT, MotionName
 from modist_pipelines.store.reader import Store
 
 log = logging.getLogger("modist")
@@ -45,7 +46,7 @@ class GradCamConfig(FrozenConfig):
     """Whose logit: the true class's, or that of the class which the classifier takes it for."""
     output_stride: Literal[8, 16, 32] = 32
     """Pixels from one place of the map to the next. Below 32, the last stages are dilated: for small crops."""
-    motion_input: str = "edges"
+    motion_input: MotionName = DEFAULT
     """The stored motion maps that say what moves."""
     num_shown: int = 8
     """Test clips in gradcam.png, drawn by the seed, from as many classes as there are."""
@@ -110,7 +111,7 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
             for part in seen:  # while the next clip is decoded
                 part.cams.append(_cam(config, part, place, tested[place], clip.visual))
         log.info("Grad-CAM of %d clips by %s", len(clips), " and ".join(part.name for part in seen))
-        regions = torch.stack([moving_region(clip.edges) for clip in clips])
+        regions = torch.stack([moving_region(clip.motion) for clip in clips])
         agreements = [motion_agreement(torch.stack(part.cams), regions) for part in seen]
         result = _result(config, seen, agreements, tested)
         shown = _choose(config, frozen, tested)
@@ -276,20 +277,20 @@ def _film(
     labelled = seen[0].frozen.labelled
     row = int(labelled.rows[tested[place][1]])
     frames: dict[int, np.ndarray] = {}
-    edges: dict[int, Tensor] = {}
+    motion: dict[int, Tensor] = {}
     cams: list[dict[int, Tensor]] = [{} for _ in seen]
     plans = reader.covering(row)
     for plan, clip in zip(plans, reader.read((row, plan) for plan in plans), strict=True):
         numbers = plan.frames.tolist()
         frames |= dict(zip(numbers, _pixels(clip.visual, seen[0].frozen), strict=True))
-        edges |= dict(zip(numbers, clip.edges, strict=True))
+        motion |= dict(zip(numbers, clip.motion, strict=True))
         for part, found in zip(seen, cams, strict=True):
             found |= dict(zip(numbers, _cam(config, part, place, tested[place], clip.visual), strict=True))
     order = sorted(frames)
     return ShownClip(
         labelled.classes[labelled.labels[tested[place][1]]],
         np.stack([frames[number] for number in order]),
-        moving_region(torch.stack([edges[number] for number in order])).numpy(),
+        moving_region(torch.stack([motion[number] for number in order])).numpy(),
         [
             (part.name, torch.stack([found[number] for number in order]).numpy())
             for part, found in zip(seen, cams, strict=True)

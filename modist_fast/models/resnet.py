@@ -103,7 +103,7 @@ class ResNet(nn.Module):
 
     Args:
         arch: "r50" (bottlenecks 3-4-6-3) or "r18" (basic blocks 2-2-2-2).
-        in_channels: 3 for RGB, 1 for motion maps.
+        in_channels: 3 for RGB; what a motion map has.
         width: channels of conv1; res2 to res5 have 1, 2, 4 and 8 times as many.
         temporal_kernels: of conv1 and of res2 to res5.
         stem_stride: of conv1, in time.
@@ -174,12 +174,12 @@ class ResNet(nn.Module):
         return self.feature_map(x).mean(dim=(2, 3, 4))
 
 
-def build_motion(arch: Arch, width: int = 8) -> ResNet:
-    """The motion pathway: (B, 1, T, H, W) to (B, 256 or 64 at width 8), no convolution over time.
+def build_motion(arch: Arch, width: int = 8, in_channels: int = 1) -> ResNet:
+    """The motion pathway: (B, C, T, H, W) to (B, 256 or 64 at width 8), no convolution over time.
 
-    The paper replicates the one-channel map three times. A convolution of three equal channels is one of the summed
-    kernels on one channel, so that is what conv1 holds. It is initialized, and learns, as any other layer: the sum of
-    the three kernels would begin √3 times as large and take steps three times as large, and the batch norm behind it
-    makes just that the same as this.
+    C is what the motion input has: 1 for flow edges, which the paper replicates three times. A convolution of three
+    equal channels is one of the summed kernels on one channel, so that is what conv1 holds. It is initialized, and
+    learns, as any other layer: the sum of the three kernels would begin √3 times as large and take steps three times as
+    large, and the batch norm behind it makes just that the same as this.
     """
-    return ResNet(arch, in_channels=1, width=width, temporal_kernels=_MOTION_KERNELS)
+    return ResNet(arch, in_channels=in_channels, width=width, temporal_kernels=_MOTION_KERNELS)

@@ -1,6 +1,7 @@
 """The pictures of a run: its loss curve, and the clips that the nets see."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from modist_fast.config import TrainConfig
 from modist_fast.objective import TERMS
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
+from modist_pipelines.motion_inputs import find_motion_input
 from modist_pipelines.source import ClipSource
 
 _SHEET_VIDEOS = 4
@@ -65,28 +67,31 @@ def save_contact_sheet(path: Path, source: ClipSource, config: TrainConfig) -> N
     )
     try:
         batch = next(iter(loader.iterate(0, 1)))
-        augmentation = config.clips.augmentation
-        clips = [("visual query", batch.visual_query), ("visual key", batch.visual_key)]
+        mean, std = config.clips.augmentation.mean, config.clips.augmentation.std
+
+        def undo(clip: np.ndarray) -> np.ndarray:
+            return clip * std + mean
+
+        clips = [("visual query", batch.visual_query, undo), ("visual key", batch.visual_key, undo)]
         if batch.motion_query is not None and batch.motion_key is not None:
-            clips += [("motion query", batch.motion_query), ("motion key", batch.motion_key)]
+            to_rgb = find_motion_input(config.motion_input).to_rgb
+            clips += [("motion query", batch.motion_query, to_rgb), ("motion key", batch.motion_key, to_rgb)]
         rows = [
-            (label, _strip(clip[index], augmentation.mean, augmentation.std))
+            (label, _strip(clip[index], to_rgb))
             for index in range(len(batch.video_ids))
-            for label, clip in clips
+            for label, clip, to_rgb in clips
         ]
     finally:
         loader.close()
     _draw_rows(rows, len(clips)).save(path)
 
 
-def _strip(clip: Tensor, mean: float, std: float) -> np.ndarray:
+def _strip(clip: Tensor, to_rgb: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Frames of one clip (C, T, H, W) side by side, (H, n·W, 3) uint8."""
-    if clip.shape[0] == 3:
-        clip = clip * std + mean
     chosen = torch.linspace(0, clip.shape[1] - 1, min(_SHEET_FRAMES, clip.shape[1])).round().long()
-    frames = clip[:, chosen].expand(3, -1, -1, -1).clamp(0, 1)
-    strip = frames.permute(2, 1, 3, 0).reshape(clip.shape[2], -1, 3)
-    return (strip * 255).round().to(torch.uint8).cpu().numpy()
+    frames = to_rgb(clip[:, chosen].cpu().numpy()).clip(0, 1)
+    strip = frames.transpose(2, 1, 3, 0).reshape(clip.shape[2], -1, 3)
+    return np.rint(strip * 255).astype(np.uint8)
 
 
 def _draw_rows(rows: list[tuple[str, np.ndarray]], rows_per_video: int) -> Image.Image:

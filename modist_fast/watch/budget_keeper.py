@@ -119,9 +119,9 @@ def step_flops(config: TrainConfig) -> int:
     """Operations of the nets in a step, over all ranks: queries forward and backward, keys forward."""
     clips, num = config.clips, config.group_size
     with torch.device("meta"):
-        net = Pathways(config.model, config.objective.motion)
+        net = Pathways(config.model, config.motion_channels)
         visual = torch.empty(num, 3, clips.visual.num_frames, clips.crop_size, clips.crop_size)
-        motion = torch.empty(num, 1, clips.motion.num_frames, clips.crop_size, clips.crop_size)
+        motion = torch.empty(num, config.motion_channels, clips.motion.num_frames, clips.crop_size, clips.crop_size)
     inputs = [visual, motion if config.objective.motion else None]
     per_group = count_flops(net, inputs, backward=True) + count_flops(net, inputs, backward=False)
     return per_group * (config.batch_size // num)

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.motion_inputs import DEFAULT, MotionInput, find_motion_input
 from modist_pipelines.source import SCORE_FULL_SCALE, ClipSource, VideoInfo
 
 MotionRule = Literal["window", "frames"]
@@ -69,8 +70,10 @@ class PlanConfig:
     synchronized: bool = False
     """Start [visual query, motion key] and [visual key, motion query] together (Table 3c)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    motion_input: str | None = "edges"
+    motion_input: str | None = DEFAULT
     """None plans RGB clips alone."""
+    motion_flip: float = 0.0
+    """Probability that a motion clip is mirrored."""
 
     def __post_init__(self) -> None:
         for name, clip in (("visual", self.visual), ("motion", self.motion)):
@@ -80,6 +83,16 @@ class PlanConfig:
                     f"so its frames are not stored. Use a multiple of {self.grid}, or prepare the store with a --grid "
                     f"that divides {clip.stride}."
                 )
+
+    @property
+    def shown_motion(self) -> MotionInput:
+        """What the motion clips show.
+
+        Raises:
+            DataError: there is no such motion input.
+        """
+        assert self.motion_input is not None
+        return find_motion_input(self.motion_input)
 
     @property
     def min_score(self) -> float:
@@ -266,7 +279,7 @@ def plan_clips(
         windows = _motion_starts(config, info, int(motion[-1]) + 1)
         motion_starts = [_draw_start(config, windows, draws[2:], of_key) for of_key in (False, True)]
         stream = _MOTION_KEY if key else _MOTION_QUERY
-        motion_clip = _motion_clip(_random(seed, stream, epoch, video), info, motion_starts[int(key)] + motion)
+        motion_clip = _motion_clip(config, _random(seed, stream, epoch, video), info, motion_starts[int(key)] + motion)
         if config.synchronized:
             # The visual query starts with the motion key, the visual key with the motion query; a visual clip that
             # spans more than a motion clip may have to start earlier.
@@ -353,9 +366,10 @@ def _resized_crop(
 _MOTION_CROP = 7 / 8  # of the shorter side: 224 of 256 pixels
 
 
-def _motion_clip(random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
-    """A square somewhere in the frame, and nothing else (paper section 4.1)."""
+def _motion_clip(config: PlanConfig, random: np.random.Generator, info: VideoInfo, frames: np.ndarray) -> ClipPlan:
+    """A square somewhere in the frame, and nothing else (paper section 4.1), unless it is to be flipped."""
     side = round(_MOTION_CROP * min(info.height, info.width))
-    y, x = random.random(2)
+    y, x, flip = random.random(3)
     y, x = math.floor(y * (info.height - side + 1)), math.floor(x * (info.width - side + 1))
-    return ClipPlan(frames=np.minimum(frames, info.num_frames - 1), crop=(y, x, side, side))
+    flip = bool(flip < config.motion_flip)
+    return ClipPlan(frames=np.minimum(frames, info.num_frames - 1), crop=(y, x, side, side), flip=flip)

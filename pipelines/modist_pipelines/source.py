@@ -58,12 +58,19 @@ class Reading(NamedTuple):
     """Frames of one video, and what it took to get them."""
 
     frames: dict[str, list[np.ndarray]]
-    """Kind to frames in the order asked: 1-D uint8 JPEGs, or (H, W, C) uint8 pixels; read-only."""
+    """Kind to frames in the order asked: 1-D uint8 JPEGs, or (H, W, C) uint8 pixels; read-only. A motion map of several
+    channels is so many JPEGs, or (H, W, 1) pixels, one after the other."""
     frames_decoded: int
     """Frames that had to be decoded for these, those from a key frame on among them. JPEGs: one each."""
     bytes_read: int
     bytes_needed: int
     """Bytes that the asked frames take up in the file."""
+
+    def by_frame(self, kind: str, frames: Sequence[int]) -> dict[int, list[np.ndarray]]:
+        """What was read of each of the frames that were asked for."""
+        read = self.frames[kind]
+        channels = len(read) // max(1, len(frames))
+        return {frame: read[at * channels : (at + 1) * channels] for at, frame in enumerate(frames)}
 
 
 class ClipSource(Protocol):

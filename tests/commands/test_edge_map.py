@@ -13,7 +13,7 @@ from modist_fast.commands.edge_map import edge_map
 from modist_kernels import flow_edges, flow_edges_reference
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import DisFlow
-from modist_pipelines.prepare.motion import MotionMaps
+from modist_pipelines.prepare.motion import MotionMaps, motion_scales
 from modist_pipelines.video.write import write_video
 from tests.pipelines.fake_cuda import FakeCuda, FakeTensor
 
@@ -77,7 +77,7 @@ def test_a_batch_of_flows_is_one_call_and_one_copy(
     write_video(tmp_path / "0.mp4", np.stack([np.roll(pictures, 2 * shift, axis=1) for shift in range(40)]), 30.0)
 
     def encode(flow: Any, function: Any) -> list[tuple[bytes, Any]]:
-        motion = MotionMaps(("edges",), function, gain=1.0, border="replicate", clamp=10.0)
+        motion = MotionMaps(motion_scales(["edges"], 10.0), function, gain=1.0, border="replicate")
         encoder = VideoEncoder(short_side=96, fps=30.0, grid=4, jpeg_quality=90, flow=flow, motion=motion)
         encoder.encode(tmp_path / "0.mp4", kept := Kept())
         return kept.frames

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from clip_store import jpeg, picture
 
-from modist_pipelines.store.reader import MotionInput, Store, StoreMeta
+from modist_pipelines.motion_inputs import MapScale
+from modist_pipelines.store.reader import Store, StoreMeta
 from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 
@@ -44,6 +45,6 @@ def store_of_pictures(path: Path, seeds: Mapping[str, int], sizes: Mapping[str, 
             for _ in range(5):
                 writer.append(frame, {"edges": (edges, 1.0)})
             writer.finish_video(name, label=None, width=width, height=height, source_fps=30.0, num_source_frames=20)
-    meta = StoreMeta(short_side=32, motion_inputs={"edges": MotionInput("px", 10.0)})
+    meta = StoreMeta(short_side=32, motion_inputs={"edges": MapScale("px", 10.0)})
     write_tables(path, meta, writer.table(), quarantine_table([]))
     return Store.open(path).path

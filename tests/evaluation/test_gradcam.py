@@ -202,7 +202,7 @@ def test_edges_and_frames_show_the_same_pixels(disc_clips) -> None:
     store, plans, clips = disc_clips
     hits, areas = [], []
     for row, (plan, clip) in enumerate(zip(plans, clips, strict=True)):
-        region = moving_region(clip.edges)
+        region = moving_region(clip.motion)
         areas.append(float(region.float().mean()))
         top, left, side, _ = plan.crop
         scale = store.height[row] / HEIGHT
@@ -230,7 +230,10 @@ def test_a_head_that_looks_at_motion_agrees_and_one_that_looks_at_a_corner_does_
     head = nn.Linear(2, 2)
     with torch.no_grad():
         head.weight.copy_(torch.eye(2))
-    visual, regions = torch.stack([clip.visual for clip in clips]), torch.stack([moving_region(c.edges) for c in clips])
+    visual, regions = (
+        torch.stack([clip.visual for clip in clips]),
+        torch.stack([moving_region(c.motion) for c in clips]),
+    )
     found = {}
     for name, index in (("motion", 0), ("corner", 1)):
         classes = torch.full((len(clips),), index)

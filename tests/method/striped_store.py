@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from clip_store import jpeg
 
-from modist_pipelines.store.reader import MotionInput, StoreMeta
+from modist_pipelines.motion_inputs import MapScale
+from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 CLASSES = ("across", "down")
@@ -52,7 +53,7 @@ def make_striped_store(
                     num_source_frames=4 * num_frames,
                 )
                 lines.append(f"{name},{dealt[number]},{part}")
-    meta = StoreMeta(short_side=height, grid=4, motion_inputs={"edges": MotionInput("px", 10.0)})
+    meta = StoreMeta(short_side=height, grid=4, motion_inputs={"edges": MapScale("px", 10.0)})
     write_tables(path, meta, writer.table(), quarantine_table([]))
     (path / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

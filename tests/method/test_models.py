@@ -336,7 +336,7 @@ def test_casts_of_momentum_nets_follow_their_weights_in_place() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_lie_as_their_weights(arch, dtype) -> None:
     """Or DDP says so, and copies each into its bucket: strides of axes of length 1 are anybody's choice."""
-    nets = Pathways(ModelConfig(arch=arch, visual_width=16, head_width=32), motion=True)
+    nets = Pathways(ModelConfig(arch=arch, visual_width=16, head_width=32), motion_channels=1)
     nets.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     lay_gradients_as_weights(nets)
     clips = [torch.rand(2, 3, 8, 48, 48), torch.rand(2, 1, 16, 48, 48)]

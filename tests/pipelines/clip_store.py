@@ -9,8 +9,9 @@ import numpy as np
 from made_videos import texture
 
 from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.motion_inputs import MapScale
 from modist_pipelines.plan import Augmentation, ClipPlan
-from modist_pipelines.store.reader import MotionInput, Store, StoreMeta, VideoInfo
+from modist_pipelines.store.reader import Store, StoreMeta, VideoInfo
 from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 
@@ -66,7 +67,7 @@ def make_store(
                 source_fps=30.0,
                 num_source_frames=num * grid,
             )
-    meta = StoreMeta(short_side=min(height, width), grid=grid, motion_inputs={"edges": MotionInput("px", 10.0)})
+    meta = StoreMeta(short_side=min(height, width), grid=grid, motion_inputs={"edges": MapScale("px", 10.0)})
     write_tables(path, meta, writer.table(), quarantine_table([]))
     return Store.open(path)
 

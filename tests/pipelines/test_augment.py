@@ -55,7 +55,7 @@ def test_colour_is_the_affine_map_of_the_definition():
     for gray, saturation in ((False, 1.0), (False, 0.7), (False, 1.4), (True, 1.2)):
         plan = ClipPlan(np.zeros(1, int), (0, 0, 20, 30), False, 1.3, 0.8, saturation, gray)
         out = np.empty((20, 30, 3), np.float32)
-        augment_frame(pixels, "visual", plan, options, out)
+        augment_frame(pixels, plan, options, out)
         (matrix,), (offset,) = color_transforms([plan], options)
         expected = pixels.astype(np.float64) @ matrix.T + offset
         np.testing.assert_allclose(out, expected, atol=0.6 * GRAY_LEVEL)  # the gray is a byte

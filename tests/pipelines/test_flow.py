@@ -10,8 +10,9 @@ from made_videos import texture
 from scipy import ndimage
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.motion_inputs import FramePairs
 from modist_pipelines.prepare.flow import DisFlow, RaftFlow, make_flow_estimator
-from modist_pipelines.prepare.motion import MotionMaps, motion_inputs
+from modist_pipelines.prepare.motion import MotionMaps, motion_scales
 
 
 def read_flo(path: Path) -> np.ndarray:
@@ -80,14 +81,14 @@ def random_flow(height: int = 13, width: int = 17) -> np.ndarray:
 
 
 def motion_maps(*names, clamp: float = 10.0, gain: float = 1.0) -> MotionMaps:
-    return MotionMaps(names, edge_function, gain=gain, border="replicate", clamp=clamp)
+    return MotionMaps(motion_scales(names, clamp), edge_function, gain=gain, border="replicate")
 
 
 def test_magnitude_map_and_score():
     flow = random_flow()
     gray = np.zeros(flow.shape[:2], np.uint8)
-    pixels, score = motion_maps("magnitude")(flow[None], [gray], [gray])[0]["magnitude"]
-    full_scale = motion_inputs(["magnitude"], clamp=10.0)["magnitude"].full_scale
+    ((pixels,), score) = motion_maps("magnitude")(FramePairs([gray], [gray], flow[None]))[0]["magnitude"]
+    full_scale = motion_scales(["magnitude"], clamp=10.0)["magnitude"].full_scale
     magnitude = np.minimum(np.sqrt((flow.astype(np.float64) ** 2).sum(axis=-1)), full_scale)
     np.testing.assert_allclose(pixels / 255 * full_scale, magnitude, atol=full_scale / 255 / 2 + 1e-4)
     assert score == pytest.approx(10 * magnitude.mean() / full_scale, rel=1e-6)
@@ -96,7 +97,7 @@ def test_magnitude_map_and_score():
 def test_difference_map_and_score():
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 256, size=(2, 9, 11), dtype=np.uint8)
-    pixels, score = motion_maps("difference")(None, [first], [second])[0]["difference"]
+    ((pixels,), score) = motion_maps("difference")(FramePairs([first], [second]))[0]["difference"]
     expected = np.abs(first.astype(int) - second.astype(int))
     np.testing.assert_array_equal(pixels, expected)
     assert score == pytest.approx(10 * expected.mean() / 255, rel=1e-6)
@@ -106,7 +107,8 @@ def test_difference_map_and_score():
 def test_edges_get_their_options_and_scores_are_tenths_of_the_full_scale(clamp):
     flow = random_flow() / 10
     gray = np.zeros(flow.shape[:2], np.uint8)
-    pixels, score = motion_maps("edges", clamp=clamp, gain=0.5)(flow[None], [gray], [gray])[0]["edges"]
+    pairs = FramePairs([gray], [gray], flow[None])
+    ((pixels,), score) = motion_maps("edges", clamp=clamp, gain=0.5)(pairs)[0]["edges"]
     expected = sobel_edges(flow, 0.5, "replicate", clamp)
     assert 0 < expected.mean() < clamp
     np.testing.assert_array_equal(pixels, np.rint(expected / clamp * 255))

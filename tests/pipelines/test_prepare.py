@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.estimate import Estimate, Sample, extrapolate
-from modist_pipelines.prepare.motion import motion_inputs
+from modist_pipelines.prepare.motion import motion_scales
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, plan_shards
@@ -355,7 +355,7 @@ def test_link_to_nothing_is_quarantined(tmp_path):
 
 def test_full_disk_is_an_error_that_says_so(folder, tmp_path):
     config = PrepareConfig(folder, tmp_path / "out", short_side=32)
-    meta = StoreMeta(short_side=32, motion_inputs=motion_inputs(["edges"], 10.0))
+    meta = StoreMeta(short_side=32, motion_inputs=motion_scales(["edges"], 10.0))
     maker = ShardMaker(folder, config.out, meta, prepare_parts.opencv_edges, None, "cpu")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with PartialStore(config.out).locked():

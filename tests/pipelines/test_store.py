@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.store.reader import MotionInput, Store, StoreMeta, shard_path
+from modist_pipelines.motion_inputs import MapScale
+from modist_pipelines.store.reader import Store, StoreMeta, shard_path
 from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
 
 KINDS = ("rgb", "edges", "difference")
 META = StoreMeta(
     short_side=64,
-    motion_inputs={"edges": MotionInput("px", 10.0), "difference": MotionInput("levels", 255.0)},
+    motion_inputs={"edges": MapScale("px", 10.0), "difference": MapScale("levels", 255.0)},
 )
 
 

@@ -4,33 +4,52 @@ The steps and their order are the graph's (see `graph`); between them pixels are
 difference: a gray level or so.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from modist_pipelines.clips.graph import Kind, blur_window
+from modist_pipelines.clips.graph import blur_window
+from modist_pipelines.motion_inputs import MotionInput
 from modist_pipelines.plan import Augmentation, ClipPlan
 
 
-def augment_frame(pixels: np.ndarray, kind: Kind, plan: ClipPlan, options: Augmentation, out: np.ndarray) -> None:
-    """Resize, flip, blur, colour and normalize one frame.
+def augment_frame(pixels: np.ndarray, plan: ClipPlan, options: Augmentation, out: np.ndarray) -> None:
+    """Resize, flip, blur, colour and normalize one RGB frame.
 
     Args:
-        pixels: (h, w, C) uint8, the crop alone; C = 3 for "visual", else 1.
+        pixels: (h, w, 3) uint8, the crop alone.
         plan: of the frame's clip.
         options: mean and std of the normalization.
-        out: (S, S, C) float32, contiguous: takes the result.
+        out: (S, S, 3) float32, contiguous: takes the result.
     """
-    size = (out.shape[1], out.shape[0])
-    resized = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-    if kind == "motion":
-        cv2.addWeighted(resized, 1 / 255, resized, 0.0, 0.0, dst=out[..., 0], dtype=cv2.CV_32F)
-        return
-    if plan.flip:
-        resized = cv2.flip(resized, 1)
+    resized = _resized(pixels, plan, out)
     if plan.blur_sigma:
         window = int(blur_window(np.array(plan.blur_sigma), options))
         resized = cv2.GaussianBlur(resized, (window, window), plan.blur_sigma, borderType=cv2.BORDER_REFLECT_101)
     _colour(resized, plan, options, out)
+
+
+def augment_map(channels: Sequence[np.ndarray], plan: ClipPlan, motion: MotionInput, out: np.ndarray) -> None:
+    """Resize and flip one motion map, and turn its pixels into shares of full scale. No colour of the plan touches it.
+
+    Args:
+        channels: (h, w, 1) uint8 each, the crop alone.
+        plan: of the map's clip.
+        motion: what the map is.
+        out: (S, S, C) float32, contiguous: takes the result.
+    """
+    for channel, (pixels, factor) in enumerate(zip(channels, motion.factors(plan.flip).tolist(), strict=True)):
+        resized, offset = _resized(pixels, plan, out), -motion.zero * factor
+        if len(channels) == 1:  # then OpenCV can write where the result is to be
+            cv2.addWeighted(resized, factor, resized, 0.0, offset, dst=out[..., 0], dtype=cv2.CV_32F)
+        else:
+            out[..., channel] = cv2.addWeighted(resized, factor, resized, 0.0, offset, dtype=cv2.CV_32F)
+
+
+def _resized(pixels: np.ndarray, plan: ClipPlan, out: np.ndarray) -> np.ndarray:
+    resized = cv2.resize(pixels, (out.shape[1], out.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return cv2.flip(resized, 1) if plan.flip else resized
 
 
 def _colour(pixels: np.ndarray, plan: ClipPlan, options: Augmentation, out: np.ndarray) -> None:

@@ -60,7 +60,7 @@ class GpuDecoder(ClipDecoder):
             kind,
             crop_size=config.crop_size,
             device="gpu" if device.type == "cuda" else "cpu",
-            batch_size=num_clips * self.num_frames,
+            batch_size=num_clips * self.num_frames * self.num_parts,
             num_threads=num_threads,
             device_id=device.index,
             pixels=pixels,
@@ -70,7 +70,7 @@ class GpuDecoder(ClipDecoder):
 
     def run(self, frames: Sequence[np.ndarray | Tensor], plans: Sequence[ClipPlan]) -> Handed:
         placed: Any
-        inputs = graph_inputs(self.kind, plans, self.config.augmentation, self.pixels)
+        inputs = graph_inputs(self.kind, plans, self.config.augmentation, self.pixels, self.motion)
         with self._handover.stream():  # on which the graph reads frames that lie on the device
             if self.pixels == "jpeg":
                 placed = self._rows(frames)  # pyright: ignore[reportArgumentType]
@@ -78,7 +78,12 @@ class GpuDecoder(ClipDecoder):
                 placed = [torch.as_tensor(frame).to(self._device, non_blocking=True) for frame in frames]
             else:
                 placed = list(frames)
-            return self._handover.take(feed_and_run(self.graph, {"frame": placed, **inputs}))
+            join = self._join if self.num_parts > 1 else None
+            return self._handover.take(feed_and_run(self.graph, {"frame": placed, **inputs}), join)
+
+    def _join(self, maps: Tensor) -> Tensor:
+        """(frames * C, S, S, 1) to (frames, S, S, C), in memory of its own."""
+        return torch.stack(maps.squeeze(-1).unflatten(0, (-1, self.num_parts)).unbind(1), dim=-1)
 
 
 class CpuDecoder(ClipDecoder):
@@ -95,25 +100,31 @@ class CpuDecoder(ClipDecoder):
     ) -> None:
         import cv2  # here and not above: on a GPU, clips need none, and steps are made without it
 
-        from modist_pipelines.clips.augment import augment_frame
+        from modist_pipelines.clips.augment import augment_frame, augment_map
 
         super().__init__(kind, config, pixels)
-        self._augment = augment_frame
+        self._augment_frame, self._augment_map = augment_frame, augment_map
         self._rows, self._pool = JpegRows(), ArrayPool()
         if pixels == "jpeg":
-            self._graph: Any = decode_graph(kind, batch_size=num_clips * self.num_frames, num_threads=num_threads)
+            self._graph: Any = decode_graph(
+                kind, batch_size=num_clips * self.num_frames * self.num_parts, num_threads=num_threads
+            )
             self._graph.build()
         cv2.setNumThreads(1)  # the threads are these
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="augment")
 
     def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
-        crops = self._crops(frames, plans)
+        crops, parts = self._crops(frames, plans), self.num_parts
         side = self.config.crop_size
-        out = self._pool.take((len(frames), side, side, self.num_channels))
+        out = self._pool.take((len(frames) // parts, side, side, self.num_channels))
 
         def augment(clip: int) -> None:
             for frame in range(clip * self.num_frames, (clip + 1) * self.num_frames):
-                self._augment(crops[frame], self.kind, plans[clip], self.config.augmentation, out[frame])
+                if self.motion is not None:
+                    channels = crops[frame * parts : (frame + 1) * parts]
+                    self._augment_map(channels, plans[clip], self.motion, out[frame])
+                else:
+                    self._augment_frame(crops[frame], plans[clip], self.config.augmentation, out[frame])
 
         list(self._threads.map(augment, range(len(plans))))
         return Handed(torch.from_numpy(out))
@@ -124,11 +135,11 @@ class CpuDecoder(ClipDecoder):
     def _crops(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> list[np.ndarray]:
         """(h, w, C) uint8 of each frame, cut to its clip's crop."""
         if self.pixels == "jpeg":
-            inputs = graph_inputs(self.kind, plans, self.config.augmentation)
+            inputs = graph_inputs(self.kind, plans, self.config.augmentation, motion=self.motion)
             asked = {"frame": self._rows(frames), **{name: inputs[name] for name in ("crop_start", "crop_shape")}}
             output = feed_and_run(self._graph, asked)
             return [np.asarray(output[index]) for index in range(len(frames))]
-        boxes = [tuple(map(int, plan.crop)) for plan in plans for _ in range(self.num_frames)]
+        boxes = [tuple(map(int, plan.crop)) for plan in plans for _ in range(self.num_frames * self.num_parts)]
         return [frame[y : y + h, x : x + w] for frame, (y, x, h, w) in zip(frames, boxes, strict=True)]
 
 

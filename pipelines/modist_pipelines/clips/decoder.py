@@ -14,7 +14,7 @@ from modist_pipelines.plan import ClipPlan, PlanConfig
 
 # What stands for a damaged clip, whose sample no loss counts: mid-gray, or no motion.
 _BLANK_SIDE = 16
-_BLANK = {"visual": 115, "motion": 0}
+_BLANK_RGB = 115
 
 
 class DecodedClips(NamedTuple):
@@ -36,7 +36,9 @@ class ClipDecoder(ABC):
 
     Attributes:
         num_frames: of a clip.
-        num_channels: 3 or 1.
+        motion: what motion clips show; None for visual ones.
+        num_channels: of a clip.
+        num_parts: frames that the source gives for one of a clip: a motion map's channels come one by one.
     """
 
     def __init__(self, kind: Kind, config: PlanConfig, pixels: Literal["jpeg", "rgb"]) -> None:
@@ -44,7 +46,9 @@ class ClipDecoder(ABC):
         self.config = config
         self.pixels: Literal["jpeg", "rgb"] = pixels
         self.num_frames = (config.visual if kind == "visual" else config.motion).num_frames
-        self.num_channels = 3 if kind == "visual" else 1
+        self.motion = config.shown_motion if kind == "motion" else None
+        self.num_channels = self.motion.channels if self.motion is not None else 3
+        self.num_parts = self.motion.channels if self.motion is not None else 1
         self._headers = JpegHeaders()
 
     def decode(self, clips: Sequence[PlannedClip]) -> DecodedClips:
@@ -67,7 +71,7 @@ class ClipDecoder(ABC):
 
     @abstractmethod
     def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
-        """(frames, H, W, C) float32 of the frames of some clips, one clip after the other.
+        """(frames, H, W, C) float32 of the frames of some clips, one clip after the other; `num_parts` given for each.
 
         Raises:
             RuntimeError: one of the frames does not decode.
@@ -92,10 +96,11 @@ class ClipDecoder(ABC):
     def _blank(self) -> PlannedClip:
         import cv2  # for damage alone
 
-        pixels = np.full((_BLANK_SIDE, _BLANK_SIDE, self.num_channels), _BLANK[self.kind], np.uint8)
+        channels, value = (1, self.motion.zero) if self.motion is not None else (3, _BLANK_RGB)
+        pixels = np.full((_BLANK_SIDE, _BLANK_SIDE, channels), value, np.uint8)
         plan = ClipPlan(np.zeros(self.num_frames, np.int64), crop=(0, 0, _BLANK_SIDE, _BLANK_SIDE))
         frame = cv2.imencode(".jpg", pixels)[1].ravel() if self.pixels == "jpeg" else pixels
-        return PlannedClip(plan, [frame] * self.num_frames)
+        return PlannedClip(plan, [frame] * (self.num_frames * self.num_parts))
 
 
 class JpegRows:

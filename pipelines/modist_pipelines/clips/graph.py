@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modist_pipelines.dali import import_dali
+from modist_pipelines.motion_inputs import DEFAULT, MotionInput, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipPlan
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def clip_graph(
 
     Returns:
         A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
-        float32, channels last: RGB normalized, motion maps as a share of their full scale, in [0, 1].
+        float32, channels last: RGB normalized, or one channel of a motion map as a share of its full scale.
 
     Raises:
         DataError: DALI is not installed.
@@ -133,14 +134,20 @@ def _decode_crop(fn: Any, types: Any, source: Callable[..., Any], kind: Kind, de
 
 
 def graph_inputs(
-    kind: Kind, plans: Sequence[ClipPlan], options: Augmentation, pixels: Literal["jpeg", "rgb"] = "jpeg"
+    kind: Kind,
+    plans: Sequence[ClipPlan],
+    options: Augmentation,
+    pixels: Literal["jpeg", "rgb"] = "jpeg",
+    motion: MotionInput | None = None,
 ) -> dict[str, np.ndarray]:
-    """All inputs of a graph but the frames, one row a frame, the clips' frames one after the other.
+    """All inputs of a graph but the frames, one row a frame, the clips' frames one after the other; the channels of a
+    motion map, each a row, within a frame.
 
     Args:
         plans: clips of equal length.
         options: mean and std of the normalization.
         pixels: as for `clip_graph`.
+        motion: what clips of that kind show; by default the flow edges.
     """
     num_frames = len(plans[0].frames)
     crops = np.array([plan.crop for plan in plans], dtype=np.float32)
@@ -160,8 +167,17 @@ def graph_inputs(
         inputs["blur_sigma"] = np.maximum(sigma, 1e-3)
         inputs["blur_window"] = blur_window(sigma, options)
         inputs["matrix"], inputs["offset"] = color_transforms(plans, options)
-    else:
-        inputs["matrix"], inputs["offset"] = np.full((len(plans), 1, 1), 1 / 255), np.zeros((len(plans), 1))
+        return _by_frame(inputs, num_frames)
+    motion = motion or find_motion_input(DEFAULT)
+    factors = np.stack([motion.factors(plan.flip) for plan in plans])  # of each clip and channel
+    values = {"matrix": factors[..., None, None], "offset": -motion.zero * factors[..., None]}
+    by_channel = {name: np.repeat(rows[:, None], motion.channels, axis=1) for name, rows in inputs.items()}
+    rows = _by_frame(by_channel | values, num_frames)
+    return {name: each.reshape(-1, *each.shape[2:]) for name, each in rows.items()}
+
+
+def _by_frame(inputs: dict[str, np.ndarray], num_frames: int) -> dict[str, np.ndarray]:
+    """Rows of clips as rows of their frames; what acts on values in float32."""
     for name in ("matrix", "offset"):
         inputs[name] = inputs[name].astype(np.float32)
     return {name: np.repeat(rows, num_frames, axis=0) for name, rows in inputs.items()}

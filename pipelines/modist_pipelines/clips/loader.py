@@ -47,7 +47,7 @@ class ClipBatch:
     visual_key: Tensor
     """(b, 3, T, H, W): of samples deal[rank·b] and on."""
     motion_query: Tensor | None
-    """(b, 1, T', H, W), or None where the plan has no motion."""
+    """(b, C, T', H, W), C as the motion input has it, or None where the plan has no motion."""
     motion_key: Tensor | None
     damaged: np.ndarray
     """(B,) bool: samples of which this process holds blank clips, because frames of theirs are damaged. Another
@@ -142,8 +142,10 @@ class ClipLoader:
 
     def _batch_bytes(self) -> int:
         plan = self._plan
-        frames = 3 * plan.visual.num_frames + (plan.motion.num_frames if plan.motion_input is not None else 0)
-        return 2 * self._num_local * frames * plan.crop_size**2 * 4
+        planes = 3 * plan.visual.num_frames
+        if plan.motion_input is not None:
+            planes += plan.shown_motion.channels * plan.motion.num_frames
+        return 2 * self._num_local * planes * plan.crop_size**2 * 4
 
     def _usable_videos(self, subset: int | None) -> np.ndarray:
         eligible = eligible_videos(self._source, self._plan)

@@ -24,7 +24,7 @@ from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ClipSource
 
 Clips: TypeAlias = dict[Kind, Tensor]
-"""Of one video: each kind that was asked for to (V, C, T, H, W) float32; C is 3, or 1 for motion."""
+"""Of one video: each kind that was asked for to (V, C, T, H, W) float32; C is 3, or what the motion input has."""
 _CLIPS_AT_A_TIME = 8  # that a decoder holds
 
 
@@ -35,7 +35,7 @@ class Request(NamedTuple):
     row: int
     """Of the source."""
     plans: Sequence[ClipPlan]
-    """Each is shown in every kind. Motion takes its frames and its crop alone."""
+    """Each is shown in every kind. Motion takes its frames, its crop and its flip alone."""
 
 
 class ClipReader:

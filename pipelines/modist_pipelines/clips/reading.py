@@ -17,7 +17,8 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """A clip and its frames as the source gave them, (num_bytes,) JPEGs or (H, W, C) pixels; None where damaged."""
+    """A clip and its frames as the source gave them, (num_bytes,) JPEGs or (H, W, C) pixels; None where damaged. Of a
+    motion map, each channel comes by itself."""
 
     plan: ClipPlan
     frames: list[np.ndarray] | None
@@ -102,9 +103,9 @@ def read_planned(
         asked.setdefault(shown[kind], set()).update(plan.frames.tolist())
     wanted = {name: sorted(frames) for name, frames in asked.items()}
     reading = source.read(video, wanted)
-    found = {name: dict(zip(frames, reading.frames[name], strict=True)) for name, frames in wanted.items()}
+    found = {name: reading.by_frame(name, frames) for name, frames in wanted.items()}
 
     def planned(kind: Kind, plan: ClipPlan) -> PlannedClip:
-        return PlannedClip(plan, [found[shown[kind]][frame] for frame in plan.frames.tolist()])
+        return PlannedClip(plan, [part for frame in plan.frames.tolist() for part in found[shown[kind]][frame]])
 
     return {clip: planned(clip[1], plan) for clip, plan in plans.items()}, reading

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 
 from modist_pipelines.clips.ahead import ahead
-from modist_pipelines.prepare.flow import Flow, FlowEstimator, to_gray
-from modist_pipelines.prepare.motion import FLOW_SPAN, MotionMaps
+from modist_pipelines.motion_inputs import FLOW_SPAN, Flow, FramePairs
+from modist_pipelines.prepare.flow import FlowEstimator, to_gray
+from modist_pipelines.prepare.motion import MotionMaps
+from modist_pipelines.store.writer import MotionJpegs
 from modist_pipelines.video.reader import MIN_FRAMES, FrameScaler, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
@@ -21,7 +23,7 @@ _MOTIONLESS_LEVELS = 8
 
 
 class FrameSink(Protocol):
-    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None: ...
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[MotionJpegs, float]]) -> None: ...
 
 
 class Frame(NamedTuple):
@@ -41,6 +43,8 @@ class GridFrame(NamedTuple):
     """5 nominal frames earlier; for the first 5, which have none, 5 later: the same span of time."""
     neighbour: Frame
     """1 nominal frame earlier; later for the first."""
+    is_later: bool
+    """Whether the reference is."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,10 @@ class VideoEncoder:
         self.seconds["encode"] += time.perf_counter() - computed
 
     def _append(self, batch: list[GridFrame], flows: "Flow | None", sink: FrameSink) -> None:
-        motion_maps = self._motion(flows, [w.frame.gray for w in batch], [w.neighbour.gray for w in batch])
+        grays, neighbours = [w.frame.gray for w in batch], [w.neighbour.gray for w in batch]
+        motion_maps = self._motion(FramePairs(grays, neighbours, flows, [w.is_later for w in batch]))
         for window, maps in zip(batch, motion_maps, strict=True):
-            motion = {name: (self._jpeg(pixels), score) for name, (pixels, score) in maps.items()}
+            motion = {name: ([self._jpeg(one) for one in pixels], score) for name, (pixels, score) in maps.items()}
             sink.append(self._jpeg(window.frame.bgr), motion)
 
     def _jpeg(self, pixels: np.ndarray) -> bytes:
@@ -191,8 +196,9 @@ def _is_needed(number: int, grid: int) -> bool:
 
 
 def _window(ring: dict[int, Frame], time: int) -> GridFrame:
-    reference = time - FLOW_SPAN if time >= FLOW_SPAN else time + FLOW_SPAN
-    return GridFrame(ring[time], ring[reference], ring[time - 1 if time else 1])
+    is_later = time < FLOW_SPAN
+    reference = time + FLOW_SPAN if is_later else time - FLOW_SPAN
+    return GridFrame(ring[time], ring[reference], ring[time - 1 if time else 1], is_later)
 
 
 def _change(window: GridFrame) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from modist_pipelines.prepare.shards import ShardMaker
 from modist_pipelines.prepare.workers import WorkerPool
+from modist_pipelines.store.writer import MotionJpegs, each_jpeg
 from modist_pipelines.video.discovery import file_size
 from modist_pipelines.video.reader import VideoError, VideoReader
 
@@ -75,9 +76,9 @@ class _Counter:
         self.num_bytes = 0
         self.num_frames = 0
 
-    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[MotionJpegs, float]]) -> None:
         self.num_frames += 1
-        self.num_bytes += len(rgb) + sum(len(jpeg) for jpeg, _ in motion.values())
+        self.num_bytes += len(rgb) + sum(len(jpeg) for jpegs, _ in motion.values() for jpeg in each_jpeg(jpegs))
 
 
 @dataclass

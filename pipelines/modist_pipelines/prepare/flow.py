@@ -3,17 +3,17 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 import numpy as np
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.motion_inputs import Flow
 
 if TYPE_CHECKING:
     from torch import Tensor  # heavy, and DIS does without
 
-Flow: TypeAlias = "np.ndarray | Tensor"
 FlowName = Literal["dis", "raft-large", "raft-small", "nvof"]
 FlowDevice = Literal["auto", "cpu", "cuda"]
 

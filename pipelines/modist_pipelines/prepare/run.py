@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.motion_inputs import DEFAULT, MotionName, find_motion_input
 from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator, uses_gpu
 from modist_pipelines.prepare.listing import ListFormat, read_listing
-from modist_pipelines.prepare.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
+from modist_pipelines.prepare.motion import OPTION, EdgeFunction, motion_scales
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
 from modist_pipelines.prepare.placement import Placement, free_bytes, place
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
@@ -52,8 +53,8 @@ class PrepareConfig:
     """Folder of the store. Run again after an interruption: only what is missing is done."""
     short_side: int = 256
     """Pixels of the shorter side of the stored frames (144 for the 128-pixel models)."""
-    motion_inputs: tuple[MotionName, ...] = ("edges",)
-    """Motion maps to store (Table 3b); one store may hold several, or none."""
+    motion_inputs: tuple[MotionName, ...] = (DEFAULT,)
+    """Motion maps to store (Table 3b; docs/motion-inputs.md); one store may hold several, or none."""
     flow: FlowName = "dis"
     """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's; nvof is the engine of an NVIDIA GPU."""
     raft_weights: Path | None = None
@@ -108,6 +109,8 @@ class PrepareConfig:
             if not low <= getattr(self, name) <= high:
                 option = name.replace("_", "-")
                 raise DataError(f"--{option} {getattr(self, name)} is out of range: {low:g} to {high:g}.")
+        for name in self.motion_inputs:
+            find_motion_input(name, OPTION)
         if len(set(self.motion_inputs)) < len(self.motion_inputs):
             raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice.")
         if self.merge and self.shard is not None:
@@ -237,14 +240,14 @@ def _finish(
 
 def _meta(config: PrepareConfig) -> StoreMeta:
     weights = None
-    flow = config.flow if needs_flow(config.motion_inputs) else "none"
+    flow = config.flow if any(find_motion_input(name).needs_flow for name in config.motion_inputs) else "none"
     if flow.startswith("raft"):
         path = find_raft_weights(config.flow, config.raft_weights)
         make_flow_estimator(config.flow, path, "cpu")  # whether they load, before workers try, and on no GPU
         weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return StoreMeta(
         short_side=config.short_side,
-        motion_inputs=motion_inputs(config.motion_inputs, config.clamp),
+        motion_inputs=motion_scales(config.motion_inputs, config.clamp),
         fps=config.fps,
         grid=config.grid,
         jpeg_quality=config.jpeg_quality,
@@ -285,7 +288,11 @@ def _finished_already(config: PrepareConfig, meta: StoreMeta, videos: Sequence[s
     store = Store.open(config.out)
 
     def plan(meta: StoreMeta, videos: Sequence[str]) -> dict[str, Any]:
-        clamps = [kind.full_scale for name, kind in meta.motion_inputs.items() if name == "edges"]
+        clamps = [
+            scale.full_scale
+            for name, scale in meta.motion_inputs.items()
+            if find_motion_input(name, OPTION).full_scale is None
+        ]
         names = hashlib.sha256("\0".join(sorted(videos)).encode()).hexdigest()
         own = {"motion_inputs": list(meta.motion_inputs), "raft_weights": meta.flow_weights}
         return {**_options(meta), **own, "clamp": clamps, "videos": names}

@@ -11,7 +11,7 @@ import cv2
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
-from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps, needs_flow
+from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
@@ -125,11 +125,9 @@ def make_encoder(
 ) -> VideoEncoder:
     """An encoder for this process, which is to use one thread: the parallelism is over videos."""
     cv2.setNumThreads(1)
-    names = list(meta.motion_inputs)
+    motion = MotionMaps(meta.motion_inputs, edge_function, gain=meta.sobel_gain, border=meta.border)
     flow_name: FlowName = meta.flow  # type: ignore[assignment]
-    flow = make_flow_estimator(flow_name, raft_weights, device) if needs_flow(names) else None
-    clamp = meta.motion_inputs["edges"].full_scale if "edges" in names else 1.0
-    motion = MotionMaps(names, edge_function, gain=meta.sobel_gain, border=meta.border, clamp=clamp)
+    flow = make_flow_estimator(flow_name, raft_weights, device) if motion.needs_flow else None
     if torch := sys.modules.get("torch"):  # only where the edge function or the flow brought it in
         torch.set_num_threads(1)
     return VideoEncoder(

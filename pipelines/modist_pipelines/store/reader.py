@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from isal.isal_zlib import crc32  # ten times as fast as zlib's, which costs more than the read
 
 from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.motion_inputs import MapScale, find_motion_input
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 
 FORMAT = "modist-store"
@@ -41,21 +42,13 @@ _READ_PAUSES = (0.05, 0.5, 2.0)  # seconds before the second, third and last try
 
 
 @dataclass(frozen=True)
-class MotionInput:
-    """What the pixels of a motion map mean: value = pixel / 255 * full_scale, in `unit`."""
-
-    unit: str
-    full_scale: float
-
-
-@dataclass(frozen=True)
 class StoreMeta:
     """The contents of store.json."""
 
     short_side: int
     """Pixels of the shorter side of the stored frames, at which the flow was computed too."""
-    motion_inputs: Mapping[str, MotionInput]
-    """Name ("edges", "magnitude", "difference") to meaning."""
+    motion_inputs: Mapping[str, MapScale]
+    """Name of each motion input that it holds, to the meaning of its pixels."""
     fps: float = 30.0
     """Frames a second of the nominal clock."""
     grid: int = 4
@@ -74,9 +67,7 @@ class StoreMeta:
     def to_json(self) -> str:
         record = {"format": FORMAT, "version": VERSION}
         record |= {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        record["motion_inputs"] = {
-            name: {"unit": kind.unit, "full_scale": kind.full_scale} for name, kind in self.motion_inputs.items()
-        }
+        record["motion_inputs"] = {name: _plain(scale) for name, scale in self.motion_inputs.items()}
         return json.dumps(record, indent=2) + "\n"
 
     @staticmethod
@@ -95,12 +86,17 @@ class StoreMeta:
                     f"{path} says format {found[0]!r}, version {found[1]!r}, but this program reads "
                     f"{FORMAT!r}, version {VERSION}. {again}"
                 )
-            kinds = {name: MotionInput(**kind) for name, kind in record.pop("motion_inputs").items()}
-            return StoreMeta(motion_inputs=kinds, **record)
+            scales = {name: MapScale(**scale) for name, scale in record.pop("motion_inputs").items()}
+            return StoreMeta(motion_inputs=scales, **record)
         except DataError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({error!r}). {again}") from error
+
+
+def _plain(scale: MapScale) -> dict[str, Any]:
+    """Without what is as in the first stores, so that versions which know no other read them."""
+    return {part.name: getattr(scale, part.name) for part in fields(scale) if getattr(scale, part.name) != part.default}
 
 
 class StringColumn(Sequence):
@@ -207,11 +203,15 @@ class Store:
         self._check_kind(name, self._scores)
         return self._scores[name]
 
+    def channels(self, kind: str) -> int:
+        """JPEGs that a frame of "rgb" or of a motion input has."""
+        return 1 if kind == "rgb" else self.meta.motion_inputs[kind].channels
+
     def read_frames(self, video: int, kind: str, frames: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """JPEGs of one kind, (num_bytes,) uint8 each: as `read`, with frames in any order and repeats allowed."""
         distinct = sorted({int(frame) for frame in frames})
-        jpegs = dict(zip(distinct, self.read(video, {kind: distinct}).frames[kind], strict=True))
-        return [jpegs[int(frame)] for frame in frames]
+        jpegs = self.read(video, {kind: distinct}).by_frame(kind, distinct)
+        return [jpeg for frame in frames for jpeg in jpegs[int(frame)]]
 
     def read(self, video: int, wanted: Mapping[str, Sequence[int]]) -> Reading:
         """JPEGs of a video's grid frames; neighbours come in one read.
@@ -231,21 +231,22 @@ class Store:
             self._check_kind(kind, self._offsets)
             offsets = self._offsets[kind][video].tolist()
             checksums = self._crc32[kind][video].tolist()
+            channels = self.channels(kind)
             found = jpegs[kind] = []
-            for first, last in _runs(frames, len(checksums)):
-                begin, end = offsets[first], offsets[last + 1]
+            for first, last in _runs(frames, len(checksums) // channels):
+                begin, end = offsets[first * channels], offsets[(last + 1) * channels]
                 block = self._read_bytes(shard, begin, end, video)
                 num_bytes += end - begin
-                for frame in range(first, last + 1):
-                    jpeg = block[offsets[frame] - begin : offsets[frame + 1] - begin]
-                    if crc32(jpeg) != checksums[frame]:
+                for place in range(first * channels, (last + 1) * channels):
+                    jpeg = block[offsets[place] - begin : offsets[place + 1] - begin]
+                    if crc32(jpeg) != checksums[place]:
                         raise DamagedError(
-                            f"{shard_path(self.path, shard)} is damaged: {kind} frame {frame} of "
+                            f"{shard_path(self.path, shard)} is damaged: {kind} frame {place // channels} of "
                             f"{self.videos[video]} fails its checksum. Remove the store and prepare it again, "
                             "or copy it again from where it came."
                         )
                     found.append(jpeg)
-        num_frames = sum(map(len, jpegs.values()))
+        num_frames = sum(map(len, wanted.values()))
         return Reading(jpegs, frames_decoded=num_frames, bytes_read=num_bytes, bytes_needed=num_bytes)
 
     def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> np.ndarray:
@@ -266,7 +267,7 @@ class Store:
         )
 
     def frame_checksums(self, video: int, kind: str = "rgb") -> np.ndarray:
-        """(num_frames,) CRC-32 of a video's frames: equal for two copies of one video."""
+        """CRC-32 of a video's JPEGs of a kind, (num_frames,) for "rgb": equal for two copies of one video."""
         self._check_kind(kind, self._crc32)
         return self._crc32[kind][video]
 
@@ -310,9 +311,11 @@ class Store:
     def check_motion(self, name: str) -> None:
         """
         Raises:
-            DataError: the store does not hold this motion input.
+            DataError: there is no such motion input, or the store does not hold it.
         """
+        motion = find_motion_input(name)
         self._check_kind(name, self._scores)
+        motion.check_stored(self.meta.motion_inputs[name], str(self.path))
 
     def _check_kind(self, kind: str, held: Mapping[str, ListColumn]) -> None:
         if kind not in held:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,22 +19,29 @@ from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 _SPOOL_BYTES = 64 << 20
 
 
+MotionJpegs: TypeAlias = bytes | Sequence[bytes]
+"""Of one map: a JPEG a channel, or the one of a map that has but one."""
+
+
+def each_jpeg(jpegs: MotionJpegs) -> Sequence[bytes]:
+    return (jpegs,) if isinstance(jpegs, bytes) else jpegs
+
+
 def _spool(folder: Path) -> tempfile.SpooledTemporaryFile:
     return tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(folder))
 
 
 @dataclass
 class _FrameList:
-    """Sizes, checksums and scores of the frames of one kind of the video being written."""
+    """Sizes and checksums of the JPEGs of one kind of the video being written, and scores of its frames."""
 
     sizes: list[int] = field(default_factory=list)
     crc32: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
 
-    def append(self, jpeg: bytes, score: float = 0.0) -> None:
+    def append(self, jpeg: bytes) -> None:
         self.sizes.append(len(jpeg))
         self.crc32.append(zlib.crc32(jpeg))
-        self.scores.append(score)
 
     def offsets(self, begin: int) -> list[int]:
         offsets = [begin]
@@ -78,14 +86,16 @@ class ShardWriter:
         self._frames = {kind: _FrameList() for kind in ("rgb", *self._motion_inputs)}
         self._spools = {name: _spool(self._temporary.parent) for name in self._motion_inputs}
 
-    def append(self, rgb: bytes, motion: Mapping[str, tuple[bytes, float]]) -> None:
-        """Add the next grid frame of the video: its RGB JPEG, and a JPEG and a score per motion input."""
+    def append(self, rgb: bytes, motion: Mapping[str, tuple[MotionJpegs, float]]) -> None:
+        """Add the next grid frame of the video: its RGB JPEG, and the map and the score of each motion input."""
         self._file.write(rgb)
         self._frames["rgb"].append(rgb)
         for name in self._motion_inputs:
-            jpeg, score = motion[name]
-            self._spools[name].write(jpeg)
-            self._frames[name].append(jpeg, score)
+            jpegs, score = motion[name]
+            self._frames[name].scores.append(score)
+            for jpeg in each_jpeg(jpegs):
+                self._spools[name].write(jpeg)
+                self._frames[name].append(jpeg)
 
     def finish_video(
         self,
@@ -166,7 +176,8 @@ class ShardWriter:
 
 
 def index_schema(motion_inputs: Sequence[str]) -> pa.Schema:
-    """Columns of index.parquet. Offsets are bytes into the shard; scores are in tenths of the full scale."""
+    """Columns of index.parquet. Offsets are bytes into the shard, of every JPEG: a map of several channels has one for
+    each. Scores are in tenths of the full scale."""
     fields = [
         pa.field("video", pa.string(), nullable=False),
         pa.field("label", pa.string()),

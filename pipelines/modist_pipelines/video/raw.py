@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.motion_inputs import MOTION_INPUTS, FramePairs, MotionInput, find_motion_input
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
@@ -44,7 +45,8 @@ class RawVideos:
 
     Opening reads the head of every file and decodes its first frame; files that cannot be used are left out, counted
     and named. Clips follow the same clock as a store's, so a plan picks the same frames from both. Motion is the
-    frame difference at the size of the file; scores are not known, so no window is refused for lack of motion.
+    frame difference, or whatever else needs no flow, at the size of the file; scores are not known, so no window is
+    refused for lack of motion.
 
     Args:
         path: the folder.
@@ -125,13 +127,14 @@ class RawVideos:
     def check_motion(self, name: str) -> None:
         """
         Raises:
-            DataError: anything but the frame difference, which alone needs no preparation.
+            DataError: there is no such motion input, or it needs optical flow.
         """
-        if name != "difference":
+        if find_motion_input(name).needs_flow:
+            at_hand = " or ".join(name for name, motion in MOTION_INPUTS.items() if not motion.needs_flow)
             raise DataError(
                 f"--clips.motion-input {name} is not to be had from raw videos: optical flow is too slow to compute in "
                 f"every epoch. Make a store of it with `python launch/prepare.py {self.path} --out STORE` and train "
-                "with --store STORE, or pass --clips.motion-input difference."
+                f"with --store STORE, or pass --clips.motion-input {at_hand}."
             )
 
     def score_column(self, name: str) -> ListColumn:
@@ -144,10 +147,10 @@ class RawVideos:
         """Decode frames of a video, once for all that is wanted.
 
         Args:
-            wanted: "rgb" and "difference", to distinct grid frames in ascending order.
+            wanted: "rgb" and motion inputs that need no flow, to distinct grid frames in ascending order.
 
         Returns:
-            (H, W, 3) uint8 RGB and (H, W, 1) uint8 differences to the nominal frame before (after, for frame 0).
+            (H, W, 3) uint8 RGB and (H, W, 1) uint8 maps against the nominal frame before (after, for frame 0).
             `frames_decoded` counts from each key frame on. `bytes_read` is the whole file, since finding the frames
             takes a look at all packets; `bytes_needed` the frames' share of it.
 
@@ -155,9 +158,11 @@ class RawVideos:
             DamagedError: the file does not decode.
         """
         path = self.path / self.videos[video]
-        pairs = {frame: _pair(frame * self.grid) for frame in wanted.get("difference", ())}
+        motion = {
+            name: [_pair(frame * self.grid) for frame in frames] for name, frames in wanted.items() if name != "rgb"
+        }
         ticks = {frame * self.grid for frame in wanted.get("rgb", ())}
-        ticks.update(tick for pair in pairs.values() for tick in pair)
+        ticks.update(tick for pairs in motion.values() for pair in pairs for tick in pair)
         try:
             engine = partial(self._decode_on_engine, video) if self._engine is not None else None
             decoded = decode_nominal(path, self.fps, sorted(ticks), engine)
@@ -169,8 +174,8 @@ class RawVideos:
         frames: dict[str, list[np.ndarray]] = {}
         if "rgb" in wanted:
             frames["rgb"] = [pixels[frame * self.grid] for frame in wanted["rgb"]]
-        if "difference" in wanted:
-            frames["difference"] = _differences(pixels, [pairs[frame] for frame in wanted["difference"]])
+        for name, pairs in motion.items():
+            frames[name] = _maps(find_motion_input(name), pixels, pairs)
         return self._reading(video, frames, decoded)
 
     def _decode_on_engine(self, video: int, path: Path, sources: list[int]) -> Tensor:
@@ -229,15 +234,20 @@ def _probe(path: Path, fps: float) -> _Probe:
 
 
 def _pair(tick: int) -> tuple[int, int]:
-    """A nominal frame and the one whose difference to it is its motion."""
+    """A nominal frame and the one that its motion is measured against."""
     return tick, tick - 1 if tick else 1
 
 
-def _differences(pixels: Mapping[int, np.ndarray | Tensor], pairs: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+def _maps(
+    motion: MotionInput, pixels: Mapping[int, np.ndarray | Tensor], pairs: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
     gray: dict[int, np.ndarray] = {}
     for tick in {tick for pair in pairs for tick in pair}:
         frame = pixels[tick]
         # From an engine, the few frames of a clip take the way over the host; training without a store is for trying.
         host = frame.numpy(force=True) if isinstance(frame, Tensor) else frame
         gray[tick] = cv2.cvtColor(host, cv2.COLOR_RGB2GRAY)
-    return [cv2.absdiff(gray[tick], gray[beside])[..., None] for tick, beside in pairs]
+    grays, neighbours = [gray[tick] for tick, _ in pairs], [gray[beside] for _, beside in pairs]
+    assert motion.full_scale is not None  # only what --clamp scales has none, and that needs flow
+    computed = motion.compute(FramePairs(grays, neighbours), motion.full_scale)
+    return [channel[..., None] for maps, _ in computed for channel in maps]

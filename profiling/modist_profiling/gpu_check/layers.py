@@ -65,13 +65,13 @@ def shapes_of(options: Options) -> Counter[Shape]:
             found[Shape(net, "norm", tuple(x.shape))] += 1
 
     with torch.device("meta"):
-        nets = Pathways(recipe.model, motion=True)
+        nets = Pathways(recipe.model, recipe.motion_channels)
         for name, module in nets.named_modules():
             module.register_forward_pre_hook(lambda m, x, name=name: see(name, m, x[0]))
         size, clips = options.crop, recipe.clips
         nets(
             torch.empty(options.batch, 3, clips.visual.num_frames, size, size),
-            torch.empty(options.batch, 1, clips.motion.num_frames, size, size),
+            torch.empty(options.batch, recipe.motion_channels, clips.motion.num_frames, size, size),
         )
     return found
 

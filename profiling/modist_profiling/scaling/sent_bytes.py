@@ -25,7 +25,7 @@ def minimum_bytes(config: TrainConfig, num_processes: int) -> dict[str, int]:
     Any process may find any sample damaged, so each speaks of all ids. From shapes alone; nothing is run.
     """
     with torch.device("meta"):
-        nets = Pathways(config.model, config.objective.motion)
+        nets = Pathways(config.model, config.motion_channels)
     num_modalities = 2 if config.objective.motion else 1
     local = config.batch_size // num_processes
     return {

@@ -46,10 +46,10 @@ def count_flops(preset: str, crop_size: int) -> tuple[float, int]:
     """
     config = PRESETS[preset](None, Path("run"))
     clips = config.clips
-    model = MoDist(config.model, config.objective)
+    model = MoDist(config.model, config.objective, config.motion_channels)
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed
         visual = torch.empty(2, 3, clips.visual.num_frames, crop_size, crop_size)
-        motion = torch.empty(2, 1, clips.motion.num_frames, crop_size, crop_size)
+        motion = torch.empty(2, config.motion_channels, clips.motion.num_frames, crop_size, crop_size)
         with FlopCounterMode(display=False) as counter:
             model.online(visual, motion).sum().backward()
             with torch.no_grad():

@@ -129,7 +129,7 @@ def _fake_nets(config: TrainConfig) -> Iterator[None]:
     """Two things that torch does by a tensor's memory, of which a fake one has none: copying a net, converting one."""
 
     def copied(_: nn.Module) -> nn.Module:
-        return Pathways(config.model, config.objective.motion)
+        return Pathways(config.model, config.motion_channels)
 
     def to(net: nn.Module, *_: object, memory_format: torch.memory_format) -> nn.Module:
         for module in net.modules():

@@ -74,7 +74,7 @@ class PlainStep:
         assert choices <= set(CHOICES), choices - set(CHOICES)
         self._config, self._choices, self._device = config, choices, device
         torch.manual_seed(config.seed)
-        net = Pathways(config.model, motion=True)
+        net = Pathways(config.model, motion_channels=1)
         if "one_channel" not in choices:
             net.motion = ResNet(config.model.arch, 3, config.model.motion_width, temporal_kernels=(1, 1, 1, 1, 1))
         if "frame_pool" not in choices:

@@ -62,8 +62,8 @@ def made_up_batch(config: TrainConfig, device: torch.device, num_processes: int 
         deal=np.arange(config.batch_size),
         visual_query=clips(3, visual),
         visual_key=clips(3, visual),
-        motion_query=clips(1, motion),
-        motion_key=clips(1, motion),
+        motion_query=clips(config.motion_channels, motion),
+        motion_key=clips(config.motion_channels, motion),
         damaged=np.zeros(config.batch_size, bool),
         counters={},
     )
