@@ -177,5 +177,5 @@ class Trainer(TrainingLoop[TrainConfig]):
             "git_revision": git_revision(),
         }
         export_backbone(self.step.model.online.visual, out / "backbone.safetensors", card)
-        save_loss_curve(out / "loss.png", out / "metrics.jsonl", config.objective.bank_size)
+        save_loss_curve(out / "loss.png", out / "metrics.jsonl", config.objective.bank_size, config.batch_size)
         log.info("backbone: %s", out / "backbone.safetensors")

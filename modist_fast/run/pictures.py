@@ -14,20 +14,26 @@ from modist_fast.config import TrainConfig
 from modist_fast.objective import TERMS
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
-from modist_pipelines.motion_inputs import find_motion_input
+from modist_pipelines.motion_inputs import MotionInput, find_motion_input
 from modist_pipelines.source import ClipSource
 
 _SHEET_VIDEOS = 4
 _SHEET_FRAMES = 8
+_SHEET_SIDE = 96  # pixels at least, of a frame
 _GAP = 4
-_LABEL_WIDTH = 92
+_LABEL_WIDTH = 150
+_LINE = 16
+_BRIGHT = 99.5  # percentile of a motion clip that becomes white
 
 
-def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
-    """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG, beside a loss that knows nothing."""
+def save_loss_curve(path: Path, metrics: Path, bank_size: int, batch_size: int) -> None:
+    """Draw each term's loss and top-1 over the steps of a metrics.jsonl as PNG, beside a loss that knows nothing.
+
+    Steps before the banks are full are shaded: with few negatives any loss is low.
+    """
     rows = read_metrics(metrics)
     steps = np.array([row["step"] for row in rows])
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(12.5, 4), layout="constrained")
     (loss_axis, top1_axis) = figure.subplots(1, 2)
     for term in TERMS:
         if f"loss_{term}" in rows[-1]:
@@ -38,9 +44,12 @@ def save_loss_curve(path: Path, metrics: Path, bank_size: int) -> None:
     loss_axis.margins(y=0.08)  # or the line may lie on the frame
     loss_axis.set(xlabel="step", ylabel="InfoNCE", title="Loss by term")
     top1_axis.set(xlabel="step", ylabel="%", title="Top-1 among positive and negatives", ylim=(0, 100))
+    full = bank_size / batch_size
     for axis in (loss_axis, top1_axis):
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if steps[0] < full:
+            axis.axvspan(0, min(full, steps[-1]), color="gray", alpha=0.15, linewidth=0, label="the banks fill")
+    figure.legend(*loss_axis.get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=110)
 
 
@@ -68,42 +77,66 @@ def save_contact_sheet(path: Path, source: ClipSource, config: TrainConfig) -> N
     try:
         batch = next(iter(loader.iterate(0, 1)))
         mean, std = config.clips.augmentation.mean, config.clips.augmentation.std
+        visual, motion = config.clips.visual, config.clips.motion
 
         def undo(clip: np.ndarray) -> np.ndarray:
             return clip * std + mean
 
-        clips = [("visual query", batch.visual_query, undo), ("visual key", batch.visual_key, undo)]
+        kinds = [("visual query", batch.visual_query, undo, visual), ("visual key", batch.visual_key, undo, visual)]
         if batch.motion_query is not None and batch.motion_key is not None:
-            to_rgb = find_motion_input(config.motion_input).to_rgb
-            clips += [("motion query", batch.motion_query, to_rgb), ("motion key", batch.motion_key, to_rgb)]
-        rows = [
-            (label, _strip(clip[index], to_rgb))
-            for index in range(len(batch.video_ids))
-            for label, clip, to_rgb in clips
-        ]
+            bright = _brightened(find_motion_input(config.motion_input))
+            kinds += [("motion query", batch.motion_query, bright, motion)]
+            kinds += [("motion key", batch.motion_key, bright, motion)]
+        sheet = []
+        for index, video in enumerate(batch.video_ids.tolist()):
+            clips = [
+                (f"{name}, {(spec.num_frames - 1) * spec.stride / source.fps:.1f} s", _frames(clip[index], to_rgb))
+                for name, clip, to_rgb, spec in kinds
+            ]
+            sheet.append((str(source.videos[video]), clips))
     finally:
         loader.close()
-    _draw_rows(rows, len(clips)).save(path)
+    _draw(sheet).save(path)
 
 
-def _strip(clip: Tensor, to_rgb: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Frames of one clip (C, T, H, W) side by side, (H, n·W, 3) uint8."""
+def _brightened(motion: MotionInput) -> Callable[[np.ndarray], np.ndarray]:
+    """As the input's own picture, but what has no sign is brought to white: weak motion would look like none."""
+
+    def to_rgb(shares: np.ndarray) -> np.ndarray:
+        top = float(np.percentile(shares, _BRIGHT)) if not motion.signed else 0.0
+        return motion.to_rgb(shares / top if top > 0 else shares)
+
+    return to_rgb
+
+
+def _frames(clip: Tensor, to_rgb: Callable[[np.ndarray], np.ndarray]) -> list[Image.Image]:
+    """Some frames of one clip (C, T, H, W), enlarged by a whole number where they are small."""
     chosen = torch.linspace(0, clip.shape[1] - 1, min(_SHEET_FRAMES, clip.shape[1])).round().long()
-    frames = to_rgb(clip[:, chosen].cpu().numpy()).clip(0, 1)
-    strip = frames.transpose(2, 1, 3, 0).reshape(clip.shape[2], -1, 3)
-    return np.rint(strip * 255).astype(np.uint8)
+    frames = to_rgb(clip[:, chosen].float().cpu().numpy()).clip(0, 1)
+    pictures = [Image.fromarray(np.rint(frame * 255).astype(np.uint8)) for frame in frames.transpose(1, 2, 3, 0)]
+    factor = -(-_SHEET_SIDE // min(pictures[0].size))
+    return [picture.resize((factor * picture.width, factor * picture.height)) for picture in pictures]
 
 
-def _draw_rows(rows: list[tuple[str, np.ndarray]], rows_per_video: int) -> Image.Image:
-    height, width = rows[0][1].shape[:2]
-    num_videos = len(rows) // rows_per_video
-    total_height = len(rows) * (height + _GAP) + num_videos * 2 * _GAP
-    sheet = Image.new("RGB", (_LABEL_WIDTH + width + _GAP, total_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = _GAP
-    for index, (label, strip) in enumerate(rows):
-        draw.text((_GAP, top + height // 2 - 6), label, fill="black")
-        sheet.paste(Image.fromarray(strip), (_LABEL_WIDTH, top))
-        last_of_video = index % rows_per_video == rows_per_video - 1
-        top += height + _GAP + (2 * _GAP if last_of_video else 0)
-    return sheet
+def _draw(sheet: list[tuple[str, list[tuple[str, list[Image.Image]]]]]) -> Image.Image:
+    """Videos under one another: a title, then a row of frames for each clip, its first frame at the left.
+
+    Args:
+        sheet: title, and for each clip its label and frames.
+    """
+    frames = sheet[0][1][0][1]
+    width, height = frames[0].size
+    rows = len(sheet[0][1])
+    video_height = _LINE + rows * (height + _GAP) + 2 * _GAP
+    picture = Image.new("RGB", (_LABEL_WIDTH + len(frames) * (width + _GAP), len(sheet) * video_height), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, (title, clips) in enumerate(sheet):
+        top = place * video_height + _GAP
+        title = title.encode("ascii", "backslashreplace").decode()  # the font may have no more
+        draw.text((_LABEL_WIDTH, top), f"{title}: from the first frame of a clip to its last", fill="gray")
+        for row, (label, frames) in enumerate(clips):
+            y = top + _LINE + row * (height + _GAP)
+            draw.text((_GAP, y + height // 2 - 6), label, fill="black")
+            for column, frame in enumerate(frames):
+                picture.paste(frame, (_LABEL_WIDTH + column * (width + _GAP), y))
+    return picture
