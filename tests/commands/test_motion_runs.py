@@ -14,10 +14,14 @@ from modist_fast.commands.pretrain import parse
 from modist_fast.config import TrainConfig, check
 from modist_fast.demo_videos import make_demo_videos
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
+from modist_fast.gradcam.paired import PairedClips
 from modist_fast.run import checkpoint
 from modist_fast.watch.metrics import read_metrics
+from modist_pipelines.errors import DataError
 from modist_pipelines.motion_inputs import MOTION_INPUTS
 from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.store.reader import Store
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +86,21 @@ def test_motion_flip_changes_what_is_learned_from(store: Path, runs: dict[str, P
     assert after["loss_motion"] != before["loss_motion"]
     with pytest.raises(ConfigError, match=r"--clips\.motion-flip 1\.5 is a probability"):
         check(config_of(store, tmp_path, "flow", motion_flip=1.5), 1)
+
+
+def test_grad_cam_takes_the_length_of_flow_for_what_moves(store: Path) -> None:
+    spec = resolve_views(ViewsConfig(spatial=1, num_frames=4, stride=4, crop_size=32, short_side=32), {})
+    found: dict[str, torch.Tensor] = {}
+    for name in ("magnitude", "flow"):
+        reader = PairedClips(Store.open(store), spec, name)
+        (clip,) = reader.read([(0, reader.middle(0))])
+        reader.close()
+        found[name] = clip.motion
+    assert found["flow"].shape == (4, 32, 32)
+    assert found["magnitude"].max() > 0.1
+    torch.testing.assert_close(found["flow"], found["magnitude"], rtol=0, atol=0.03)
+    with pytest.raises(DataError, match="--motion-input flwo: there is no such motion input"):
+        PairedClips(Store.open(store), spec, "flwo")
 
 
 def test_an_unknown_input_lists_those_there_are(
