@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -12,8 +12,7 @@ from torch import nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
-from modist_fast.models import ResNet, build_visual
-from modist_fast.models.resnet import Arch
+from modist_fast.models import BACKBONES, Backbone, build_visual
 from modist_fast.run.checkpoint import kept
 from modist_fast.run.tensor_files import write_tensors
 from modist_fast.watch.finite import REMEDY, flaw_of
@@ -85,15 +84,15 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"modist-fast reads {FORMAT!r} version {VERSION}. Export the backbone again."
         )
     width = card.get("width")
-    if card.get("arch") not in get_args(Arch) or not isinstance(width, int) or width < 1:
+    if card.get("arch") not in BACKBONES or not isinstance(width, int) or width < 1:
         raise ConfigError(
             f"{card_path} names no network: arch {card.get('arch')!r}, width {width!r}; arch is one of "
-            f"{', '.join(get_args(Arch))}, width a whole number from 1. Export the backbone again."
+            f"{', '.join(BACKBONES)}, width a whole number from 1. Export the backbone again."
         )
     return card
 
 
-def load_backbone(path: str | os.PathLike[str]) -> ResNet:
+def load_backbone(path: str | os.PathLike[str]) -> Backbone:
     """The exported visual pathway as a plain module in eval mode: (B, 3, T, H, W) to (B, D) float32.
 
     Clips are RGB in [0, 1], normalized with the card's `mean` and `std`, `num_frames` frames `stride` apart.
