@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Arch = Literal["r50", "r18", "vit-s16"]
+Arch = Literal["r50", "r18", "vit-s16", "r2plus1d-18"]
 """The names of `models.table.BACKBONES`; a test holds the two equal."""
 DeviceOption = Literal["auto", "cpu", "cuda"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]

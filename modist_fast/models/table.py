@@ -6,6 +6,7 @@ from functools import partial
 
 from modist_fast.errors import ConfigError, did_you_mean
 from modist_fast.models.backbone import Backbone
+from modist_fast.models.r2plus1d import r2plus1d_18
 from modist_fast.models.resnet import motion_resnet, visual_resnet
 from modist_fast.models.vit import vit_s16
 
@@ -26,6 +27,7 @@ BACKBONES: dict[str, Nets] = {
     "r50": Nets(partial(visual_resnet, "r50"), partial(motion_resnet, "r50")),
     "r18": Nets(partial(visual_resnet, "r18")),
     "vit-s16": Nets(vit_s16),
+    "r2plus1d-18": Nets(r2plus1d_18),
 }
 
 
