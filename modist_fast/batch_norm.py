@@ -66,6 +66,11 @@ class StepStatistics:
             torch._foreach_copy_(self._buffers, self._result)
 
 
+def has_batch_norm(net: nn.Module) -> bool:
+    """Whether there are any statistics to be had: a ViT has none."""
+    return bool(_norms(net))
+
+
 def _norms(net: nn.Module) -> list[GroupBatchNorm]:
     return [module for module in net.modules() if isinstance(module, GroupBatchNorm)]
 

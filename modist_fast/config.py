@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from modist_fast.errors import ConfigError
-from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
+from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, PrecisionOption
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
@@ -20,11 +20,11 @@ else:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks (paper Table 1)."""
+    """The networks (paper Table 1, and others: docs/models.md)."""
 
-    arch: Literal["r50", "r18"] = "r50"
+    arch: Arch = "r50"
     visual_width: int = 64
-    """Channels of the visual pathway's first convolution."""
+    """Channels of the visual pathway's first convolution; of a ViT, the dimensions of a head."""
     motion_width: int = 8
     """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
     head: Literal["mlp", "bn", "cvrl"] = "mlp"

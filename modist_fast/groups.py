@@ -20,7 +20,10 @@ from modist_fast.optim import build_optimizer
 
 log = logging.getLogger("modist")
 _SHARE = 0.6  # of the free memory; the rest is for decoding, the allocator's gaps and what the estimate leaves out
-_KEPT = 4  # tensors for each norm: its input, its output, and in backward a gradient of each
+_KEPT = 4  # tensors for each batch norm: its input, its output, and in backward a gradient of each
+# For each of a transformer block's two layer norms: input, output, half of query, key, value, attention, its projection
+# and of the hidden layer, four times as wide, before and after its GELU; half of these in float32; and gradients.
+_KEPT_OF_TOKENS = 16
 
 
 def groups_in_a_pass(
@@ -28,7 +31,8 @@ def groups_in_a_pass(
 ) -> int:
     """The largest divisor of `num_groups` whose activations fit into a share of the free memory; at least 1.
 
-    An estimate: what a net keeps for backward is what its norms read and make. Heads and losses are small beside it.
+    An estimate: what a net keeps for backward is what its norms read and make, and of tokens what lies between them.
+    Heads and losses are small beside it.
 
     Args:
         run: calls `nets` on a group's clips; nets and clips on the meta device.
@@ -37,16 +41,16 @@ def groups_in_a_pass(
     """
     values = 0
 
-    def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal values
-        values += inputs[0].numel()
+        values += inputs[0].numel() * (_KEPT_OF_TOKENS if isinstance(module, nn.LayerNorm) else _KEPT)
 
     for module in nets.modules():
-        if isinstance(module, GroupBatchNorm):
+        if isinstance(module, GroupBatchNorm | nn.LayerNorm):
             module.register_forward_pre_hook(see)
     with torch.no_grad():
         run()
-    needed, room = _KEPT * values * bytes_per_value, _SHARE * free_bytes
+    needed, room = values * bytes_per_value, _SHARE * free_bytes
     return max((n for n in range(1, num_groups + 1) if num_groups % n == 0 and n * needed <= room), default=1)
 
 

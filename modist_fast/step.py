@@ -14,6 +14,7 @@ from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import TrainConfig
 from modist_fast.groups import GroupedStep, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, least_over_ranks, leave_out
+from modist_fast.models import build_visual
 from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.pathways import MoDist, Pathways
@@ -24,6 +25,19 @@ from modist_pipelines.clips.loader import ClipBatch
 
 log = logging.getLogger("modist")
 Result = TypeVar("Result")
+
+
+def check_clips(config: TrainConfig) -> None:
+    """Refuse clips that the visual net cannot take, before anything expensive starts.
+
+    Raises:
+        ConfigError: with the option and the nearest sizes.
+    """
+    with torch.device("meta"):
+        net = build_visual(config.model.arch, config.model.visual_width)
+    net.check_clip(
+        config.clips.visual.num_frames, config.clips.crop_size, "--clips.visual.num-frames", "--clips.crop-size"
+    )
 
 
 class _Inputs(NamedTuple):

@@ -18,7 +18,7 @@ from modist_fast.run import checkpoint
 from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
-from modist_fast.step import TrainingStep
+from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
 from modist_fast.watch.profiler import StepProfiler
@@ -43,6 +43,7 @@ class Trainer(TrainingLoop[TrainConfig]):
 
     def __init__(self, config: TrainConfig, world: World, source: ClipSource, watcher: Watcher | None = None) -> None:
         super().__init__(config, world, config.out)
+        check_clips(config)
         self._watcher = watcher
         self.source = source
         self._say(f"CPU: {allowed_cores(world.device)}; memory: {keep_freed_memory(world.device)}")

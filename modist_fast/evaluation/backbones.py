@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
-from modist_fast.host.choices import Inflation
-from modist_fast.models import BACKBONES, ResNet, build_visual
-from modist_fast.models.resnet import Arch
+from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, resolve_views
+from modist_fast.host.choices import Arch, Inflation
+from modist_fast.models import Backbone, build_visual
 from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
 from modist_fast.watch.finite import flaw_of
@@ -36,14 +36,14 @@ class BackboneConfig:
     arch: Arch = "r50"
     """Of a random network."""
     width: int = 64
-    """Channels of a random network's first convolution."""
+    """Channels of a random network's first convolution; of a ViT, the dimensions of a head."""
     inflation: Inflation = "mean"
     """How a net of pictures becomes one of clips. mean: each tap in time has its weights, divided by their number;
     centre: the middle tap alone has them."""
 
 
 @dataclass
-class Backbone:
+class OpenedBackbone:
     """A network in eval mode, with its card.
 
     Attributes:
@@ -51,10 +51,21 @@ class Backbone:
         origin: where it comes from, in words.
     """
 
-    net: ResNet
+    net: Backbone
     card: dict[str, Any]
     origin: str
     is_random: bool = False
+
+    def views(self, config: ViewsConfig) -> ViewSpec:
+        """The views that the options and the card come to.
+
+        Raises:
+            ConfigError: a value is missing, values do not fit each other, or the net cannot take such clips.
+        """
+        spec = resolve_views(config, self.card)
+        self.net.check_clip(spec.num_frames, spec.crop_size, "--views.num-frames", "--views.crop-size")
+        self.net.check_clip(spec.num_frames, spec.test_crop_size, "--views.num-frames", "--views.test-crop-size")
+        return spec
 
     def digest(self) -> str:
         """SHA-256 of the weights and batch-norm statistics: equal for a run, its export and its checkpoint."""
@@ -69,7 +80,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def open_backbone(config: BackboneConfig, seed: int = 0) -> Backbone:
+def open_backbone(config: BackboneConfig, seed: int = 0) -> OpenedBackbone:
     """Load or make the network.
 
     Args:
@@ -99,9 +110,9 @@ def open_backbone(config: BackboneConfig, seed: int = 0) -> Backbone:
     if checkpoint.is_one(path):
         return _from_checkpoint(path)
     if path.suffix == ".safetensors" and (path.with_suffix(".json").is_file() or _has_our_names(path)):
-        return Backbone(load_backbone(path), read_card(path), f"exported: {path}")
+        return OpenedBackbone(load_backbone(path), read_card(path), f"exported: {path}")
     found = read_weights(path, config.inflation)
-    return Backbone(found.net, found.card, f"converted: {path}")
+    return OpenedBackbone(found.net, found.card, f"converted: {path}")
 
 
 def _has_our_names(path: Path) -> bool:
@@ -113,7 +124,7 @@ def _has_our_names(path: Path) -> bool:
         return True  # load_backbone says what is wrong with it
 
 
-def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
+def _random(config: BackboneConfig, run: str, seed: int) -> OpenedBackbone:
     card: dict[str, Any] = {"arch": config.arch, "width": config.width}
     if run:
         card = _card_of_run(Path(run))
@@ -121,10 +132,10 @@ def _random(config: BackboneConfig, run: str, seed: int) -> Backbone:
     # Training begins with residual branches that are nothing. The baseline is a random network, not the first
     # convolution and random shortcuts alone, which are weaker.
     net.scale_residuals(1.0)
-    return Backbone(net, card, f"random {card['arch']} of width {card['width']}, seed {seed}", is_random=True)
+    return OpenedBackbone(net, card, f"random {card['arch']} of width {card['width']}, seed {seed}", is_random=True)
 
 
-def _build(arch: str, width: int, seed: int) -> ResNet:
+def _build(arch: str, width: int, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_visual(arch, width).eval()
@@ -143,13 +154,11 @@ def _card_of_run(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def _from_checkpoint(path: Path) -> Backbone:
+def _from_checkpoint(path: Path) -> OpenedBackbone:
     try:
         state = checkpoint.read_undamaged(path, torch.device("cpu"))
         card = visual_card(state["config"]) | {"steps": state["step"]}
         tensors = {key.removeprefix(_VISUAL): value for key, value in state["model"].items() if key.startswith(_VISUAL)}
-        if card["arch"] not in BACKBONES:
-            raise ValueError(f"arch {card['arch']!r}")
         net = _build(card["arch"], card["width"], 0)
         net.load_state_dict(tensors)
         if flaw := flaw_of(tensors):
@@ -159,4 +168,4 @@ def _from_checkpoint(path: Path) -> Backbone:
         raise ConfigError(
             f"--backbone {path} is no checkpoint that can be read ({type(error).__name__}: {reason})."
         ) from error
-    return Backbone(net, card, f"checkpoint: {path}")
+    return OpenedBackbone(net, card, f"checkpoint: {path}")

@@ -17,12 +17,12 @@ from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, fit_lbfgs
 from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, open_frozen
 from modist_fast.evaluation.statistics import bootstrap_interval
 from modist_fast.gradcam.agreement import RULE, Agreement, motion_agreement, moving_region
-from modist_fast.gradcam.cam import grad_cam, resize_cam, with_output_stride
+from modist_fast.gradcam.cam import grad_cam, resize_cam
 from modist_fast.gradcam.drawing import ShownClip, save_grid, save_video
 from modist_fast.gradcam.paired import PairedClip, PairedClips
 from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
-from modist_fast.models import ResNet
+from modist_fast.models import Backbone
 from modist_fast.run.checkpoint import plain
 from modist_pipelines.motion_inputs import DEFAULT, MotionName
 from modist_pipelines.store.reader import Store
@@ -44,8 +44,9 @@ class GradCamConfig(FrozenConfig):
     lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
     explain: Literal["label", "predicted"] = "label"
     """Whose logit: the true class's, or that of the class which the classifier takes it for."""
-    output_stride: Literal[8, 16, 32] = 32
-    """Pixels from one place of the map to the next. Below 32, the last stages are dilated: for small crops."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Pixels from one place of the map to the next; left out, as the net is: 32 of r50 and r18, 16 of the others. Below
+    that, the last stages are dilated, for small crops; a ViT has none to dilate."""
     motion_input: MotionName = DEFAULT
     """The stored motion maps that say what moves."""
     num_shown: int = 8
@@ -60,7 +61,7 @@ class _Seen:
 
     name: str
     frozen: Frozen
-    net: ResNet
+    net: Backbone
     """The backbone, at the output stride."""
     heads: dict[int, Linear]
     """Fold to classifier."""
@@ -117,9 +118,7 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
         shown = _choose(config, frozen, tested)
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "gradcam.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        title = (
-            f"Where a linear classifier on the frozen backbone sees the {_explained(config)} class (Grad-CAM on res5)"
-        )
+        title = f"Where a linear classifier on the frozen backbone sees the {_explained(config)} class (Grad-CAM)"
         save_grid(config.out / "gradcam.png", [_shown(seen, tested, clips, regions, place) for place in shown], title)
         films = [_film(config, seen, tested, reader, place) for place in shown[: config.num_filmed]]
         save_video(config.out / "gradcam.mp4", films, store.meta.fps / store.grid)
@@ -164,7 +163,8 @@ def _fit(config: GradCamConfig, name: str, frozen: Frozen, tested: Sequence[tupl
     }
     num_classes = len(frozen.labelled.classes)
     predicted = [int(heads[fold].probabilities(means[video][None], num_classes).argmax()) for fold, video in tested]
-    net = with_output_stride(frozen.backbone.net, config.output_stride).to(device).eval()
+    backbone = frozen.backbone.net
+    net = backbone.with_output_stride(config.output_stride or backbone.output_stride).to(device).eval()
     return _Seen(name, frozen, net, heads, predicted)
 
 

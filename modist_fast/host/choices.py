@@ -1,7 +1,9 @@
-"""Options of where and how to compute. Without torch: a command's --help need not wait for it."""
+"""Options of which net, where and how to compute. Without torch: a command's --help need not wait for it."""
 
 from typing import Literal
 
+Arch = Literal["r50", "r18", "vit-s16", "r2plus1d-18", "slow-r50", "imagenet-r50", "imagenet-r18"]
+"""The names of `models.table.BACKBONES`; a test holds the two equal."""
 DeviceOption = Literal["auto", "cpu", "cuda"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
 COLLECTIVE_TIMEOUT = 1800.0

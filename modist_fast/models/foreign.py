@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modist_fast.models.resnet import VISUAL_KERNELS, Arch, ResNet
+from modist_fast.models.resnet import VISUAL_KERNELS, ResNet
 
 MEAN, STD = 0.45, 0.225  # of the clips that the data plane makes, all channels alike
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,12 +31,12 @@ class Colours(nn.Module):
         return clips * self.scale + self.shift
 
 
-def build_slow_r50(width: int = 64) -> ResNet:
+def slow_r50(width: int = 64) -> ResNet:
     """Slow R50 as PySlowFast and PyTorchVideo release it: conv1 is 1×7² and takes every frame."""
     return ResNet("r50", in_channels=3, width=width, temporal_kernels=(1, 1, 1, 3, 3), stem_stride=1)
 
 
-def build_inflated(arch: Arch, width: int = 64) -> ResNet:
+def inflated_resnet(arch: str, width: int = 64) -> ResNet:
     """R3D-50 or R3D-18 for the weights of a net of ImageNet's pictures, with the colours as that net wants them."""
     colours = Colours(IMAGENET_MEAN, IMAGENET_STD)
     return ResNet(arch, in_channels=3, width=width, temporal_kernels=VISUAL_KERNELS, colours=colours)

@@ -12,7 +12,7 @@ from torch import nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
-from modist_fast.models import BACKBONES, ResNet, build_visual
+from modist_fast.models import BACKBONES, Backbone, build_visual
 from modist_fast.run.checkpoint import kept
 from modist_fast.run.tensor_files import write_tensors
 from modist_fast.watch.finite import REMEDY, flaw_of
@@ -92,7 +92,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return card
 
 
-def load_backbone(path: str | os.PathLike[str]) -> ResNet:
+def load_backbone(path: str | os.PathLike[str]) -> Backbone:
     """The exported visual pathway as a plain module in eval mode: (B, 3, T, H, W) to (B, D) float32.
 
     Clips are RGB in [0, 1], normalized with the card's `mean` and `std`, `num_frames` frames `stride` apart.

@@ -34,7 +34,7 @@ from modist_fast.evaluation.frozen.tasks import (
 )
 from modist_fast.host.distributed import World, join_world
 from modist_fast.models.norm import GroupBatchNorm
-from modist_fast.models.resnet import Block
+from modist_fast.models.resnet import Block, ResNet
 from modist_fast.run import checkpoint
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.store.reader import Store, shard_path
@@ -127,6 +127,7 @@ def test_a_random_network_is_random_throughout_and_calibrated(
     """Its outputs in eval mode are those of a network that normalizes by the statistics of the clips."""
     frozen = open_frozen(config_of(FrozenConfig, demo_store, labels, tmp_path), world)
     net = frozen.backbone.net
+    assert isinstance(net, ResNet)
     norms = [module for module in net.modules() if isinstance(module, GroupBatchNorm)]
     assert all(norm.momentum == 0.1 for norm in norms)  # as before
     assert not any((norm.running_var == 1).all() for norm in norms)

@@ -10,7 +10,7 @@ from clip_store import video_info
 from made_videos import moving_pictures, write_video
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone
+from modist_fast.evaluation.backbones import OpenedBackbone
 from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
@@ -28,7 +28,7 @@ def spec_of(**options: object) -> ViewSpec:
     return resolve_views(ViewsConfig(**options), CARD)  # type: ignore[arg-type]
 
 
-def textured_net() -> Backbone:
+def textured_net() -> OpenedBackbone:
     """A small network whose features tell one picture from another."""
     torch.manual_seed(0)
     net = build_visual("r18", 4)
@@ -36,7 +36,7 @@ def textured_net() -> Backbone:
         torch.nn.init.normal_(parameter, std=0.3)
     for _ in range(4):
         net(torch.randn(8, 3, 4, 32, 32))
-    return Backbone(net.eval(), CARD, "made")
+    return OpenedBackbone(net.eval(), CARD, "made")
 
 
 def whole_video(path: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from modist_fast.evaluation.data.labelled import LabelledConfig
 from modist_fast.evaluation.data.splits import SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.finetune import training
-from modist_fast.evaluation.finetune.classifier import Classifier, FrozenPart
+from modist_fast.evaluation.finetune.classifier import Classifier
 from modist_fast.evaluation.finetune.config import RECIPES, FinetuneConfig, SupervisedConfig, check, with_recipe
 from modist_fast.evaluation.finetune.run import run_finetune
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingClips
@@ -138,7 +138,7 @@ def test_steps_take_one_pass_over_the_videos_after_another() -> None:
 
 
 @pytest.mark.parametrize("frozen", ["none", "res3", "res5", "all"])
-def test_frozen_parts_stay_and_all_others_change(striped: Path, tmp_path: Path, frozen: FrozenPart) -> None:
+def test_frozen_parts_stay_and_all_others_change(striped: Path, tmp_path: Path, frozen: str) -> None:
     optim = SupervisedOptimConfig(lr=0.2, warmup_epochs=0.0)
     clips = 0 if frozen == "all" else 32
     config = replace(

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from modist_fast.demo_videos import FPS, HEIGHT, WIDTH
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
-from modist_fast.gradcam import grad_cam, resize_cam, with_output_stride
+from modist_fast.gradcam import grad_cam, resize_cam
 from modist_fast.gradcam.agreement import motion_agreement, moving_region
 from modist_fast.gradcam.paired import PairedClips
-from modist_fast.models import ResNet, build_visual
 from modist_fast.models.norm import GroupBatchNorm
+from modist_fast.models.resnet import ResNet, visual_resnet
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.write import write_video
 from tests.commands.launching import run_script
@@ -78,7 +78,7 @@ def test_with_any_head_the_weights_are_finite_differences(maps: Tensor) -> None:
 def small_net(arch: str) -> ResNet:
     """A net in eval mode in which every layer does something: norms are drawn, so no branch is zero."""
     torch.manual_seed(0)
-    net = build_visual(arch, width=4).double().eval()  # pyright: ignore[reportArgumentType]
+    net = visual_resnet(arch, width=4).double().eval()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, GroupBatchNorm):
@@ -94,7 +94,7 @@ def test_a_finer_output_stride_adds_places_and_moves_none(arch: str, stride: int
     net = small_net(arch)
     clips = torch.randn(1, 3, 4, side, side + 9, dtype=torch.float64)
     with torch.no_grad():
-        coarse, fine = net.feature_map(clips), with_output_stride(net, stride).feature_map(clips)
+        coarse, fine = net.feature_map(clips), net.with_output_stride(stride).feature_map(clips)
     factor = 32 // stride
     assert fine.shape[-1] >= 2 * coarse.shape[-1] - 1
     torch.testing.assert_close(fine[..., ::factor, ::factor], coarse, rtol=1e-9, atol=1e-9)
@@ -102,7 +102,7 @@ def test_a_finer_output_stride_adds_places_and_moves_none(arch: str, stride: int
 
 def test_an_output_stride_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(ConfigError, match="--output-stride 4"):
-        with_output_stride(small_net("r18"), 4)
+        small_net("r18").with_output_stride(4)
 
 
 def test_resizing_keeps_what_is_where() -> None:

@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 from modist_fast.batch_norm import MOMENTUM, StepStatistics, set_precise_statistics
 from modist_fast.host.distributed import join_world
-from modist_fast.models import build_visual
 from modist_fast.models.norm import GroupBatchNorm
+from modist_fast.models.resnet import visual_resnet
 from modist_fast.step import TrainingStep
 
 
@@ -59,12 +59,12 @@ def test_one_graph_for_queries_and_one_for_keys_however_many_groups() -> None:
 
 def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
     torch.manual_seed(0)
-    net = build_visual("r18", width=4).train()
+    net = visual_resnet("r18", width=4).train()
     for module in net.modules():
         if isinstance(module, GroupBatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)  # or residual branches are nothing
     batches = list((3 + 2 * torch.randn(11, 3, 4, 32, 32)).split([4, 5, 2]))
-    exact = build_visual("r18", width=4).double().train()
+    exact = visual_resnet("r18", width=4).double().train()
     exact.load_state_dict(net.state_dict())
     inputs: dict[str, list[np.ndarray]] = {}
 
@@ -90,7 +90,7 @@ def test_precise_statistics_are_those_of_all_clips_in_float64() -> None:
 
 
 def test_no_clips_leave_the_statistics_alone() -> None:
-    net = build_visual("r18", width=4).train()
+    net = visual_resnet("r18", width=4).train()
     net.stem_norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
     with join_world("cpu"):
         assert set_precise_statistics(net, []) is None

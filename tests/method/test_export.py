@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import modist_fast
 from modist_fast.errors import ConfigError
-from modist_fast.models import ResNet, build_visual
+from modist_fast.models.resnet import ResNet, visual_resnet
 from modist_fast.run.export import export_backbone, read_card
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ CARD = {"arch": "r18", "width": 8, "mean": [0.45] * 3, "std": [0.225] * 3, "num_
 def trained(arch: str = "r18", width: int = 8) -> ResNet:
     """A backbone whose batch norms have seen something."""
     torch.manual_seed(0)
-    net = build_visual(arch, width)  # type: ignore[arg-type]
+    net = visual_resnet(arch, width)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_channels_last_weights_are_written_plainly(tmp_path):
 def test_what_is_written(exported):
     assert sorted(path.name for path in exported.parent.iterdir()) == ["backbone.json", "backbone.safetensors"]
     assert read_card(exported) == {"format": "modist-backbone", "version": 1, **CARD}
-    assert set(load_file(exported)) == set(build_visual("r18", 8).state_dict())
+    assert set(load_file(exported)) == set(visual_resnet("r18", 8).state_dict())
 
 
 def test_export_replaces_an_older_one(exported):

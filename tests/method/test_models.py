@@ -6,10 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modist_fast.config import ModelConfig
-from modist_fast.models import ResNet, build_motion, build_visual
 from modist_fast.models.layers import CastWeights, Stem, convolve_by_frames, lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
-from modist_fast.models.resnet import Block, _basic, _bottleneck
+from modist_fast.models.resnet import Block, ResNet, _basic, _bottleneck, motion_resnet, visual_resnet
 from modist_fast.pathways import Pathways
 
 # (channels, frames, height, width) after each layer of Table 1. Table 1 prints conv1's stride as (2, 2²).
@@ -66,10 +65,10 @@ def shapes_of_layers(net: ResNet, clips: Tensor) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("build", "arch", "clip", "table"),
     [
-        (build_visual, "r50", (3, 8, 224, 224), VISUAL_R50),
-        (build_motion, "r50", (1, 16, 224, 224), MOTION_R50),
-        (build_visual, "r18", (3, 8, 128, 128), VISUAL_R18_128),
-        (build_motion, "r18", (1, 16, 128, 128), MOTION_R18_128),
+        (visual_resnet, "r50", (3, 8, 224, 224), VISUAL_R50),
+        (motion_resnet, "r50", (1, 16, 224, 224), MOTION_R50),
+        (visual_resnet, "r18", (3, 8, 128, 128), VISUAL_R18_128),
+        (motion_resnet, "r18", (1, 16, 128, 128), MOTION_R18_128),
     ],
 )
 def test_table_1_layer_by_layer(build, arch, clip, table):
@@ -84,10 +83,10 @@ def test_table_1_kernels():
     """Time is convolved in conv1, res4 and res5 of the visual pathway alone."""
     with torch.device("meta"):
         nets = {
-            ("visual", "r50"): build_visual("r50"),
-            ("motion", "r50"): build_motion("r50"),
-            ("visual", "r18"): build_visual("r18"),
-            ("motion", "r18"): build_motion("r18"),
+            ("visual", "r50"): visual_resnet("r50"),
+            ("motion", "r50"): motion_resnet("r50"),
+            ("visual", "r18"): visual_resnet("r18"),
+            ("motion", "r18"): motion_resnet("r18"),
         }
     for (pathway, arch), net in nets.items():
         first, *stage_times = (5, 1, 1, 3, 3) if pathway == "visual" else (1, 1, 1, 1, 1)
@@ -132,10 +131,10 @@ def num_parameters_by_hand(arch: str, in_channels: int, width: int, times: tuple
 @pytest.mark.parametrize(
     ("build", "arch", "count", "in_channels", "width", "times"),
     [
-        (build_visual, "r50", 31_672_128, 3, 64, (5, 1, 1, 3, 3)),
-        (build_motion, "r50", 373_368, 1, 8, (1, 1, 1, 1, 1)),
-        (build_visual, "r18", 20_061_504, 3, 64, (5, 1, 1, 3, 3)),
-        (build_motion, "r18", 175_928, 1, 8, (1, 1, 1, 1, 1)),
+        (visual_resnet, "r50", 31_672_128, 3, 64, (5, 1, 1, 3, 3)),
+        (motion_resnet, "r50", 373_368, 1, 8, (1, 1, 1, 1, 1)),
+        (visual_resnet, "r18", 20_061_504, 3, 64, (5, 1, 1, 3, 3)),
+        (motion_resnet, "r18", 175_928, 1, 8, (1, 1, 1, 1, 1)),
     ],
 )
 def test_parameter_counts(build, arch, count, in_channels, width, times):
@@ -148,7 +147,7 @@ def test_parameter_counts(build, arch, count, in_channels, width, times):
 def test_one_channel_conv1_is_the_three_channel_one_on_the_replicated_map():
     torch.manual_seed(0)
     three = nn.Conv3d(3, 8, (1, 7, 7), stride=2, padding=(0, 3, 3), bias=False, dtype=torch.float64)
-    one = build_motion("r50").double().stem
+    one = motion_resnet("r50").double().stem
     with torch.no_grad():
         one.weight.copy_(three.weight.sum(dim=1, keepdim=True))
         maps = torch.rand(2, 1, 6, 20, 22, dtype=torch.float64)
@@ -159,7 +158,7 @@ def test_motion_conv1_learns_as_one_of_three_equal_channels():
     """Trained by the recipe's optimizer, it stays the three-channel one's summed kernels over √3, behind batch norm."""
     torch.manual_seed(0)
     three = nn.Conv3d(3, 8, (1, 7, 7), stride=2, padding=(0, 3, 3), bias=False, dtype=torch.float64)
-    one = build_motion("r18").double().stem
+    one = motion_resnet("r18").double().stem
     with torch.no_grad():
         nn.init.kaiming_normal_(three.weight, mode="fan_out")
         fan_out = 8 * 49
@@ -238,7 +237,7 @@ def test_basic_block_against_plain_calls(training, inputs, stride):
 
 def test_inputs_are_not_written_to():
     """Layers work in place; the clips of the caller are not theirs."""
-    net = build_visual("r18", 8)
+    net = visual_resnet("r18", 8)
     clips = torch.rand(2, 3, 4, 32, 32)
     before = clips.clone()
     net(clips).sum().backward()
@@ -246,7 +245,7 @@ def test_inputs_are_not_written_to():
 
 
 def test_features_are_the_mean_of_res5():
-    net = build_visual("r18", 8).eval()
+    net = visual_resnet("r18", 8).eval()
     clips = torch.rand(2, 3, 4, 64, 64)
     with torch.no_grad():
         maps = net.feature_map(clips)
@@ -255,7 +254,7 @@ def test_features_are_the_mean_of_res5():
 
 
 @pytest.mark.parametrize("arch", ["r50", "r18"])
-@pytest.mark.parametrize("build", [build_visual, build_motion])
+@pytest.mark.parametrize("build", [visual_resnet, motion_resnet])
 def test_residual_branches_begin_as_nothing(arch, build):
     net = build(arch, 8)
     last = "norm_c" if arch == "r50" else "norm_b"
@@ -269,7 +268,7 @@ def test_residual_branches_begin_as_nothing(arch, build):
 
 def test_kaiming_fan_out():
     torch.manual_seed(0)
-    for name, module in build_visual("r18", 32).named_modules():
+    for name, module in visual_resnet("r18", 32).named_modules():
         if isinstance(module, nn.Conv3d) and module.weight.numel() > 20_000:
             fan_out = module.out_channels * module.weight[0, 0].numel()
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
@@ -278,7 +277,7 @@ def test_kaiming_fan_out():
 def test_stem_by_frames_is_the_stem() -> None:
     """What a GPU computes instead of the 3D convolution, and its gradient, in float64."""
     torch.manual_seed(0)
-    stem = build_visual("r18", width=6).double().stem
+    stem = visual_resnet("r18", width=6).double().stem
     clips = torch.randn(2, 3, 7, 19, 22, dtype=torch.float64)
     expected = stem(clips)
     found = convolve_by_frames(clips, stem.weight, stem.stride, stem.padding)  # type: ignore[arg-type]
@@ -290,7 +289,7 @@ def test_stem_by_frames_is_the_stem() -> None:
 
 def test_clips_get_their_gradient_where_the_stem_goes_by_frames(monkeypatch) -> None:
     """By frames there is none; whoever asks for it, as for a saliency map, gets the 3D convolution."""
-    stem = build_visual("r18", width=6).double().stem
+    stem = visual_resnet("r18", width=6).double().stem
     clips = torch.randn(1, 3, 5, 16, 16, dtype=torch.float64, requires_grad=True)
     expected = torch.autograd.grad(stem(clips).square().sum(), clips)[0]
     monkeypatch.setattr(Stem, "by_frames", True)
@@ -302,7 +301,7 @@ def test_weights_cast_in_lists_are_those_that_autocast_makes() -> None:
     """Outputs, and gradients in float32, of both; bit for bit."""
     torch.manual_seed(0)
     # As training has them: of 4 frames of 32², oneDNN's bf16 weight gradient of the stem is garbage, NaN at times.
-    net = build_visual("r18", width=4).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    net = visual_resnet("r18", width=4).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     clips = torch.rand(2, 3, 8, 48, 48).contiguous(memory_format=torch.channels_last_3d)
     casts = CastWeights(net)
     results = []
@@ -321,7 +320,7 @@ def test_weights_cast_in_lists_are_those_that_autocast_makes() -> None:
 
 
 def test_casts_of_momentum_nets_follow_their_weights_in_place() -> None:
-    net = build_visual("r18", width=4)
+    net = visual_resnet("r18", width=4)
     casts = CastWeights(net)
     casts.update(torch.bfloat16)
     first = net.stem.cast_weight

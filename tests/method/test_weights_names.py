@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_fast.models import ResNet, build_motion, build_visual
+from modist_fast.models.resnet import ResNet, motion_resnet, visual_resnet
 from modist_fast.weights.names import PYSLOWFAST, PYTORCHVIDEO, Conversion
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -76,7 +76,7 @@ PYSLOWFAST_R18 = {
 def scrambled(arch: str, width: int = 64, seed: int = 0) -> ResNet:
     """A backbone in which no two tensors are alike, batch norm statistics included."""
     random = torch.Generator().manual_seed(seed)
-    net = build_visual(arch, width).eval()  # type: ignore[arg-type]
+    net = visual_resnet(arch, width).eval()  # type: ignore[arg-type]
     for number, (name, tensor) in enumerate(net.state_dict().items()):
         if tensor.is_floating_point():
             values = torch.randn(tensor.shape, generator=random)
@@ -109,13 +109,13 @@ def block_names(depths: tuple[int, ...], layers: str, shortcut_in_res2: bool) ->
 )
 def test_known_names(arch, naming, known):
     with torch.device("meta"):
-        converted = naming.theirs(build_visual(arch).state_dict())
+        converted = naming.theirs(visual_resnet(arch).state_dict())
     assert {name: tuple(converted[name].shape) for name in known if name in converted} == known
 
 
 def test_all_names_of_pyslowfast():
     with torch.device("meta"):
-        r50, r18 = build_visual("r50").state_dict(), build_visual("r18").state_dict()
+        r50, r18 = visual_resnet("r50").state_dict(), visual_resnet("r18").state_dict()
     assert set(PYSLOWFAST.theirs(r50)) == block_names((3, 4, 6, 3), "abc", shortcut_in_res2=True)
     assert set(PYSLOWFAST.theirs(r18)) == block_names((2, 2, 2, 2), "ab", shortcut_in_res2=False)
 
@@ -199,7 +199,7 @@ def test_unusable_input():
 
 
 def test_motion_backbones_convert_as_well():
-    net = build_motion("r50")
+    net = motion_resnet("r50")
     conversion = PYSLOWFAST.ours(PYSLOWFAST.theirs(net.state_dict()), net)
     assert conversion.complete
     assert not conversion.unexpected

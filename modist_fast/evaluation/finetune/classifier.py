@@ -1,15 +1,12 @@
 """The classifier that is trained as a whole: backbone, dropout, one linear layer."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.places import features_at_places
-from modist_fast.models import ResNet
+from modist_fast.models import Backbone
 
-FrozenPart = Literal["none", "stem", "res2", "res3", "res4", "res5", "all"]
 _FIRST_SCALE = 0.01  # deviation of the linear layer's first weights (PySlowFast's FC_INIT_STD)
 
 
@@ -20,10 +17,13 @@ class Classifier(nn.Module):
         backbone: trained further, in place.
         num_classes: logits.
         dropout: probability, on the pooled features.
-        frozen: this stage and all before it stay as they are, batch-norm statistics included.
+        frozen: this part of the backbone and all before it stay as they are, batch-norm statistics included.
+
+    Raises:
+        ConfigError: dropout is no probability, or the backbone has no such part.
     """
 
-    def __init__(self, backbone: ResNet, num_classes: int, dropout: float = 0.5, frozen: FrozenPart = "none") -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5, frozen: str = "none") -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ConfigError(f"--dropout {dropout}: a probability from 0 to below 1.")
@@ -52,24 +52,17 @@ class Classifier(nn.Module):
 
     def training_parts(self) -> nn.ModuleList:
         """What is not frozen."""
-        backbone = self.backbone
-        parts = [backbone.stem, backbone.stem_norm, *backbone.stages.children(), self.linear]
+        parts = [*_parts(self.backbone, "all"), self.linear]
         return nn.ModuleList([part for part in parts if part not in self._frozen])
 
 
-def _parts(backbone: ResNet, last: FrozenPart) -> list[nn.Module]:
-    if last == "none":
-        return []
-    parts: list[nn.Module] = [backbone.stem, backbone.stem_norm]
-    if last == "stem":
-        return parts
-    if last == "all":
-        return [*parts, *backbone.stages.children()]
-    for name, stage in backbone.stages.named_children():
-        parts.append(stage)
-        if name == last:
-            return parts
-    raise AssertionError(last)
+def _parts(backbone: Backbone, last: str) -> list[nn.Module]:
+    parts = backbone.parts()
+    names = list(parts)
+    if last not in ("none", "all", *names):
+        raise ConfigError(f"--frozen {last}: this backbone has the parts {', '.join(names)}; or none, or all.")
+    num = ["none", *names].index(last) if last != "all" else len(names)
+    return [module for name in names[:num] for module in parts[name]]
 
 
 def seed_dropout(seed: int, step: int, group: int) -> None:

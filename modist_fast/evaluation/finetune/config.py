@@ -13,7 +13,6 @@ from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.data.labelled import LabelledConfig
 from modist_fast.evaluation.data.splits import SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig
-from modist_fast.evaluation.finetune.classifier import FrozenPart
 from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
@@ -43,8 +42,9 @@ class FinetuneConfig:
     group_size: int = 8
     """Clips that go through the net, and its batch norm, together; the number of processes does not change it."""
     dropout: float = 0.5
-    frozen: FrozenPart = "none"
-    """Keep this stage of the backbone and all before it as they are; all: train the linear layer alone."""
+    frozen: str = "none"
+    """Keep this part of the backbone and all before it as they are: stem, res2 to res5, or of a ViT stem, block1 to
+    block12 (docs/models.md); all: train the linear layer alone."""
     fraction: float = 1.0
     """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
     shares: tuple[float, ...] = ()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone, digest_of, open_backbone
+from modist_fast.evaluation.backbones import OpenedBackbone, digest_of, open_backbone
 from modist_fast.evaluation.classifier_file import NAME, SavedClassifier
 from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import (
@@ -25,7 +25,7 @@ from modist_fast.evaluation.data.splits import (
     refuse_leaks,
     refuse_unlearnable,
 )
-from modist_fast.evaluation.data.views import ViewSpec, resolve_views
+from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.evaluation.finetune.classifier import Classifier
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingClips
@@ -49,7 +49,7 @@ _OF_A_SHARE = ("num_test", "num_odd", "top1", "top5", "interval", "interval_over
 class _Opened:
     config: FinetuneConfig
     world: World
-    backbone: Backbone
+    backbone: OpenedBackbone
     spec: ViewSpec
     labelled: LabelledVideos
 
@@ -85,7 +85,7 @@ def _run(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     if world.is_main:
         log.info("CPU: %s; memory: %s", allowed_cores(world.device), memory)
     backbone = _first_weights(config)
-    spec = resolve_views(config.views, backbone.card)
+    spec = backbone.views(config.views)
     labelled = open_labelled(config.data, spec.stride, world.device, config.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
     folds = counted(make_folds(config.split, labelled), labelled.odd, labelled.when_tested)
@@ -120,7 +120,7 @@ def task_of(config: FinetuneConfig) -> str:
     return "supervised" if isinstance(config, SupervisedConfig) else "finetune"
 
 
-def _first_weights(config: FinetuneConfig) -> Backbone:
+def _first_weights(config: FinetuneConfig) -> OpenedBackbone:
     backbone = open_backbone(config.network, config.seed)
     if backbone.is_random:
         # As a baseline of features, random residual branches are whole. Training begins with branches that are nothing.

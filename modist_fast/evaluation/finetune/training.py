@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from modist_fast.batch_norm import agree_on_statistics, set_precise_statistics
+from modist_fast.batch_norm import agree_on_statistics, has_batch_norm, set_precise_statistics
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
 from modist_fast.evaluation.finetune.config import FinetuneConfig
@@ -190,6 +190,9 @@ class ClassifierTraining(TrainingLoop[FinetuneConfig]):
         """Precise batch norm, on the training clips of the steps that would come next."""
         config, first = self.config, self.order.num_steps
         num_steps = math.ceil(config.precise_bn_clips / config.batch_size)
+        if not has_batch_norm(self.step.model):
+            self._say("the net has no batch norm: --precise-bn-clips has nothing to set")
+            return
         if not num_steps:
             self._agree()
             return

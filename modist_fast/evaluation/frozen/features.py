@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone
+from modist_fast.evaluation.backbones import OpenedBackbone
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.evaluation.places import features_at_places
@@ -57,7 +57,7 @@ class FeaturesConfig:
 class Extraction:
     """What to compute features of, and with what."""
 
-    backbone: Backbone
+    backbone: OpenedBackbone
     labelled: LabelledVideos
     spec: ViewSpec
     plan: Callable[[int], Sequence[ClipPlan]]

@@ -17,7 +17,7 @@ import tyro
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos
-from modist_fast.evaluation.data.views import ViewsConfig, plan_views, resolve_views
+from modist_fast.evaluation.data.views import ViewsConfig, plan_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World
@@ -83,7 +83,7 @@ def run_features(
     if config.every is not None and not config.every > 0:
         raise ConfigError(f"--every {config.every:g}: seconds, above 0.")
     backbone = open_backbone(config.network, config.seed)
-    spec = resolve_views(config.views, backbone.card)
+    spec = backbone.views(config.views)
     source, odd = _open(config.videos, spec.stride, world.device, config.features.num_threads)
     plans: list[tuple[int, list[ClipPlan]]] = []
     for row in range(source.num_videos):

@@ -11,9 +11,9 @@ import numpy as np
 import torch.distributed as dist
 import tyro
 
-from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibrate
+from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibrate, has_batch_norm
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone, BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import BackboneConfig, OpenedBackbone, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import (
     Fold,
@@ -27,7 +27,7 @@ from modist_fast.evaluation.data.splits import (
     unlearnable,
     without,
 )
-from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
+from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views
 from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
@@ -73,7 +73,7 @@ class Frozen:
 
     config: FrozenConfig
     world: World
-    backbone: Backbone
+    backbone: OpenedBackbone
     spec: ViewSpec
     labelled: LabelledVideos
     folds: list[Fold]
@@ -131,7 +131,7 @@ class Frozen:
 def describe(
     task: str,
     config: Any,
-    backbone: Backbone,
+    backbone: OpenedBackbone,
     spec: ViewSpec,
     labelled: LabelledVideos,
     odd: Mapping[int, str],
@@ -162,14 +162,14 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
         ConfigError, DataError: what the user can mend.
     """
     backbone = open_backbone(config.network, config.seed)
-    spec = resolve_views(config.views, backbone.card)
+    spec = backbone.views(config.views)
     labelled = open_labelled(config.data, spec.stride, world.device, config.features.num_threads)
     spec.plan_config(labelled.source.grid)  # whether the stride fits the store, before anything expensive
     folds = make_folds(config.split, labelled)
     opening = counted(folds, labelled.odd, labelled.when_tested)
     refuse_unlearnable(config.split, opening, labelled)
     leaks = refuse_leaks(config.split, opening, labelled)
-    if backbone.is_random:
+    if backbone.is_random and has_batch_norm(backbone.net):
         _calibrate(config, world, backbone, spec, labelled, opening)
     grid = labelled.source.grid
     extraction = Extraction(
@@ -195,7 +195,7 @@ def features_folder(config: FrozenConfig) -> Path:
 def _calibrate(
     config: FrozenConfig,
     world: World,
-    backbone: Backbone,
+    backbone: OpenedBackbone,
     spec: ViewSpec,
     labelled: LabelledVideos,
     folds: Sequence[Fold],
