@@ -155,11 +155,12 @@ def test_groups_in_one_pass_are_groups_in_turn(arch: str) -> None:
         for together in (1, 2):
             step = TrainingStep(replace(base, groups_together=together), world)
             before = {name: weight.clone() for name, weight in step.model.online.named_parameters()}
-            clips = noise(base, 0)
-            figures = step(clips if motion else replace(clips, motion_query=None, motion_key=None), 0.01)
+            for number in range(2):  # before the second the bank is empty, and nothing is learned
+                clips = noise(base, number)
+                figures = step(clips if motion else replace(clips, motion_query=None, motion_key=None), 0.01)
             assert figures["loss"].isfinite()
             changed = [not torch.equal(weight, before[name]) for name, weight in step.model.online.named_parameters()]
-            assert sum(changed) > 0.7 * len(changed)
+            assert sum(changed) > 0.5 * len(changed)  # weight decay alone changes a third
             states.append(step.model.state_dict())
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, rtol=2e-3, atol=2e-4, msg=lambda text: f"{name}: {text}")  # noqa: B023
