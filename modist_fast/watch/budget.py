@@ -25,7 +25,7 @@ PHASES = (
 """What a step does, one after another. `all_reduce` is only what backward waited for; `other` is what they leave."""
 BACKGROUND = ("plan", "read", "decode")
 COUNTERS = ("frames_used", "frames_decoded", "bytes_read", "bytes_needed", "videos_damaged")
-_SUMS = ("num_steps", "seconds", "launch", "ready", *PHASES, *BACKGROUND, *COUNTERS)
+_SUMS = ("num_steps", "seconds", "launch", "ready", "core_wait", *PHASES, *BACKGROUND, *COUNTERS)
 _PEAKS = ("host_mb", "device_mb")
 COLUMNS = (*_SUMS, *_PEAKS)
 """What a rank tells the others of a window, in this order."""
@@ -52,6 +52,7 @@ class RankBudget:
         *,
         launch: float,
         ready: int,
+        core_wait: float = 0.0,
     ) -> None:
         """Take in a step.
 
@@ -62,10 +63,12 @@ class RankBudget:
             counters: of the step's clips, of `COUNTERS`.
             launch: seconds that the host spent on launching the phases: see `StepTimes.host_seconds`.
             ready: batches that were ready when the step asked.
+            core_wait: seconds that the thread of the steps was ready to run, and had no core.
         """
         for part in (phases, background, counters):
             self.values.update(part)
         self.values.update({"num_steps": 1, "seconds": seconds, "launch": launch, "ready": ready})
+        self.values.update({"core_wait": core_wait})
 
     @property
     def is_due(self) -> bool:
@@ -157,6 +160,7 @@ class RunBudget:
             "clips_per_s": facts.batch_size * facts.clips_per_sample / per_step,
             "phases": phases,
             "launch_share": max(rank["launch"] for rank in self._ranks) / num_steps / per_step,
+            "core_wait": [rank["core_wait"] / max(1e-9, rank["seconds"]) for rank in self._ranks],
             "background": {
                 name: sum(rank[name] for rank in self._ranks) / num_ranks / num_steps for name in BACKGROUND
             },
@@ -224,6 +228,8 @@ def table(summary: Mapping[str, Any]) -> str:
         + (f", {memory['device_mb']:.0f} MB of the device" if memory["device_mb"] else "")
         + ", most of any process"
     )
+    if (without := max(summary.get("core_wait", [0.0]))) >= 0.01:
+        lines.append(f"  ready to run without a core: {100 * without:.0f} % of the time, most of any process")
     if summary["gpu"]:
         lines.append("  gpu: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["gpu"].items()))
     lines.append(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modist_fast.config import TrainConfig
+from modist_fast.host.core_wait import load_in_words
 from modist_fast.host.device_monitor import DeviceMonitor
 from modist_fast.host.distributed import World, gather_rows
 from modist_fast.host.read_later import ReadLater
@@ -51,10 +52,11 @@ class BudgetKeeper:
         *,
         launch: float,
         ready: int,
+        core_wait: float,
     ) -> None:
         """Take in step `step` (counted from 1); see `RankBudget.add`."""
         self._receive()
-        self._mine.add(seconds, phases, background, counters, launch=launch, ready=ready)
+        self._mine.add(seconds, phases, background, counters, launch=launch, ready=ready, core_wait=core_wait)
         self._step = step
         if self._mine.is_due:
             self._send()
@@ -85,7 +87,7 @@ class BudgetKeeper:
         self._monitor.close()
         summary = self._run.summary(self._facts, self._monitor.means())
         if summary:
-            found = verdict(summary)
+            found = verdict(summary | {"load": load_in_words()})
             straggler = asdict(found.straggler) if found.straggler else None
             summary |= {"straggler": straggler, "bottleneck": found.bottleneck, "verdict": found.line}
         if self._world.is_main:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from modist_fast.host.core_wait import seconds_without_core
 from modist_fast.host.distributed import mean_over_ranks
 from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
@@ -147,6 +148,7 @@ class Recorder(LateLines[_Launched]):
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
+        self._core_clock = seconds_without_core()
 
     def push(
         self, batch: ClipBatch, learning_rate: float, figures: dict[str, Tensor], stop: bool, in_budget: bool = True
@@ -172,12 +174,15 @@ class Recorder(LateLines[_Launched]):
         seconds, self._clock = now - self._clock, now
         cpu_now = time.process_time()
         cpu_seconds, self._cpu_clock = cpu_now - self._cpu_clock, cpu_now
+        core_now = seconds_without_core()
+        core_wait, self._core_clock = core_now - self._core_clock, core_now
         row = {
             "step": batch.step + 1,
             "epoch": batch.epoch,
             "lr": learning_rate,
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,  # of this process, all threads: on a machine that others share, its cost
+            "core_wait": core_wait / seconds,  # share of the step that this thread was ready to run, without a core
             "samples_per_s": self._batch_size / seconds,
             "loader_spans": batch.spans,
             "queue_depth": batch.queue_depth,
@@ -210,4 +215,5 @@ class Recorder(LateLines[_Launched]):
             launched.counters | {"videos_damaged": round(row["videos_damaged"])},
             launch=launched.times.host_seconds,
             ready=row["queue_depth"],
+            core_wait=row["core_wait"] * row["seconds"],
         )

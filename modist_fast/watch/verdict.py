@@ -11,6 +11,8 @@ _PER_STEP = ("copy", "momentum", "optimizer", "enqueue", "other")
 _NETS = ("keys", "queries", "backward")
 _WAITS = ("gather", "all_reduce", "log")
 _STRAGGLER_RATIO = 1.15
+# Others have the cores for more of the time than this: what a step's parts take then says little of the parts.
+_STARVED = 0.25
 # Nets that reach less of the peak are not short of arithmetic: calling them costs more than what they compute.
 _IDLE_PEAK_SHARE = 0.05
 # A host that launches for this share of the step is never ahead of its GPU: the rest goes into the line of a step.
@@ -39,6 +41,16 @@ class Verdict:
 
 def verdict(summary: Mapping[str, Any]) -> Verdict:
     """Judge a summary of `RunBudget`: the largest of the costs that can be mended, else the nets themselves."""
+    core_wait = summary["core_wait"]
+    if max(core_wait) >= _STARVED:
+        rank = max(range(len(core_wait)), key=lambda index: core_wait[index])
+        whose = f"the process of rank {rank}" if len(core_wait) > 1 else "this process"
+        line = (
+            f"starved: {whose} was ready to run and had no core for {_percent(core_wait[rank])} of the time, for other "
+            f"work has them ({summary['load']}); figures of a run on a busy machine say little: stop what else runs "
+            "there, or start fewer processes"
+        )
+        return Verdict("starved", line, None)
     share = {name: phase["share"] for name, phase in summary["phases"].items()}
     straggler = find_straggler(summary)
     costs: dict[str, float] = {

@@ -1,11 +1,13 @@
 """Pre-train with a bottleneck planted: planted.py FAULT RANK [pretrain.py's options]. RANK -1: on every rank.
 
 The faults slow down real parts of a real run, or have them compute more; nothing tells the budget about them. How much
-is a ratio of what this very process takes, so the same part holds the run back on a machine of any speed.
+is a ratio of what this very process takes, so the same part holds the run back on a machine of any speed. That others
+have the cores is hidden, but for the fault `busy`: there it is what is planted.
 """
 
 import os
 import runpy
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -93,6 +95,14 @@ def _more_arithmetic(num_products: int) -> None:
     Pathways.forward = forward
 
 
+def _busy_core(num_others: int) -> None:
+    """All threads of this process share one core with others that never wait, and end with it."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for _ in range(num_others):
+        spin = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+        subprocess.Popen([sys.executable, "-c", spin])
+
+
 # In backward passes a call. A step of its own is three or four of them; it loads four videos, and plans, reads and
 # decodes them by eight, four and two calls.
 FAULTS: dict[str, Callable[[], None]] = {
@@ -107,6 +117,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     # Two calls and some fifteen times the step: however well it computes, it stays near a twentieth of the peak.
     "calls": lambda: _slow(Pathways, "forward", 40),
     "arithmetic": lambda: _more_arithmetic(6),
+    "busy": lambda: _busy_core(3),
 }
 
 
@@ -115,6 +126,8 @@ def main() -> None:
     if int(rank) in (-1, int(os.environ.get("RANK", 0))):
         Pace.follow()
         FAULTS[fault]()
+    if fault != "busy":
+        metrics.seconds_without_core = lambda: 0.0  # the tests share their machine
     script = REPOSITORY / "launch" / "pretrain.py"
     sys.argv = [str(script), *options]
     runpy.run_path(str(script), run_name="__main__")

@@ -82,6 +82,17 @@ def test_slow_rank_is_named(demo_store: Path, tmp_path: Path, fault: str, phase:
     assert "rank 1 takes" in budget["verdict"]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_busy_machine_is_called_that(demo_store: Path, tmp_path: Path, processes: int) -> None:
+    """Three others spin on the core of the last rank: no part of the step is to blame, and no rank a straggler."""
+    budget = budget_of(tmp_path / "run", demo_store, "busy", rank=processes - 1, processes=processes)
+    assert (budget["bottleneck"], budget["straggler"]) == ("starved", None)
+    assert max(budget["core_wait"]) > 0.25
+    whose = "the process of rank " if processes == 2 else "this process "
+    assert budget["verdict"].startswith(f"starved: {whose}")
+    assert f"threads want to run on {os.cpu_count()} cores" in budget["verdict"]
+
+
 def test_nets_that_compute(demo_store: Path, tmp_path: Path) -> None:
     """The nets decide, every phase is there, and the phases make up the step on each rank."""
     run = tmp_path / "run"

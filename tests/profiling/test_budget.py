@@ -47,7 +47,8 @@ def test_phases_make_up_the_step_on_every_rank():
     run = warmed_up(2)
     fast, slow = RankBudget(), RankBudget()
     fast.add(2.0, {"data_wait": 0.5, "backward": 1.0}, {"read": 0.25}, CLIPS, launch=1.5, ready=3)
-    fast.add(4.0, {"data_wait": 0.1, "backward": 2.0, "checkpoint": 0.3}, {"read": 0.75}, CLIPS, launch=2.0, ready=2)
+    late = {"data_wait": 0.1, "backward": 2.0, "checkpoint": 0.3}
+    fast.add(4.0, late, {"read": 0.75}, CLIPS, launch=2.0, ready=2, core_wait=1.5)
     slow.add(3.0, {"backward": 3.0}, {"decode": 2.0}, CLIPS, launch=3.0, ready=1)
     slow.add(3.0, {"backward": 3.0}, {}, CLIPS, launch=3.0, ready=1)
     line = run.add(6, [fast.take(host_mb=700, device_mb=10), slow.take(host_mb=600, device_mb=20)])
@@ -65,6 +66,7 @@ def test_phases_make_up_the_step_on_every_rank():
     assert found["phases"]["backward"]["by_rank"] == [1.5, 3.0]
     assert found["background"] == {"plan": 0, "read": 0.25, "decode": 0.5}
     assert found["launch_share"] == 1.0
+    assert found["core_wait"] == [0.25, 0.0]
     assert found["flops"]["per_second"] == 2e9
     assert found["flops"]["peak_share"] == 0.5
     assert found["memory"] == {"host_mb": 700, "device_mb": 20}
@@ -103,6 +105,8 @@ def made_up(device: str = "cpu", peak_share: float = 0.4, launch: float = 0.5, *
         "seconds_per_step": 1.0,
         "phases": shares,
         "launch_share": launch,
+        "core_wait": [0.0] * num_ranks,
+        "load": "1.0 threads want to run on 2 cores",
         "background": {"plan": 0.1, "read": 0.1, "decode": 0.2},
         "flops": {"peak_share": peak_share, "peak_source": "a peak"},
         "data": {"source": "the store"},
@@ -150,6 +154,16 @@ def test_straggler_is_named_with_what_holds_it_up():
     assert "rank 2 takes 1.7 times as long" in found.line
     # Equal ranks that wait for the wire are another matter.
     assert verdict(made_up(gather=[0.4, 0.4, 0.4])).bottleneck == "communication"
+
+
+def test_a_process_without_a_core_comes_before_all_else():
+    summary = made_up(gather=[0.4, 0.4, 0.0], data_wait=[0.05, 0.05, 0.45])
+    for share, bottleneck in ((0.24, "straggler"), (0.26, "starved")):
+        summary["core_wait"] = [0.0, 0.1, share]
+        assert verdict(summary).bottleneck == bottleneck
+    line = verdict(summary).line
+    assert line.startswith("starved: the process of rank 2 was ready to run and had no core for 26 % of the time")
+    assert "1.0 threads want to run on 2 cores" in line
 
 
 def test_stage_of_late_data():
