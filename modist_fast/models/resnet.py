@@ -16,35 +16,36 @@ _VISUAL_KERNELS = (5, 1, 1, 3, 3)
 _MOTION_KERNELS = (1, 1, 1, 1, 1)
 
 
-def _conv(inputs: int, outputs: int, temporal: int, spatial: int, stride: int = 1) -> Convolution:
+def _conv(inputs: int, outputs: int, temporal: int, spatial: int, stride: int = 1, dilation: int = 1) -> Convolution:
     return Convolution(
         inputs,
         outputs,
         (temporal, spatial, spatial),
         stride=(1, stride, stride),
-        padding=(temporal // 2, spatial // 2, spatial // 2),
+        padding=(temporal // 2, spatial // 2 * dilation, spatial // 2 * dilation),
+        dilation=(1, dilation, dilation),
         bias=False,
     )
 
 
-def _bottleneck(inputs: int, width: int, temporal_kernel: int, stride: int) -> dict[str, nn.Module]:
+def _bottleneck(inputs: int, width: int, temporal_kernel: int, stride: int, dilation: int) -> dict[str, nn.Module]:
     """t×1² → 1×3² → 1×1², the last four times as wide; the stride is the spatial convolution's."""
     return {
         "conv_a": _conv(inputs, width, temporal_kernel, 1),
         "norm_a": GroupBatchNorm(width),
-        "conv_b": _conv(width, width, 1, 3, stride),
+        "conv_b": _conv(width, width, 1, 3, stride, dilation),
         "norm_b": GroupBatchNorm(width),
         "conv_c": _conv(width, 4 * width, 1, 1),
         "norm_c": GroupBatchNorm(4 * width),
     }
 
 
-def _basic(inputs: int, width: int, temporal_kernel: int, stride: int) -> dict[str, nn.Module]:
+def _basic(inputs: int, width: int, temporal_kernel: int, stride: int, dilation: int) -> dict[str, nn.Module]:
     """t×3² → 1×3²; the stride is the first convolution's."""
     return {
-        "conv_a": _conv(inputs, width, temporal_kernel, 3, stride),
+        "conv_a": _conv(inputs, width, temporal_kernel, 3, stride, dilation),
         "norm_a": GroupBatchNorm(width),
-        "conv_b": _conv(width, width, 1, 3),
+        "conv_b": _conv(width, width, 1, 3, dilation=dilation),
         "norm_b": GroupBatchNorm(width),
     }
 
@@ -52,7 +53,7 @@ def _basic(inputs: int, width: int, temporal_kernel: int, stride: int) -> dict[s
 @dataclass(frozen=True)
 class _Architecture:
     depths: tuple[int, int, int, int]
-    layers: Callable[[int, int, int, int], dict[str, nn.Module]]
+    layers: Callable[[int, int, int, int, int], dict[str, nn.Module]]
     expansion: int
 
 
@@ -106,9 +107,13 @@ class ResNet(nn.Module):
         in_channels: 3 for RGB, 1 for motion maps.
         width: channels of conv1; res2 to res5 have 1, 2, 4 and 8 times as many.
         temporal_kernels: of conv1 and of res2 to res5.
+        dilation: of every spatial convolution of res5, its first block's too. Above 1, res5 has stride 1, so that the
+            feature map is twice as high and wide (detection). The weights have the same shapes either way.
     """
 
-    def __init__(self, arch: Arch, in_channels: int, width: int, temporal_kernels: tuple[int, ...]) -> None:
+    def __init__(
+        self, arch: Arch, in_channels: int, width: int, temporal_kernels: tuple[int, ...], dilation: int = 1
+    ) -> None:
         super().__init__()
         stem_kernel, *stage_kernels = temporal_kernels
         self.stem = Stem(
@@ -123,8 +128,11 @@ class ResNet(nn.Module):
             blocks = []
             for position in range(depth):
                 stage_width, stride = width * 2**index, 2 if index > 0 and position == 0 else 1
+                spread = dilation if index == len(design.depths) - 1 else 1
+                if spread > 1:
+                    stride = 1
                 outputs = stage_width * design.expansion
-                layers = design.layers(channels, stage_width, kernel, stride)
+                layers = design.layers(channels, stage_width, kernel, stride, spread)
                 blocks.append(Block(layers, channels, outputs, stride))
                 channels = outputs
             stages[f"res{index + 2}"] = nn.Sequential(*blocks)
@@ -148,7 +156,7 @@ class ResNet(nn.Module):
                 nn.init.constant_(last.weight, scale)
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32): the output of res5."""
+        """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32), or H / 16 and W / 16 with dilation: the output of res5."""
         return self.stages(self.pool(self.stem_norm(self.stem(x), relu=True)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,9 +164,9 @@ class ResNet(nn.Module):
         return self.feature_map(x).mean(dim=(2, 3, 4))
 
 
-def build_visual(arch: Arch, width: int = 64) -> ResNet:
+def build_visual(arch: Arch, width: int = 64, dilation: int = 1) -> ResNet:
     """The visual pathway: (B, 3, T, H, W) to (B, 2048 or 512 at width 64)."""
-    return ResNet(arch, in_channels=3, width=width, temporal_kernels=_VISUAL_KERNELS)
+    return ResNet(arch, in_channels=3, width=width, temporal_kernels=_VISUAL_KERNELS, dilation=dilation)
 
 
 def build_motion(arch: Arch, width: int = 8) -> ResNet:

@@ -71,6 +71,8 @@ class PlanConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion_input: str | None = "edges"
     """None plans RGB clips alone."""
+    crop_width: int | None = None
+    """Pixels of the width where clips are not squares of crop_size, which is then their height."""
 
     def __post_init__(self) -> None:
         for name, clip in (("visual", self.visual), ("motion", self.motion)):
@@ -80,6 +82,11 @@ class PlanConfig:
                     f"so its frames are not stored. Use a multiple of {self.grid}, or prepare the store with a --grid "
                     f"that divides {clip.stride}."
                 )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a clip."""
+        return self.crop_size, self.crop_width or self.crop_size
 
     @property
     def min_score(self) -> float:

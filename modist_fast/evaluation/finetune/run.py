@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from modist_fast.evaluation.data.splits import (
     refuse_unlearnable,
 )
 from modist_fast.evaluation.data.views import ViewSpec, resolve_views
-from modist_fast.evaluation.finetune.classifier import Classifier
+from modist_fast.evaluation.finetune.classifier import Classifier, LabelledNet
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingClips
 from modist_fast.evaluation.finetune.scores import view_probabilities
-from modist_fast.evaluation.finetune.training import ClassifierTraining, Trained
+from modist_fast.evaluation.finetune.training import ClassifierStep, LabelledTraining, Trained
 from modist_fast.evaluation.frozen.session import describe
 from modist_fast.evaluation.results import classification
 from modist_fast.host.allocator import keep_freed_memory
@@ -163,7 +163,8 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     torch.manual_seed(config.seed)
     # Each fold begins with the same weights: its own copy.
     model = Classifier(_first_weights(config).net, len(labelled.classes), config.dropout, config.frozen)
-    training = ClassifierTraining(config, world, model, order, clips, out, _fingerprint(opened, train))
+    step = ClassifierStep(config, world, model)
+    training = LabelledTraining(config, world, step, order, clips, out, _fingerprint(opened, train))
     trained = training.run()
     if trained is None:
         return None
@@ -171,7 +172,7 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     model.eval()
     spec = opened.spec.at_test()
     table, odd = view_probabilities(
-        lambda clips: trained.step.at_places(clips, spec.window), labelled, spec, fold.test, world, config.num_threads
+        lambda clips: step.at_places(clips, spec.window), labelled, spec, fold.test, world, config.num_threads
     )
     damaged = _gather(trained.damaged, world)
     row = {"fold": fold.name, "videos": len(train), "steps": trained.steps}
@@ -194,20 +195,38 @@ def _fingerprint(opened: _Opened, train: np.ndarray) -> str:
 
 
 def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> None:
-    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors: "weight" (K, D), "bias" (K,), the classes."""
-    spec, labelled = opened.spec, opened.labelled
+    classes = opened.labelled.classes
+    trained_on = f"{task_of(opened.config)} on {len(classes)} classes, from {opened.backbone.origin}"
+    export_trained(model, opened.backbone.card, opened.spec, trained_on, trained.steps, classes, out)
+
+
+def export_trained(
+    model: LabelledNet,
+    card: Mapping[str, Any],
+    spec: ViewSpec,
+    trained_on: str,
+    steps: int,
+    classes: Sequence[str],
+    out: Path,
+) -> None:
+    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors: "weight" (K, D), "bias" (K,), the classes.
+
+    Args:
+        card: of the backbone that training began with.
+        trained_on: the task, in words.
+    """
     card = {
-        **opened.backbone.card,
+        **card,
         "crop_size": spec.crop_size,
         "num_frames": spec.num_frames,
         "stride": spec.stride,
         "mean": spec.mean,
         "std": spec.std,
-        "trained_on": f"{task_of(opened.config)} on {len(labelled.classes)} classes, from {opened.backbone.origin}",
-        "finetune_steps": trained.steps,
+        "trained_on": trained_on,
+        "finetune_steps": steps,
     }
     card = {name: value for name, value in card.items() if name not in ("format", "version")}
     linear, linear_path = model.linear.state_dict(), out / "linear.safetensors"
-    refuse_flaw(linear, linear_path, trained.steps)
+    refuse_flaw(linear, linear_path, steps)
     export_backbone(model.backbone, out / "backbone.safetensors", card)
-    write_tensors(linear_path, linear, {"classes": json.dumps(labelled.classes)})
+    write_tensors(linear_path, linear, {"classes": json.dumps(list(classes))})

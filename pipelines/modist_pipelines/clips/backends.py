@@ -59,6 +59,7 @@ class GpuDecoder(ClipDecoder):
         self.graph: Any = clip_graph(
             kind,
             crop_size=config.crop_size,
+            crop_width=config.crop_width,
             device="gpu" if device.type == "cuda" else "cpu",
             batch_size=num_clips * self.num_frames,
             num_threads=num_threads,
@@ -108,8 +109,7 @@ class CpuDecoder(ClipDecoder):
 
     def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
         crops = self._crops(frames, plans)
-        side = self.config.crop_size
-        out = self._pool.take((len(frames), side, side, self.num_channels))
+        out = self._pool.take((len(frames), *self.config.shape, self.num_channels))
 
         def augment(clip: int) -> None:
             for frame in range(clip * self.num_frames, (clip + 1) * self.num_frames):
