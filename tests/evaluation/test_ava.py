@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from modist_fast.commands import make_demo_videos
 from modist_fast.commands.evaluate import parse
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.ava import made_up
@@ -564,6 +565,18 @@ def test_videos_on_both_sides_are_refused(made, tmp_path):
     data = replace(config.data, train_boxes=(made / made_up.TRUTH["val"],))
     with pytest.raises(ConfigError, match="by heart"):
         run(replace(config, data=data))
+
+
+@pytest.mark.slow
+def test_make_demo_videos_ava_makes_this_set_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["make-demo-videos", str(tmp_path / "a"), "--ava", "--num-videos", "4"])
+    make_demo_videos.main()
+    names = [*made_up.TRUTH.values(), made_up.PREDICTED, made_up.CLASSES, made_up.EXCLUDED]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted([*names, "seed.txt", "videos"])
+    assert len(list((tmp_path / "a" / "videos").glob("made-*.mp4"))) == 4
+    predicted = read_boxes([tmp_path / "a" / made_up.PREDICTED], 80, 0.9)
+    assert {video for video, _ in predicted} == {made_up.name_of_video(3)}
+    assert all(len(boxes) == 3 for boxes in predicted.values())  # what the detector is not sure of is left out
 
 
 def test_made_up_boxes_surround_what_is_drawn():

@@ -15,7 +15,7 @@ _COLUMNS = 3
 _MIN_PROBABILITY = 0.2  # of an action that is written at a box
 _MOST_SHOWN = 3  # actions at a box
 _CURVES = 12
-_RIGHT, _WRONG, _TRUE = "#7ee787", "#ff9d94", "#ffffff"
+_RIGHT, _WRONG, _TRUE = "#7ee787", "#ffb3ab", "#ffffff"
 
 
 class Shown(NamedTuple):
@@ -47,7 +47,7 @@ def save_keyframes(path: Path, shown: Sequence[Shown], names: Mapping[int, str])
     """
     rows = -(-len(shown) // _COLUMNS)
     height, width = shown[0].frame.shape[:2]
-    figure = Figure(figsize=(4.6 * _COLUMNS, (4.6 * height / width + 0.35) * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(4.6 * _COLUMNS, (4.6 * height / width + 0.25) * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -117,7 +117,7 @@ def save_curves(path: Path, found: Mapping[int, Curve], names: Mapping[int, str]
         axis.set_title(
             f"{names[action]}: AP {100 * curve.average_precision:.0f} % of {curve.num_truth} boxes", fontsize=9
         )
-        axis.set(xlim=(0, 1), ylim=(0, 1.03))
+        axis.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.25, 0.5, 0.75))
         axis.grid(alpha=0.3)
     figure.supxlabel("recall", fontsize=9)
     figure.supylabel("precision", fontsize=9)
