@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": (f"{_FAST}.demo", "the whole way on made-up videos, in minutes"),
     "prepare": (f"{_FAST}.prepare", "turn videos into a store of frames and motion maps"),
     "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
-    "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised"),
+    "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised, ava"),
     "features": (f"{_FAST}.features", "features of videos that need no labels, as a file"),
     "predict": (f"{_FAST}.predict", "classes of videos, by a classifier that evaluate trained"),
     "convert": (f"{_FAST}.convert", "a backbone from one library's file to another's, or to a graph"),

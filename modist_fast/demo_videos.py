@@ -12,7 +12,7 @@ pathway has no convolution over time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -176,37 +176,59 @@ def _tempo(random: np.random.Generator) -> _Tempo:
     )
 
 
-class _Object:
-    """A thing that moves."""
+class MovingObject:
+    """A thing that moves.
 
-    def __init__(self, random: np.random.Generator, motion: str) -> None:
+    Args:
+        motions: those that run; names of `MOTIONS`.
+        home: pixels from the middle of the frame. There it stays, always to be seen, and what does not run adds nothing
+            to where it is. None: now here, now there.
+    """
+
+    def __init__(
+        self, random: np.random.Generator, motions: Collection[str], home: tuple[float, float] | None = None
+    ) -> None:
         self._canvas = np.dstack([_texture(random, _CANVAS, _CANVAS), _shape(random)])
         size = math.exp(random.uniform(math.log(40), math.log(60))) / _CANVAS
         angle = random.uniform(0, 2 * math.pi)
         self._reach = random.uniform(6, 11)
         tempos = {name: _tempo(random) for name in MOTIONS}
-        self._motion, self._tempo = MOTIONS[motion], tempos[motion]
-        still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name != motion]
+        self._running = [(MOTIONS[name], tempos[name]) for name in motions]
+        still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name not in motions]
         half = np.array([WIDTH, HEIGHT]) / 2 + _MARGIN
         self._places = random.uniform(-half, half, (math.ceil(NUM_FRAMES / FPS / _STAY) + 1, 2))
         self._begun = random.uniform(0, _STAY)
+        self._stays = home is not None
+        if home is not None:
+            self._places[:] = home
         self._still = Pose(
-            dx=self._reach * sum(pose.dx for pose in still),
-            dy=self._reach * sum(pose.dy for pose in still),
+            dx=0.0 if self._stays else self._reach * sum(pose.dx for pose in still),
+            dy=0.0 if self._stays else self._reach * sum(pose.dy for pose in still),
             scale=size * math.prod(pose.scale for pose in still),
             angle=angle + sum(pose.angle for pose in still),
         )
 
     def pose(self, seconds: float) -> Pose:
         """All motions together, in pixels from the middle of the frame: its own running, the others standing still."""
-        moved = self._motion(seconds, self._tempo)
+        moved = [motion(seconds, tempo) for motion, tempo in self._running]
         place = self._places[int((seconds + self._begun) / _STAY)]
         return Pose(
-            dx=place[0] + self._still.dx + self._reach * moved.dx,
-            dy=place[1] + self._still.dy + self._reach * moved.dy,
-            scale=self._still.scale * moved.scale,
-            angle=self._still.angle + moved.angle,
+            dx=place[0] + self._still.dx + self._reach * sum(pose.dx for pose in moved),
+            dy=place[1] + self._still.dy + self._reach * sum(pose.dy for pose in moved),
+            scale=self._still.scale * math.prod(pose.scale for pose in moved),
+            angle=self._still.angle + sum(pose.angle for pose in moved),
         )
+
+    def box(self, seconds: float) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2 in pixels around what is to be seen of it, within the frame."""
+        pose = self.pose(seconds)
+        middle = _CANVAS / 2
+        a, b = pose.scale * math.cos(pose.angle), pose.scale * math.sin(pose.angle)
+        y, x = np.nonzero(self._canvas[..., 3] > 0.5)
+        x, y = x + 0.5 - middle, y + 0.5 - middle
+        across = np.clip(WIDTH / 2 + pose.dx + a * x - b * y, 0, WIDTH)
+        down = np.clip(HEIGHT / 2 + pose.dy + b * x + a * y, 0, HEIGHT)
+        return float(across.min()), float(down.min()), float(across.max()), float(down.max())
 
     def paint(self, frame: np.ndarray, seconds: float) -> None:
         """Draw it over `frame` (H, W, 3) float32."""
@@ -227,21 +249,22 @@ class _Object:
         part += self._opacity(seconds) * drawn[..., 3:] * (drawn[..., :3] - part)
 
     def _opacity(self, seconds: float) -> float:
+        if self._stays:
+            return 1.0
         since = (seconds + self._begun) % _STAY
         return min(1.0, since / _FADE, (_STAY - since) / _FADE)
 
 
-class Scene:
-    """What one video shows: `motion` is the name of its class."""
+class Picture:
+    """Objects before a background that drifts."""
 
-    def __init__(self, seed: int, index: int) -> None:
-        random = np.random.default_rng([seed, index])
-        self.motion = list(MOTIONS)[index % len(MOTIONS)]
+    objects: list[MovingObject]
+
+    def __init__(self, random: np.random.Generator) -> None:
         background = _texture(random, HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
         color = background.mean((0, 1))
         self._background = color + _BACKGROUND_CONTRAST * (background - color)
         self._drift, self._sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
-        self.objects = [_Object(random, self.motion) for _ in range(_NUM_OBJECTS)]
 
     def draw(self, number: int) -> np.ndarray:
         """Frame `number`: (HEIGHT, WIDTH, 3) uint8 RGB."""
@@ -252,6 +275,16 @@ class Scene:
         for thing in self.objects:
             thing.paint(frame, seconds)
         return frame.clip(0, 255).round().astype(np.uint8)
+
+
+class Scene(Picture):
+    """What one video shows: `motion` is the name of its class."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        random = np.random.default_rng([seed, index])
+        self.motion = list(MOTIONS)[index % len(MOTIONS)]
+        super().__init__(random)
+        self.objects = [MovingObject(random, [self.motion]) for _ in range(_NUM_OBJECTS)]
 
 
 def _make(out: Path, seed: int, index: int) -> bool:
@@ -274,6 +307,17 @@ def make_demo_videos(out: Path, *, num_videos: int, seed: int, workers: int) -> 
     Raises:
         ConfigError: no videos asked for, or OUT holds those of another seed.
     """
+    claim_folder(out, num_videos, seed)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return sum(pool.map(partial(_make, out, seed), range(num_videos)))
+
+
+def claim_folder(out: Path, num_videos: int, seed: int) -> None:
+    """Make the folder of made-up videos, and note their seed in it.
+
+    Raises:
+        ConfigError: no videos asked for, or the folder holds those of another seed.
+    """
     if num_videos < 1:
         raise ConfigError(f"--num-videos {num_videos}: ask for at least 1.")
     out.mkdir(parents=True, exist_ok=True)
@@ -284,5 +328,3 @@ def make_demo_videos(out: Path, *, num_videos: int, seed: int, workers: int) -> 
             "Name another folder."
         )
     marker.write_text(f"{seed}\n", encoding="utf-8")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return sum(pool.map(partial(_make, out, seed), range(num_videos)))

@@ -9,6 +9,8 @@ import tyro
 
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.errors import ConfigError, did_you_mean
+from modist_fast.evaluation.ava.command import run_ava
+from modist_fast.evaluation.ava.config import AVA_RECIPES, AvaConfig
 from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, with_recipe
 from modist_fast.evaluation.finetune.run import run_finetune
@@ -26,7 +28,7 @@ from modist_fast.evaluation.results import print_result, write_result
 from modist_fast.host.distributed import join_world
 
 log = logging.getLogger("modist")
-_TASKS = ("linear", "knn", "retrieval", "lowshot", "finetune", "supervised")
+_TASKS = ("linear", "knn", "retrieval", "lowshot", "finetune", "supervised", "ava")
 _RUNS: dict[type, Any] = {
     LinearConfig: run_linear,
     KnnEvaluationConfig: run_knn,
@@ -34,11 +36,12 @@ _RUNS: dict[type, Any] = {
     LowShotConfig: run_lowshot,
     FinetuneConfig: run_finetune,
     SupervisedConfig: run_finetune,
+    AvaConfig: run_ava,
 }
 
 
 def parse(arguments: list[str]) -> Any:
-    """The sub-command's options; those of finetune and supervised begin with the recipe that --preset names."""
+    """The sub-command's options; those of finetune, supervised and ava begin with the recipe that --preset names."""
     task = arguments[0] if arguments else "--help"
     if not task.startswith("-") and task not in _TASKS:
         raise ConfigError(f"evaluate has no task {task!r}.{did_you_mean(task, _TASKS)} There are: {', '.join(_TASKS)}.")
@@ -47,7 +50,10 @@ def parse(arguments: list[str]) -> Any:
     preset = first.parse_known_args(arguments)[0].preset
     finetune = FinetuneConfig(out=tyro.MISSING, network=BackboneConfig(backbone=tyro.MISSING))
     supervised = SupervisedConfig(out=tyro.MISSING)
-    if preset is not None:
+    ava = AvaConfig(out=tyro.MISSING, network=BackboneConfig(backbone=tyro.MISSING))
+    if preset is not None and task == "ava":
+        ava = with_recipe(ava, preset, AVA_RECIPES)
+    elif preset is not None:
         finetune, supervised = with_recipe(finetune, preset), with_recipe(supervised, preset)
     commands = (
         Annotated[LinearConfig, tyro.conf.subcommand("linear")]
@@ -56,6 +62,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[LowShotConfig, tyro.conf.subcommand("lowshot")]
         | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune", default=finetune)]
         | Annotated[SupervisedConfig, tyro.conf.subcommand("supervised", default=supervised)]
+        | Annotated[AvaConfig, tyro.conf.subcommand("ava", default=ava)]
     )
     return parse_options(commands, arguments, description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
 

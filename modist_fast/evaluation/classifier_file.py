@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import Backbone
+from modist_fast.evaluation.backbones import OpenedBackbone
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.run.tensor_files import write_tensors
 
@@ -29,7 +29,7 @@ class SavedClassifier(NamedTuple):
         average: over a video's views: "features" before the layer, or "softmax" behind it.
         backbone: the path of the network whose features it takes; in the file it is relative to that, or absolute.
         digest: of that network's weights.
-        views: what of a video it saw at test.
+        views: what of a video it saw at test; None of a detector of boxes, which has no views of whole videos.
     """
 
     weight: Tensor
@@ -39,7 +39,7 @@ class SavedClassifier(NamedTuple):
     average: str
     backbone: str
     digest: str
-    views: ViewsConfig
+    views: ViewsConfig | None
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, V, D) features of views to (N, K) float64."""
@@ -51,7 +51,7 @@ class SavedClassifier(NamedTuple):
         logits = x @ self.weight.double().T + self.bias.double()
         return logits.softmax(dim=-1).mean(dim=1).numpy()
 
-    def check(self, opened: Backbone, path: Path) -> None:
+    def check(self, opened: OpenedBackbone, path: Path) -> None:
         """
         Raises:
             ConfigError: `opened` is another network than the one that the classifier was trained on.
@@ -70,8 +70,9 @@ class SavedClassifier(NamedTuple):
             "average": self.average,
             "backbone": self.backbone,
             "digest": self.digest,
-            "views": json.dumps(asdict(self.views)),
         }
+        if self.views is not None:
+            about["views"] = json.dumps(asdict(self.views))
         write_tensors(folder / NAME, {"weight": self.weight, "bias": self.bias}, about)
 
 

@@ -154,13 +154,23 @@ def print_result(result: dict[str, Any]) -> None:
         for name, value in row.items():
             if name.startswith(("top", "R@")):
                 line += f"{name} {100 * value:.1f} %  "
-        low, high = row["interval"]
-        line += f"[{100 * low:.1f}, {100 * high:.1f}]  of {row['num_test']} videos"
+        if "mAP" in row:
+            line += f"mAP {100 * row['mAP']:.1f} %  (random scores {100 * row['mAP_of_random_scores']:.1f} %)  "
+            line += f"of {row['num_keyframes']} keyframes"
+        else:
+            low, high = row["interval"]
+            line += f"[{100 * low:.1f}, {100 * high:.1f}]  of {row['num_test']} videos"
         console.print(line, soft_wrap=True)
     if "chance" in result:
         console.print(f"largest class: {100 * result['chance']:.1f} %")
     if "shape_probe" in result:
         console.print(f"from the shape of the frame alone: {100 * result['shape_probe']['top1']:.1f} %")
+    if "actions" in result:
+        table = Table("action", "boxes", "AP, %", "random, %", box=None)
+        for row in result["actions"]:
+            shares = (f"{100 * row[name]:.1f}" for name in ("AP", "AP_of_random_scores"))
+            table.add_row(row["name"], str(row["boxes"]), *shares)
+        console.print(table)
     if "classes" in result:
         table = Table("class", "videos", "top-1, %", box=None)
         for row in result["classes"]:

@@ -19,7 +19,7 @@ class Backbone(nn.Module, ABC):
 
     num_features: int
     """D."""
-    output_stride: ClassVar[int]
+    output_stride: int
     """Pixels from one place of the map to the next."""
     clip_unit: ClassVar[tuple[int, int]] = (1, 1)
     """The frames and the pixels that a clip's length and side must be whole multiples of."""
@@ -51,6 +51,14 @@ class Backbone(nn.Module, ABC):
         if stride != self.output_stride:
             raise ConfigError(f"--output-stride {stride}: this net has an output every {self.output_stride} pixels.")
         return copy.deepcopy(self)
+
+    def for_detection(self) -> Self:
+        """A copy with the same weights whose map is fine enough for boxes: a place every 16 pixels.
+
+        Raises:
+            ConfigError: a net that detection was not built for.
+        """
+        raise ConfigError("evaluate ava dilates the last stage of a residual net (r50, r18); this backbone has none.")
 
     def check_clip(
         self, num_frames: int, side: int, frames_option: str = "the frames", side_option: str = "the side"

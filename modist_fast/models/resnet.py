@@ -196,7 +196,7 @@ class ResNet(ResidualNet):
         colours: a net's own normalization of R, G and B, behind ours; see `foreign.Colours`.
     """
 
-    output_stride = 32
+    output_stride = 32  # pyright: ignore[reportIncompatibleVariableOverride], of a net for detection it is less
     stem: Stem  # pyright: ignore[reportIncompatibleVariableOverride], of these nets it is this
 
     def __init__(
@@ -231,6 +231,17 @@ class ResNet(ResidualNet):
             stages.append(blocks)
         super().__init__(stem, width, FramePool(), stages, channels)
         self.colours = colours
+
+    def for_detection(self) -> Self:
+        """A copy whose res5 has stride 1, and dilation 2 in every 3 × 3, its first block's too (SlowFast's for AVA)."""
+        net = copy.deepcopy(self)
+        net.output_stride = 16
+        for module in net.stages[-1].modules():
+            if isinstance(module, nn.Conv3d):
+                time, side, _ = (size // 2 for size in module.kernel_size)
+                module.stride = (module.stride[0], 1, 1)
+                module.dilation, module.padding = (1, 2, 2), (time, 2 * side, 2 * side)
+        return net
 
     def feature_map(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, D, T / 2, H / 32, W / 32), or (B, D, T, …) where conv1 takes every frame."""

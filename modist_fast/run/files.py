@@ -32,7 +32,11 @@ RUN = (
 )
 """What a run writes into its directory. Nothing else there is ever removed."""
 
-FINETUNING = (*RUN, "result.json", "confusion.png", *(f"folds/*/{pattern}" for pattern in RUN))
+FINETUNING = (
+    *RUN,
+    *("result.json", "confusion.png", "detections.csv", ".detections.csv.*.half", "curves.png", "keyframes.png"),
+    *(f"folds/*/{pattern}" for pattern in RUN),
+)
 """The same of a fine-tuning run, whose folds are runs."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import WeightsFormat
 from modist_fast.host.whole_file import whole_file
-from modist_fast.models.resnet import ResNet
+from modist_fast.models import Backbone, ResNet
 from modist_fast.run.export import export_backbone
 from modist_fast.weights.inflate import deflate
 from modist_fast.weights.names import PYSLOWFAST, PYTORCHVIDEO, TORCHVISION
@@ -31,7 +31,7 @@ SUFFIXES: dict[WeightsFormat, tuple[str, ...]] = {
 _NEEDS = {"onnx": ("onnx", "onnxscript"), "huggingface": ("huggingface_hub",)}
 
 
-def write_weights(net: ResNet, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
+def write_weights(net: Backbone, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
     """Write a backbone without a head.
 
     Args:
@@ -79,24 +79,26 @@ def check_format(out: Path, to: WeightsFormat) -> None:
         raise ConfigError(f"--to {to} needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
 
 
-def _write_slow(net: ResNet, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
+def _write_slow(net: Backbone, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
     _require(card, to, ("r50", "slow-r50") if to == "pytorchvideo" else ("r50", "slow-r50", "r18"))
     naming = PYSLOWFAST if to == "pyslowfast" else PYTORCHVIDEO
     _save({"model_state": naming.theirs(net.state_dict())}, out)
     if card["arch"] == "slow-r50":
         return "model_state, without a head"
+    assert isinstance(net, ResNet)
     kernel = "x".join(map(str, net.stem.kernel_size))
     return f"model_state, without a head; conv1 is {kernel} with stride 2 in time, which the library must be told"
 
 
-def _write_pictures(net: ResNet, card: Mapping[str, Any], out: Path) -> str:
+def _write_pictures(net: Backbone, card: Mapping[str, Any], out: Path) -> str:
     _require(card, "torchvision", ("r50", "r18", "imagenet-r50", "imagenet-r18"))
+    assert isinstance(net, ResNet)
     _save(TORCHVISION.theirs(deflate(net.state_dict())), out)
     mean = "ImageNet's mean and deviation" if net.colours is not None else f"mean {card['mean']} and {card['std']}"
     return f"a state dict of a net of pictures, each convolution summed over time, without fc; for {mean}"
 
 
-def _write_graph(net: ResNet, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
+def _write_graph(net: Backbone, card: Mapping[str, Any], out: Path, to: WeightsFormat) -> str:
     frames, side = (_size_of(card, name, out) for name in ("num_frames", "crop_size"))
     clips = torch.zeros(2, 3, frames, side, side)
     batch = torch.export.Dim("batch")

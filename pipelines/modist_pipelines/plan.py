@@ -74,6 +74,8 @@ class PlanConfig:
     """None plans RGB clips alone."""
     motion_flip: float = 0.0
     """Probability that a motion clip is mirrored."""
+    crop_width: int | None = None
+    """Pixels of the width where clips are not squares of crop_size, which is then their height."""
 
     def __post_init__(self) -> None:
         for name, clip in (("visual", self.visual), ("motion", self.motion)):
@@ -93,6 +95,11 @@ class PlanConfig:
         """
         assert self.motion_input is not None
         return find_motion_input(self.motion_input)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a clip."""
+        return self.crop_size, self.crop_width or self.crop_size
 
     @property
     def min_score(self) -> float:

@@ -255,7 +255,7 @@ def test_a_vit_has_nothing_to_dilate() -> None:
 def test_the_memory_of_a_vit_is_not_taken_for_nothing(frames: int) -> None:
     """What autograd saves for a group, counted by its own hooks, fits into what `groups_in_a_pass` allows for it."""
     model = ModelConfig(arch="vit-s16", visual_width=8, head_width=16)
-    nets = Pathways(model, motion=False)
+    nets = Pathways(model, motion_channels=0)
     clips = torch.rand(4, 3, frames, 64, 64)
     weights = {p.untyped_storage().data_ptr() for p in nets.parameters()}
     saved: dict[int, int] = {}

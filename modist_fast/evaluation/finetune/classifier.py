@@ -1,4 +1,4 @@
-"""The classifier that is trained as a whole: backbone, dropout, one linear layer."""
+"""Nets that are trained as a whole with labels: backbone, dropout, one linear layer."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from modist_fast.models import Backbone
 _FIRST_SCALE = 0.01  # deviation of the linear layer's first weights (PySlowFast's FC_INIT_STD)
 
 
-class Classifier(nn.Module):
-    """Clips in, logits out.
+class LabelledNet(nn.Module):
+    """A backbone and the linear layer on it, some of it frozen; how they are joined is the subclass's own.
 
     Args:
         backbone: trained further, in place.
@@ -36,11 +36,20 @@ class Classifier(nn.Module):
         for part in self._frozen:
             part.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(self, mode: bool = True) -> "LabelledNet":
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
+
+    def training_parts(self) -> nn.ModuleList:
+        """What is not frozen."""
+        parts = [*_parts(self.backbone, "all"), self.linear]
+        return nn.ModuleList([part for part in parts if part not in self._frozen])
+
+
+class Classifier(LabelledNet):
+    """Clips in, logits out."""
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B, K) float32."""
@@ -49,11 +58,6 @@ class Classifier(nn.Module):
     def at_places(self, clips: Tensor, window: float) -> Tensor:
         """(B, 3, T, H, W) to (B, P, K) float32: logits at each place; see `features_at_places`."""
         return self.linear(self.dropout(features_at_places(self.backbone, clips, window))).float()
-
-    def training_parts(self) -> nn.ModuleList:
-        """What is not frozen."""
-        parts = [*_parts(self.backbone, "all"), self.linear]
-        return nn.ModuleList([part for part in parts if part not in self._frozen])
 
 
 def _parts(backbone: Backbone, last: str) -> list[nn.Module]:

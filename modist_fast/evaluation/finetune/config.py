@@ -1,6 +1,6 @@
 """The options of training a whole classifier, and its recipes as functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -21,19 +21,14 @@ Plain = tyro.conf.arg(name="")  # options under their own names, without the par
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Train backbone and classifier together, from a pre-trained backbone (paper section 4.2, "full")."""
+class LabelledTrainingConfig:
+    """What every training of a whole net with labels takes."""
 
     out: Path
     """The run directory: metrics, checkpoints, result.json, the trained backbone and its linear layer."""
     network: Annotated[BackboneConfig, Plain]
-    data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
-    split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
     preset: str = ""
     """Where the defaults come from; an unknown name lists those there are."""
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    """Of the test; clip length, stride, crop and sampling are those of training too."""
-    augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
     optim: SupervisedOptimConfig = field(default_factory=SupervisedOptimConfig)
     epochs: float = 200.0
     """Passes over the training videos."""
@@ -45,10 +40,6 @@ class FinetuneConfig:
     frozen: str = "none"
     """Keep this part of the backbone and all before it as they are: stem, res2 to res5, or of a ViT stem, block1 to
     block12 (docs/models.md); all: train the linear layer alone."""
-    fraction: float = 1.0
-    """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
-    shares: tuple[float, ...] = ()
-    """Low-shot in one command: train on each of these shares in turn, each in OUT/shares; in place of --fraction."""
     precise_bn_clips: int = 12_800
     """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
     keeps the moving averages."""
@@ -69,7 +60,22 @@ class FinetuneConfig:
     kill: it would remove its own."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
-    """Of the classifier, a random backbone, the order, the clips, the subset and the intervals."""
+    """Of the linear layer, a random backbone, the order, the clips, the subset and the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(LabelledTrainingConfig):
+    """Train backbone and classifier together, from a pre-trained backbone (paper section 4.2, "full")."""
+
+    data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
+    split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Of the test; clip length, stride, crop and sampling are those of training too."""
+    augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
+    fraction: float = 1.0
+    """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
+    shares: tuple[float, ...] = ()
+    """Low-shot in one command: train on each of these shares in turn, each in OUT/shares; in place of --fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +86,7 @@ class SupervisedConfig(FinetuneConfig):
 
 
 Config = TypeVar("Config", bound=FinetuneConfig)
+AnyConfig = TypeVar("AnyConfig", bound=LabelledTrainingConfig)
 
 
 _PAPER_VIEWS = ViewsConfig(
@@ -235,19 +242,40 @@ RECIPES: dict[str, Callable] = {
 }
 
 
-def with_recipe(base: Config, name: str) -> Config:
+def with_recipe(base: AnyConfig, name: str, recipes: Mapping[str, Callable] = RECIPES) -> AnyConfig:
     """`base` with a recipe's values.
 
     Raises:
         ConfigError: there is none of this name; the message lists those there are.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(RECIPES)}.")
-    return RECIPES[name](base)
+    if name not in recipes:
+        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(recipes)}.")
+    return recipes[name](base)
 
 
 def check(config: FinetuneConfig, world_size: int) -> None:
     """Refuse what cannot work before anything expensive starts.
+
+    Raises:
+        ConfigError: naming the options and the way out.
+    """
+    check_training(config, world_size)
+    if not 0 < config.fraction <= 1:
+        raise ConfigError(f"--fraction {config.fraction:g}: a share above 0 and at most 1.")
+    if not all(0 < share <= 1 for share in config.shares) or (config.shares and config.fraction < 1):
+        raise ConfigError(
+            f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1, and --fraction does not go "
+            "with them."
+        )
+    if isinstance(config, SupervisedConfig) and config.network.backbone.partition(":")[0] != "random":
+        raise ConfigError(
+            f"supervised begins with random weights; --backbone {config.network.backbone} has others. Use finetune, or "
+            "random:RUN for a network shaped as that run's."
+        )
+
+
+def check_training(config: LabelledTrainingConfig, world_size: int) -> None:
+    """The part of `check` that every training with labels shares.
 
     Raises:
         ConfigError: naming the options and the way out.
@@ -261,20 +289,8 @@ def check(config: FinetuneConfig, world_size: int) -> None:
             f"--batch-size {batch} does not split into groups of --group-size {group} over {world_size} "
             f"process(es): it must be a multiple of {group * world_size}. Change one of the three."
         )
-    if not 0 < config.fraction <= 1:
-        raise ConfigError(f"--fraction {config.fraction:g}: a share above 0 and at most 1.")
-    if not all(0 < share <= 1 for share in config.shares) or (config.shares and config.fraction < 1):
-        raise ConfigError(
-            f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1, and --fraction does not go "
-            "with them."
-        )
     if config.frozen == "all" and config.precise_bn_clips:
         raise ConfigError("--frozen all keeps the batch-norm statistics too: pass --precise-bn-clips 0.")
     if config.epochs <= 0 or config.checkpoint.every < 1 or config.precise_bn_clips < 0:
         raise ConfigError("--epochs and --checkpoint.every must be above 0, --precise-bn-clips not below.")
     check_schedule(config.optim, config.epochs)
-    if isinstance(config, SupervisedConfig) and config.network.backbone.partition(":")[0] != "random":
-        raise ConfigError(
-            f"supervised begins with random weights; --backbone {config.network.backbone} has others. Use finetune, or "
-            "random:RUN for a network shaped as that run's."
-        )

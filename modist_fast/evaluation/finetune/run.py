@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from modist_fast.evaluation.data.splits import (
     refuse_leaks,
     refuse_unlearnable,
 )
-from modist_fast.evaluation.data.views import ViewSpec
-from modist_fast.evaluation.finetune.classifier import Classifier
+from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec
+from modist_fast.evaluation.finetune.classifier import Classifier, LabelledNet
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, check
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingClips
 from modist_fast.evaluation.finetune.scores import view_probabilities
-from modist_fast.evaluation.finetune.training import ClassifierTraining, Trained
+from modist_fast.evaluation.finetune.training import ClassifierStep, LabelledTraining, Trained
 from modist_fast.evaluation.frozen.session import describe
 from modist_fast.evaluation.results import classification
 from modist_fast.host.allocator import keep_freed_memory
@@ -162,7 +162,8 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     torch.manual_seed(config.seed)
     # Each fold begins with the same weights: its own copy.
     model = Classifier(_first_weights(config).net, len(labelled.classes), config.dropout, config.frozen)
-    training = ClassifierTraining(config, world, model, order, clips, out, _fingerprint(opened, train))
+    step = ClassifierStep(config, world, model)
+    training = LabelledTraining(config, world, step, order, clips, out, _fingerprint(opened, train))
     trained = training.run()
     if trained is None:
         return None
@@ -170,7 +171,7 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     model.eval()
     spec = opened.spec.at_test()
     table, odd = view_probabilities(
-        lambda clips: trained.step.at_places(clips, spec.window), labelled, spec, fold.test, world, config.num_threads
+        lambda clips: step.at_places(clips, spec.window), labelled, spec, fold.test, world, config.num_threads
     )
     damaged = _gather(trained.damaged, world)
     row = {"fold": fold.name, "videos": len(train), "steps": trained.steps}
@@ -193,21 +194,42 @@ def _fingerprint(opened: _Opened, train: np.ndarray) -> str:
 
 
 def _export(opened: _Opened, trained: Trained, model: Classifier, out: Path) -> None:
-    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors for `modist predict`."""
-    spec, labelled = opened.spec, opened.labelled
+    classes = opened.labelled.classes
+    trained_on = f"{task_of(opened.config)} on {len(classes)} classes, from {opened.backbone.origin}"
+    export_trained(
+        model, opened.backbone.card, opened.spec, trained_on, trained.steps, classes, out, opened.config.views
+    )
+
+
+def export_trained(
+    model: LabelledNet,
+    card: Mapping[str, Any],
+    spec: ViewSpec,
+    trained_on: str,
+    steps: int,
+    classes: Sequence[str],
+    out: Path,
+    views: ViewsConfig | None = None,
+) -> None:
+    """OUT/backbone.safetensors with its card, and OUT/linear.safetensors, for `modist predict` where views are given.
+
+    Args:
+        card: of the backbone that training began with.
+        trained_on: the task, in words.
+    """
     card = {
-        **opened.backbone.card,
+        **card,
         "crop_size": spec.crop_size,
         "num_frames": spec.num_frames,
         "stride": spec.stride,
         "mean": spec.mean,
         "std": spec.std,
-        "trained_on": f"{task_of(opened.config)} on {len(labelled.classes)} classes, from {opened.backbone.origin}",
-        "finetune_steps": trained.steps,
+        "trained_on": trained_on,
+        "finetune_steps": steps,
     }
     card = {name: value for name, value in card.items() if name not in ("format", "version")}
     linear, path = model.linear, out / "backbone.safetensors"
-    refuse_flaw(linear.state_dict(), out / NAME, trained.steps)
+    refuse_flaw(linear.state_dict(), out / NAME, steps)
     export_backbone(model.backbone, path, card)
-    digest, views = digest_of(model.backbone.state_dict()), opened.config.views
-    SavedClassifier(linear.weight, linear.bias, labelled.classes, False, "softmax", path.name, digest, views).write(out)
+    digest = digest_of(model.backbone.state_dict())
+    SavedClassifier(linear.weight, linear.bias, classes, False, "softmax", path.name, digest, views).write(out)

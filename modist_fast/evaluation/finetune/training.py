@@ -1,8 +1,9 @@
-"""Training a classifier as a whole: the step over groups of samples, its lines, the statistics at the end."""
+"""Training a net as a whole with labels: the step over groups of samples, its lines, the statistics at the end."""
 
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 
 from modist_fast.batch_norm import agree_on_statistics, has_batch_norm, set_precise_statistics
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.finetune.classifier import Classifier, seed_dropout
-from modist_fast.evaluation.finetune.config import FinetuneConfig
+from modist_fast.evaluation.finetune.classifier import Classifier, LabelledNet, seed_dropout
+from modist_fast.evaluation.finetune.config import LabelledTrainingConfig
 from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.evaluation.finetune.schedule import supervised_learning_rate
 from modist_fast.groups import GroupedStep
@@ -29,23 +30,35 @@ log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
 
 
-class ClassifierStep(GroupedStep):
+class LabelledStep(GroupedStep, ABC):
     """The net, the optimizer, and how a batch changes them, a group in a pass."""
 
-    def __init__(self, config: FinetuneConfig, world: World, model: Classifier) -> None:
+    model: LabelledNet
+
+    def __init__(self, config: LabelledTrainingConfig, world: World, model: LabelledNet) -> None:
         self.config, self.model = config, model
         super().__init__(config, world, model, model, model.training_parts(), config.optim.as_sgd())
 
-    def forward(self, clips: Tensor, parallel: bool = False) -> Tensor:
-        """(B, K) float32 logits."""
+    @abstractmethod
+    def group_loss(self, batch: TrainingBatch, group: slice) -> tuple[Tensor, Tensor]:
+        """Forward of one group.
+
+        Args:
+            group: its samples of this process's part of the batch.
+
+        Returns:
+            The loss whose sum over all groups of all processes, divided by their number of processes, is learned from;
+            and (3,) float32 without gradient: sum of losses, number of right answers, number of samples.
+        """
+
+    @abstractmethod
+    def pass_through(self, clips: Tensor) -> object:
+        """Forward of clips alone, for the sake of the statistics."""
+
+    def _call(self, parallel: bool, clips: Tensor, *more: object) -> Tensor:
         with self._autocast():
             net = self._learner if parallel else self.model
-            return net(clips.contiguous(memory_format=torch.channels_last_3d))
-
-    def at_places(self, clips: Tensor, window: float) -> Tensor:
-        """(B, P, K) float32 logits; see `features_at_places`."""
-        with self._autocast():
-            return self.model.at_places(clips.contiguous(memory_format=torch.channels_last_3d), window)
+            return net(clips.contiguous(memory_format=torch.channels_last_3d), *more)
 
     def __call__(self, batch: TrainingBatch, learning_rate: float) -> Tensor:
         """Change the weights.
@@ -53,32 +66,56 @@ class ClassifierStep(GroupedStep):
         Returns:
             (3,) float32 on the device: this rank's sum of losses, number of right answers, number of samples.
         """
-        size, device = self.config.group_size, self.world.device
-        labels = batch.labels.to(device, non_blocking=True)
-        groups = list(zip(batch.clips.split(size), labels.split(size), strict=True))
-        figures = torch.zeros(3, device=device)
+        size = self.config.group_size
+        num_groups = len(batch.labels) // size
+        figures = torch.zeros(3, device=self.world.device)
         self.model.train()
         self._statistics.begin()
-        for index, (clips, wanted) in enumerate(groups):
+        for index in range(num_groups):
             with self._without_message(index):
-                seed_dropout(self.config.seed, batch.step, self.world.rank * len(groups) + index)
-                logits = self.forward(clips, parallel=True)
+                seed_dropout(self.config.seed, batch.step, self.world.rank * num_groups + index)
+                loss, found = self.group_loss(batch, slice(index * size, (index + 1) * size))
                 self._statistics.after_pass()
-                loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
-                # Over all samples of the batch, damaged ones too: then no rank need know of another's.
-                self.scaler.scale(loss / len(labels)).backward()
-            with torch.no_grad():
-                right = (logits.argmax(dim=1) == wanted).sum()
-                figures += torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
+                self.scaler.scale(loss).backward()
+            figures += found
         self._update_weights(learning_rate)
         return figures
+
+
+class ClassifierStep(LabelledStep):
+    """A class for each clip: cross-entropy."""
+
+    model: Classifier
+
+    def forward(self, clips: Tensor, parallel: bool = False) -> Tensor:
+        """(B, K) float32 logits."""
+        return self._call(parallel, clips)
+
+    def pass_through(self, clips: Tensor) -> Tensor:
+        return self.forward(clips)
+
+    def at_places(self, clips: Tensor, window: float) -> Tensor:
+        """(B, P, K) float32 logits; see `features_at_places`."""
+        with self._autocast():
+            return self.model.at_places(clips.contiguous(memory_format=torch.channels_last_3d), window)
+
+    def group_loss(self, batch: TrainingBatch, group: slice) -> tuple[Tensor, Tensor]:
+        wanted = batch.labels[group].to(self.world.device, non_blocking=True)
+        logits = self.forward(batch.clips[group], parallel=True)
+        loss = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
+        with torch.no_grad():
+            right = (logits.argmax(dim=1) == wanted).sum()
+            figures = torch.stack([loss.detach(), right.float(), (wanted >= 0).sum().float()])
+        # Over all samples of the batch, damaged ones too: then no rank need know of another's.
+        return loss / len(batch.labels), figures
 
 
 class _Lines(LateLines[dict[str, Any]]):
     """Lines of fine-tuning, and now and then one in the log."""
 
-    def __init__(self, batch_size: int, last_step: int, run_log: RunLog | None) -> None:
+    def __init__(self, batch_size: int, last_step: int, run_log: RunLog | None, has_top1: bool = True) -> None:
         super().__init__()
+        self._has_top1 = has_top1
         self._batch_size, self._last_step, self._run_log = batch_size, last_step, run_log
         self._clock, self._said = time.perf_counter(), 0.0
 
@@ -92,9 +129,10 @@ class _Lines(LateLines[dict[str, Any]]):
 
     def _row(self, launched: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
         count = found["count"]
+        top1 = {"top1": found["right"] / max(1.0, count)} if self._has_top1 else {}
         return launched | {
             "loss": found["losses"] / max(1.0, count),
-            "top1": found["right"] / max(1.0, count),
+            **top1,
             "samples_per_s": self._batch_size / launched["seconds"],
             "damaged": self._batch_size - round(count),
         }
@@ -108,7 +146,8 @@ class _Lines(LateLines[dict[str, Any]]):
             self._said = now
             log.info(
                 f"step {row['step']}/{self._last_step}  epoch {row['epoch']:.1f}  loss {row['loss']:.3f}  "
-                f"top-1 {100 * row['top1']:.0f} %  {row['samples_per_s']:.1f} samples/s"
+                + (f"top-1 {100 * row['top1']:.0f} %  " if self._has_top1 else "")
+                + f"{row['samples_per_s']:.1f} samples/s"
             )
 
 
@@ -116,39 +155,42 @@ class _Lines(LateLines[dict[str, Any]]):
 class Trained:
     """What training leaves."""
 
-    step: ClassifierStep
+    step: LabelledStep
     damaged: dict[int, str]
     """Training videos that could not be read, to the reason; of this rank, and this attempt."""
     steps: int
 
 
-class ClassifierTraining(TrainingLoop[FinetuneConfig]):
-    """One process's part of the training of one classifier.
+class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
+    """One process's part of the training of one net with labels.
 
     Args:
-        config: checked by `finetune_config.check`.
-        model: on the CPU.
+        config: checked by `check_training`.
+        step: a classifier's or a detector's.
         order: which videos each step takes.
         clips: makes the batches.
-        out: the run directory of this classifier.
+        out: the run directory of this net.
         fingerprint: of the videos and the backbone that it begins with; a resumed run must have the same.
+        has_top1: whether its answers are right or wrong.
     """
 
-    step: ClassifierStep
+    step: LabelledStep
 
     def __init__(
         self,
-        config: FinetuneConfig,
+        config: LabelledTrainingConfig,
         world: World,
-        model: Classifier,
+        step: LabelledStep,
         order: SampleOrder,
         clips: TrainingClips,
         out: Path,
         fingerprint: str,
+        has_top1: bool = True,
     ) -> None:
         super().__init__(config, world, out)
         self.order, self.clips, self._fingerprint = order, clips, fingerprint
-        self.step = ClassifierStep(config, world, model)
+        self._has_top1 = has_top1
+        self.step = step
         self.last_step = min(order.num_steps, config.max_steps or order.num_steps)
         self._damaged: dict[int, str] = {}
 
@@ -164,7 +206,7 @@ class ClassifierTraining(TrainingLoop[FinetuneConfig]):
             run_log = RunLog(self.out, self.steps_done)
         try:
             with self._stopped_by_sigterm():
-                self._loop(_Lines(self.config.batch_size, self.last_step, run_log))
+                self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self._has_top1))
         finally:
             if run_log is not None:
                 run_log.close()
@@ -202,7 +244,7 @@ class ClassifierTraining(TrainingLoop[FinetuneConfig]):
             for batch in self.clips.iterate(first, first + num_steps)
             for group in batch.clips[batch.labels >= 0].split(config.group_size)
         )
-        num_clips = set_precise_statistics(self.step.model, batches, self.step.forward)
+        num_clips = set_precise_statistics(self.step.model, batches, self.step.pass_through)
         if num_clips is None:
             raise ConfigError("--precise-bn-clips: no clip could be read. Look at the log, or pass 0 to go without.")
         self._say(f"batch norm has the statistics of {num_clips * self.world.size} clips")

@@ -59,6 +59,7 @@ class GpuDecoder(ClipDecoder):
         self.graph: Any = clip_graph(
             kind,
             crop_size=config.crop_size,
+            crop_width=config.crop_width,
             device="gpu" if device.type == "cuda" else "cpu",
             batch_size=num_clips * self.num_frames * self.num_parts,
             num_threads=num_threads,
@@ -115,8 +116,7 @@ class CpuDecoder(ClipDecoder):
 
     def run(self, frames: Sequence[np.ndarray], plans: Sequence[ClipPlan]) -> Handed:
         crops, parts = self._crops(frames, plans), self.num_parts
-        side = self.config.crop_size
-        out = self._pool.take((len(frames) // parts, side, side, self.num_channels))
+        out = self._pool.take((len(frames) // parts, *self.config.shape, self.num_channels))
 
         def augment(clip: int) -> None:
             for frame in range(clip * self.num_frames, (clip + 1) * self.num_frames):

@@ -37,6 +37,7 @@ def clip_graph(
     device_id: int | None,
     pixels: Literal["jpeg", "rgb"] = "jpeg",
     hw_decoder_load: float = HW_DECODER_LOAD,
+    crop_width: int | None = None,
 ) -> "Pipeline":
     """The graph for one kind of clip.
 
@@ -48,6 +49,7 @@ def clip_graph(
         device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
         pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames that lie on the device.
         hw_decoder_load: share of the JPEGs, in [0, 1], that a GPU's JPEG engines decode; a CPU has none.
+        crop_width: pixels of the width where the output is no square.
 
     Returns:
         A pipeline with the inputs that `graph_inputs` makes. Its output is (batch_size, crop_size, crop_size, C)
@@ -78,7 +80,7 @@ def clip_graph(
             )
         frames = fn.resize(
             frames,
-            size=[crop_size, crop_size],
+            size=[crop_size, crop_width or crop_size],
             # A region whose end comes before its start is mirrored: the flip costs nothing.
             roi_start=source("region_start", types.FLOAT, 1),
             roi_end=source("region_end", types.FLOAT, 1),
