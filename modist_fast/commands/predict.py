@@ -65,9 +65,7 @@ def main() -> None:
             f"--classifier {config.classifier} was trained on features of a random network, which was not kept."
         )
     if found.views is None:
-        raise ConfigError(
-            f"--classifier {config.classifier} answers for boxes, not for videos: use modist evaluate ava."
-        )
+        raise ConfigError(f"--classifier {config.classifier} answers for boxes: see modist evaluate ava.")
     found.check(open_backbone(network), config.classifier)
     plain = PlainVideosConfig(
         videos=config.videos,

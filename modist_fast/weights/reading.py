@@ -14,8 +14,7 @@ from torch import Tensor
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import Inflation
-from modist_fast.models import build_visual
-from modist_fast.models.resnet import ResNet
+from modist_fast.models import Backbone, build_visual
 from modist_fast.watch.finite import flaw_of
 from modist_fast.weights.inflate import inflate
 from modist_fast.weights.names import NAMINGS, Naming
@@ -39,7 +38,7 @@ class Weights:
         left_out: parts of the file that have no place, each with the number of its tensors.
     """
 
-    net: ResNet
+    net: Backbone
     card: dict[str, Any]
     naming: Naming
     left_out: dict[str, int]
