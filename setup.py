@@ -74,6 +74,7 @@ setup(
             "hypothesis>=6.120",
             "scikit-learn>=1.6",  # the peer of the linear classifier
             "scipy>=1.14",
+            "imageio-ffmpeg>=0.6",  # FFmpeg's own program, the peer of decoded frames
             "ruff>=0.9",
             "pyright>=1.1.390",
             "interrogate>=1.7",  # share of public names that have a docstring

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.prepare.settings import PLAN_NAME, with_picture_rules
 from modist_pipelines.store.reader import PARTIAL_NAME, shard_path
 from modist_pipelines.store.writer import write_file, write_parquet
 
@@ -73,12 +74,12 @@ class PartialStore:
         Raises:
             DataError: a half-made store of other options; names the first that differs.
         """
-        path = self.path / "plan.json"
+        path = self.path / PLAN_NAME
         plan = json.loads(json.dumps(plan))
         if not path.is_file():
             write_file(path, json.dumps(plan, indent=2).encode())
             return
-        check_same_plan(plan, json.loads(path.read_text()), f"{self.store} is half made")
+        check_same_plan(plan, with_picture_rules(json.loads(path.read_text())), f"{self.store} is half made")
 
     def temporary(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.{os.getpid()}.bin"

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,13 @@ from modist_pipelines.prepare.listing import ListFormat, read_listing
 from modist_pipelines.prepare.motion import EdgeFunction, MotionName, motion_inputs, needs_flow
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
 from modist_pipelines.prepare.placement import Placement, free_bytes, place
+from modist_pipelines.prepare.settings import (
+    OPTIONS,
+    PICTURE_OPTIONS,
+    AspectOption,
+    SizeChangeOption,
+    picture_rules,
+)
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.store.reader import (
@@ -70,6 +77,12 @@ class PrepareConfig:
     """Frames a second of the nominal clock that all videos are put on."""
     grid: int = 4
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
+    aspect: AspectOption = "auto"
+    """Pixels that are not square: "display" makes them so, as players do; "storage" keeps the shape of the file. By
+    default what the store in --out has, display for a new one."""
+    size_change: SizeChangeOption = "auto"
+    """Videos whose frames change their shape: "refuse" puts them into quarantine, "scale" brings each frame to the
+    shape of the first. By default what the store in --out has, refuse for a new one."""
     jpeg_quality: int = 90
     """Of frames and motion maps, 1 to 100."""
     root: Path | None = None
@@ -252,12 +265,12 @@ def _meta(config: PrepareConfig) -> StoreMeta:
         flow_weights=weights,
         sobel_gain=config.sobel_gain,
         border=config.border,
+        **asdict(picture_rules(config)),
     )
 
 
-def _options(config_or_meta: PrepareConfig | StoreMeta) -> dict[str, Any]:
-    names = ("short_side", "fps", "grid", "jpeg_quality", "flow", "sobel_gain", "border")
-    return {name: getattr(config_or_meta, name) for name in names}
+def _options(meta: StoreMeta) -> dict[str, Any]:
+    return {name: getattr(meta, name) for name in (*OPTIONS, *PICTURE_OPTIONS)}
 
 
 def _plan(

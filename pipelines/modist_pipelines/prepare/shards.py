@@ -16,6 +16,7 @@ from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import ShardWriter, quarantine_table
+from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
 
 # Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
@@ -139,4 +140,5 @@ def make_encoder(
         jpeg_quality=meta.jpeg_quality,
         flow=flow,
         motion=motion,
+        rules=PictureRules(meta.aspect, meta.untagged_hd, meta.size_change),
     )

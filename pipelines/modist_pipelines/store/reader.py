@@ -70,6 +70,12 @@ class StoreMeta:
     """Factor on the plain 3x3 Sobel filter (weights 1 2 1), before the clamp."""
     border: Border = "replicate"
     """What the Sobel filter sees beyond the frame: "replicate" or "zero"."""
+    aspect: Literal["display", "storage"] = "storage"
+    """Whether pixels are made square; the defaults of this and the next two are those of stores that do not say."""
+    untagged_hd: Literal["bt709", "bt601"] = "bt601"
+    """Colour matrix of frames beyond 1024x576 that name none."""
+    size_change: Literal["refuse", "scale"] = "scale"
+    """What became of videos whose frames change their shape."""
 
     def to_json(self) -> str:
         record = {"format": FORMAT, "version": VERSION}
