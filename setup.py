@@ -79,6 +79,7 @@ setup(
             "scipy>=1.14",
             "timm>=1.0",  # a source of weights
             "onnxruntime>=1.20",
+            "imageio-ffmpeg>=0.6",  # FFmpeg's own program, the peer of decoded frames
             "ruff>=0.9",
             "pyright>=1.1.390",
             "interrogate>=1.7",  # share of public names that have a docstring

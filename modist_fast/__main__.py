@@ -14,6 +14,7 @@ _FAST, _ROOF = "modist_fast.commands", "modist_profiling"
 COMMANDS = {
     "demo": (f"{_FAST}.demo", "the whole way on made-up videos, in minutes"),
     "prepare": (f"{_FAST}.prepare", "turn videos into a store of frames and motion maps"),
+    "store": (f"{_FAST}.store", "what a store holds, whether it is whole, and its room: info, check, compact"),
     "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
     "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised, ava"),
     "features": (f"{_FAST}.features", "features of videos that need no labels, as a file"),

@@ -23,6 +23,7 @@ from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask
 from modist_pipelines.store.reader import Store, StoreMeta
 from modist_pipelines.video import frames as frame_decoder
+from modist_pipelines.video import picture
 from modist_pipelines.video import reader as video
 from modist_pipelines.video.frames import decode_nominal
 from modist_pipelines.video.index import read_index
@@ -185,22 +186,22 @@ def test_pixels_that_cannot_be_converted_cost_that_video(tmp_path, convert):
     class Frame:
         """Its format is known, and that is all."""
 
-        width, height, rotation = 64, 48, 0
+        width, height, colorspace, side_data = 64, 48, 5, {}
         format = av.VideoFormat("yuv420p")
 
         def __init__(self, error: Exception) -> None:
             self._error = error
 
-        def to_ndarray(self, format: str) -> Any:
+        def to_ndarray(self, **options: Any) -> Any:
             raise self._error
 
     class Reformatter:
         def reformat(self, frame: Frame, *args: Any, **options: Any) -> Any:
-            return frame.to_ndarray("bgr24")
+            return frame.to_ndarray()
 
-    scaler = video.FrameScaler(32)
+    scaler = picture.FrameScaler(32)
     scaler._reformatter = Reformatter()  # type: ignore[assignment]
-    converter: Any = scaler if convert == "FrameScaler" else frame_decoder.upright_rgb
+    converter: Any = scaler if convert == "FrameScaler" else picture.upright_rgb
     for error in errors():
         with pytest.raises(video.VideoError, match="decode_error: pixels of kind yuv420p: "):
             converter(Frame(error))

@@ -19,8 +19,9 @@ from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
 from modist_pipelines.video import frames as frame_decoder
 from modist_pipelines.video import write
 from modist_pipelines.video.engine import EngineDecoder, video_graph
-from modist_pipelines.video.frames import decode_nominal, torchcodec_loads, upright_rgb
+from modist_pipelines.video.frames import decode_nominal, torchcodec_loads
 from modist_pipelines.video.index import read_index
+from modist_pipelines.video.picture import upright_rgb
 from modist_pipelines.video.raw import RawVideos
 from modist_pipelines.video.reader import VideoError, VideoReader
 
@@ -47,7 +48,7 @@ def sequential(path: Path) -> list[np.ndarray]:
     frames = []
     with VideoReader(path) as reader:
         try:
-            frames.extend(upright_rgb(frame) for _, frame in reader.nominal_frames(FPS))
+            frames.extend(upright_rgb(frame, reader.pixel_aspect) for _, frame in reader.nominal_frames(FPS))
         except VideoError as error:
             if error.reason != "too_short":
                 raise

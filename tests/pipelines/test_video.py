@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
 
-from modist_pipelines.video.reader import FrameScaler, VideoError, VideoReader, resample, scaled_size
+from modist_pipelines.video.picture import FrameScaler, scaled_size
+from modist_pipelines.video.reader import VideoError, VideoReader, resample
 
 
 def shown_numbers(path: Path, fps: float = 30.0) -> list[int]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_raw import write_video
 
-from modist_pipelines.video.frames import torchcodec_loads, upright_rgb
+from modist_pipelines.video.frames import torchcodec_loads
 from modist_pipelines.video.index import VideoIndex
+from modist_pipelines.video.picture import upright_rgb
 from modist_pipelines.video.reader import VideoReader
 from modist_profiling.data.bench import clip_row, indexed_videos, ratios_of
 from modist_profiling.data.peers import DECODERS, PeerClips, planned_frames

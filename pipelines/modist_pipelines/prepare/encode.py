@@ -16,7 +16,8 @@ from modist_pipelines.motion_inputs import FLOW_SPAN, Flow, FramePairs
 from modist_pipelines.prepare.flow import FlowEstimator, to_gray
 from modist_pipelines.prepare.motion import MotionMaps
 from modist_pipelines.store.writer import MotionJpegs
-from modist_pipelines.video.reader import MIN_FRAMES, FrameScaler, VideoError, VideoReader
+from modist_pipelines.video.picture import RULES, FrameScaler, PictureRules
+from modist_pipelines.video.reader import MIN_FRAMES, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
 _MOTIONLESS_LEVELS = 8
@@ -72,11 +73,13 @@ class VideoEncoder:
         jpeg_quality: int,
         flow: FlowEstimator | None,
         motion: MotionMaps,
+        rules: PictureRules = RULES,
     ) -> None:
         self._short_side, self._fps, self._grid = short_side, fps, grid
         self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._flow = flow
         self._motion = motion
+        self._rules = rules
         self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
         """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
@@ -92,7 +95,7 @@ class VideoEncoder:
             VideoError: the video cannot be used.
         """
         with VideoReader(path) as reader:
-            scaler = FrameScaler(self._short_side)
+            scaler = FrameScaler(self._short_side, reader.pixel_aspect, self._rules)
             nominal = reader.nominal_frames(self._fps)
             if max_seconds is not None:
                 nominal = itertools.islice(nominal, max(MIN_FRAMES, round(max_seconds * self._fps)))
@@ -111,7 +114,7 @@ class VideoEncoder:
                 source_fps=reader.source_fps,
                 num_source_frames=reader.num_source_frames,
                 num_nominal_frames=reader.num_nominal_frames,
-                note=f"{reader.num_damaged} damaged packets or frames" if reader.num_damaged else None,
+                note=reader.notes(),
             )
 
     def _batches(self, windows: "Iterator[GridFrame]", size: int) -> "Iterator[list[GridFrame]]":

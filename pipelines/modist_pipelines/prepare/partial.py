@@ -3,10 +3,11 @@
     STORE/.partial/plan.json                 options and videos; another run must have the same
     STORE/.partial/NNNNN.parquet             index rows of a shard; its presence says that the shard is done
     STORE/.partial/NNNNN.quarantine.parquet  what was left out of the shard
+    STORE/.partial/NNNNN.sources.parquet     which files were read for the shard
     STORE/.partial/NNNNN.PID.bin             a shard that is being written
 
-A shard is done in this order, each step durable before the next: the .bin file, its quarantine rows, its
-index rows. Killed anywhere, the next run does again what has no index rows.
+A shard is done in this order, each step durable before the next: the .bin file, its rows of files and quarantine,
+its index rows. Killed anywhere, the next run does again what has no index rows.
 """
 
 import fcntl
@@ -22,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.prepare.settings import PLAN_NAME, with_picture_rules
 from modist_pipelines.store.reader import PARTIAL_NAME, shard_path
-from modist_pipelines.store.writer import write_file, write_parquet
+from modist_pipelines.store.writer import SOURCES_SCHEMA, write_file, write_parquet
 
 _NUM_BYTES = b"shard_num_bytes"
 
@@ -73,12 +75,21 @@ class PartialStore:
         Raises:
             DataError: a half-made store of other options; names the first that differs.
         """
-        path = self.path / "plan.json"
         plan = json.loads(json.dumps(plan))
-        if not path.is_file():
-            write_file(path, json.dumps(plan, indent=2).encode())
+        noted = self.noted()
+        if noted is None:
+            self.note(plan)
             return
-        check_same_plan(plan, json.loads(path.read_text()), f"{self.store} is half made")
+        check_same_plan(plan, noted, f"{self.store} is half made")
+
+    def noted(self) -> dict[str, Any] | None:
+        """The plan that a run has noted; None where none has."""
+        path = self.path / PLAN_NAME
+        return with_picture_rules(json.loads(path.read_text())) if path.is_file() else None
+
+    def note(self, plan: Mapping[str, Any]) -> None:
+        """Note a plan in place of the one that is there."""
+        write_file(self.path / PLAN_NAME, json.dumps(plan, indent=2).encode())
 
     def temporary(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.{os.getpid()}.bin"
@@ -98,17 +109,32 @@ class PartialStore:
         num_bytes = int((pq.read_schema(path).metadata or {})[_NUM_BYTES])
         return num_bytes == _size(shard_path(self.store, shard))
 
-    def finish(self, shard: int, index: pa.Table, quarantine: pa.Table) -> None:
+    def finish(self, shard: int, index: pa.Table, quarantine: pa.Table, sources: pa.Table) -> None:
         """Note that a shard, whose file has its name already, is complete."""
         num_bytes = _size(shard_path(self.store, shard))
+        write_parquet(self._sources_path(shard), sources)
         write_parquet(self._quarantine_path(shard), quarantine)
         marked = index.replace_schema_metadata({_NUM_BYTES: str(num_bytes)})
         write_parquet(self._index_path(shard), marked)
 
-    def tables(self, shards: Sequence[int]) -> tuple[pa.Table, pa.Table]:
-        """Index and quarantine of these shards together."""
-        index = [pq.read_table(self._index_path(n)).replace_schema_metadata(None) for n in shards]
-        return pa.concat_tables(index), pa.concat_tables([pq.read_table(self._quarantine_path(n)) for n in shards])
+    def finished(self) -> list[int]:
+        """Numbers of the shards that are complete, ascending."""
+        numbers = sorted(int(path.stem) for path in self.path.glob("?????.parquet"))
+        return [number for number in numbers if self.is_finished(number)]
+
+    def next_shard(self) -> int:
+        """A number above those of all shards that are there, complete or not."""
+        names = [path.stem for folder in (self.store / "shards", self.path) for path in folder.glob("?????.*")]
+        return max((int(name.partition(".")[0]) + 1 for name in names if name[:5].isdigit()), default=0)
+
+    def shard_tables(self, shard: int) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Index, quarantine and files of a shard; the last is empty where it was made before they were noted."""
+        sources = self._sources_path(shard)
+        return (
+            pq.read_table(self._index_path(shard)).replace_schema_metadata(None),
+            pq.read_table(self._quarantine_path(shard)),
+            pq.read_table(sources) if sources.is_file() else SOURCES_SCHEMA.empty_table(),
+        )
 
     def remove(self) -> None:
         """Forget the notes: the store is finished."""
@@ -116,6 +142,9 @@ class PartialStore:
 
     def _index_path(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.parquet"
+
+    def _sources_path(self, shard: int) -> Path:
+        return self.path / f"{shard:05d}.sources.parquet"
 
     def _quarantine_path(self, shard: int) -> Path:
         return self.path / f"{shard:05d}.quarantine.parquet"

@@ -6,12 +6,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,10 +19,18 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.motion_inputs import DEFAULT, MotionName, find_motion_input
 from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator, uses_gpu
+from modist_pipelines.prepare.growth import Growth, Known, relabelled
 from modist_pipelines.prepare.listing import ListFormat, read_listing
 from modist_pipelines.prepare.motion import OPTION, EdgeFunction, motion_scales
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
 from modist_pipelines.prepare.placement import Placement, free_bytes, place
+from modist_pipelines.prepare.settings import (
+    OPTIONS,
+    PICTURE_OPTIONS,
+    AspectOption,
+    SizeChangeOption,
+    picture_rules,
+)
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.store.reader import (
@@ -50,7 +57,8 @@ class PrepareConfig:
     """Folder of videos; its subfolders too, whose names become labels. Or a list: CSV or TSV of paths and labels, or a
     split file of UCF101, HMDB51 (or the folder of them), Kinetics or Something-Something v2."""
     out: Path
-    """Folder of the store. Run again after an interruption: only what is missing is done."""
+    """Folder of the store. Run again after an interruption, or when videos were added, removed or replaced: only what
+    is missing is done."""
     short_side: int = 256
     """Pixels of the shorter side of the stored frames (144 for the 128-pixel models)."""
     motion_inputs: tuple[MotionName, ...] = (DEFAULT,)
@@ -71,6 +79,12 @@ class PrepareConfig:
     """Frames a second of the nominal clock that all videos are put on."""
     grid: int = 4
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
+    aspect: AspectOption = "auto"
+    """Pixels that are not square: "display" makes them so, as players do; "storage" keeps the shape of the file. By
+    default what the store in --out has, display for a new one."""
+    size_change: SizeChangeOption = "auto"
+    """Videos whose frames change their shape: "refuse" puts them into quarantine, "scale" brings each frame to the
+    shape of the first. By default what the store in --out has, refuse for a new one."""
     jpeg_quality: int = 90
     """Of frames and motion maps, 1 to 100."""
     root: Path | None = None
@@ -84,6 +98,8 @@ class PrepareConfig:
     """Join the parts of --shard to a store. Nothing is encoded again."""
     video_timeout: float = 600.0
     """Seconds after which a video that a worker is still at is given up."""
+    retry_quarantined: bool = False
+    """Try the videos that are in quarantine once more."""
     workers: int = 0
     """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
     0 takes up to four for each, as their free memory allows."""
@@ -159,12 +175,13 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     root, videos, labels, misnamed = _find_videos(config)
     meta = _meta(config)
     plan = _plan(config, meta, root, videos, labels)
-    if (config.out / META_NAME).exists():
-        return _finished_already(config, meta, videos + [row["video"] for row in misnamed])
-    tasks = plan_shards(videos, labels)
     partial = PartialStore(config.out)
-    if partial.path.is_dir():
-        partial.agree(plan)
+    unusable = [row["video"] for row in misnamed]
+    is_growing, tasks = _tasks(config, meta, partial, plan, (root, videos, labels), unusable)
+    if tasks is None:
+        logger.info("%s is complete already: nothing to do", config.out)
+        partial.remove()
+        return Summary.of(Store.open(config.out))
     everything = tasks
     if part is not None:
         tasks = [task for task in tasks if task.shard % part[1] == part[0] - 1]
@@ -172,7 +189,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     if config.merge:
         if missing:
             _refuse_merge(config, tasks, missing)
-        return _finish(config, meta, [task.shard for task in tasks], misnamed)
+        return _finish(config, meta, partial, (videos, labels), misnamed)
     placement = _place(config, meta)
     maker = ShardMaker(root, config.out, meta, edge_function, config.raft_weights, config.device, placement.num_gpus)
     with WorkerPool(placement.num_workers) as pool:
@@ -180,6 +197,8 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
         if config.dry_run:
             return expected
         with partial.locked(f"-{part[0]}-of-{part[1]}" if part else ""):
+            if is_growing:
+                partial.note({**plan, "grows": True})
             partial.agree(plan)
             partial.remove_leftovers([task.shard for task in tasks])
             num_videos = sum(len(task.videos) for task in tasks)
@@ -194,7 +213,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             "Run the other parts, then --merge." if left else "Run the same command with --merge in place of --shard.",
         )
         return None
-    return _finish(config, meta, [task.shard for task in tasks], misnamed)
+    return _finish(config, meta, partial, (videos, labels), misnamed)
 
 
 def _place(config: PrepareConfig, meta: StoreMeta) -> Placement:
@@ -223,17 +242,67 @@ def _refuse_merge(config: PrepareConfig, tasks: Sequence[ShardTask], missing: Se
     )
 
 
+def _tasks(
+    config: PrepareConfig,
+    meta: StoreMeta,
+    partial: PartialStore,
+    plan: Mapping[str, Any],
+    found: tuple[Path, Sequence[str], Mapping[str, str | None] | None],
+    unusable: Sequence[str],
+) -> tuple[bool, list[ShardTask] | None]:
+    """Whether a store that is there takes up other videos than it was made of, and the shards to make; None where
+    all is done."""
+    root, videos, labels = found
+    is_finished = (config.out / META_NAME).exists()
+    if is_finished:
+        check_same_plan(
+            _store_plan(meta), _store_plan(Store.open(config.out).meta), f"{config.out} is a finished store"
+        )
+    noted = partial.noted()
+    if not is_finished and noted is None:
+        return False, plan_shards(videos, labels)
+    if noted is not None:
+        own = {key: value for key, value in plan.items() if key not in ("videos", "grows")}
+        check_same_plan(own, noted, f"{config.out} is half made")
+    known = Known.of(config.out, partial)
+    growth = Growth.between(known, root, videos, config.retry_quarantined)
+    grows = is_finished or (noted or {}).get("grows") or (noted or {}).get("videos") != plan["videos"]
+    grows = grows or growth.replaced or growth.retried
+    if not grows:
+        return False, plan_shards(videos, labels)
+    mine = known.restricted([*videos, *unusable])
+    if not mine.videos() and not mine.quarantined() and known.videos():
+        state = "a finished store" if is_finished else "half made"
+        check_same_plan({"videos": plan["videos"]}, {}, f"{config.out} is {state}")  # with no video in common
+    out = {*unusable, *known.quarantined()} & {*unusable, *videos}
+    is_changed = relabelled(mine.index, labels) != mine.index or out != set(known.quarantined())
+    if is_finished and not growth and not is_changed and not partial.finished():
+        return True, None
+    if growth:
+        logger.info("%s: %s", config.out, growth)
+    if config.shard is not None or config.merge:
+        raise DataError(
+            f"--out {config.out}: its videos have changed ({growth}), and --shard and --merge make a store of videos "
+            "that stay. Run the command without them: one machine takes up what has changed."
+        )
+    return True, plan_shards(growth.todo(), labels, partial.next_shard())
+
+
 def _finish(
-    config: PrepareConfig, meta: StoreMeta, shards: Sequence[int], misnamed: Sequence[Mapping[str, str]]
+    config: PrepareConfig,
+    meta: StoreMeta,
+    partial: PartialStore,
+    wanted: tuple[Sequence[str], Mapping[str, str | None] | None],
+    misnamed: Sequence[Mapping[str, str]],
 ) -> Summary:
-    """Merge the tables of the shards; only now is it a store."""
-    partial = PartialStore(config.out)
+    """Join the tables of the shards, and of the store that they extend; only now is it a store."""
+    videos, labels = wanted
     with partial.locked():
-        index, quarantine = partial.tables(shards)
-        quarantine = pa.concat_tables([quarantine, quarantine_table(misnamed)])
-        if index.num_rows == 0:
+        known = Known.of(config.out, partial).restricted(videos)
+        quarantine = pa.concat_tables([known.quarantine, quarantine_table(misnamed)])
+        if known.index.num_rows == 0:
             _give_up(config, quarantine, partial)
-        write_tables(config.out, meta, index, quarantine)
+        write_tables(config.out, meta, relabelled(known.index, labels), quarantine, known.sources, True)
         partial.remove()
     return Summary.of(Store.open(config.out))
 
@@ -255,12 +324,12 @@ def _meta(config: PrepareConfig) -> StoreMeta:
         flow_weights=weights,
         sobel_gain=config.sobel_gain,
         border=config.border,
+        **asdict(picture_rules(config)),
     )
 
 
-def _options(config_or_meta: PrepareConfig | StoreMeta) -> dict[str, Any]:
-    names = ("short_side", "fps", "grid", "jpeg_quality", "flow", "sobel_gain", "border")
-    return {name: getattr(config_or_meta, name) for name in names}
+def _options(meta: StoreMeta) -> dict[str, Any]:
+    return {name: getattr(meta, name) for name in (*OPTIONS, *PICTURE_OPTIONS)}
 
 
 def _plan(
@@ -284,25 +353,15 @@ def _plan(
     }
 
 
-def _finished_already(config: PrepareConfig, meta: StoreMeta, videos: Sequence[str]) -> Summary:
-    store = Store.open(config.out)
-
-    def plan(meta: StoreMeta, videos: Sequence[str]) -> dict[str, Any]:
-        clamps = [
-            scale.full_scale
-            for name, scale in meta.motion_inputs.items()
-            if find_motion_input(name, OPTION).full_scale is None
-        ]
-        names = hashlib.sha256("\0".join(sorted(videos)).encode()).hexdigest()
-        own = {"motion_inputs": list(meta.motion_inputs), "raft_weights": meta.flow_weights}
-        return {**_options(meta), **own, "clamp": clamps, "videos": names}
-
-    quarantined = pq.read_table(config.out / QUARANTINE_NAME)["video"].to_pylist()
-    there = plan(store.meta, [*store.videos, *quarantined])
-    check_same_plan(plan(meta, videos), there, f"{config.out} is a finished store")
-    PartialStore(config.out).remove()
-    logger.info("%s is complete already: nothing to do", config.out)
-    return Summary.of(store)
+def _store_plan(meta: StoreMeta) -> dict[str, Any]:
+    """What a finished store says of the options that its bytes depend on."""
+    clamps = [
+        scale.full_scale
+        for name, scale in meta.motion_inputs.items()
+        if find_motion_input(name, OPTION).full_scale is None
+    ]
+    own = {"motion_inputs": list(meta.motion_inputs), "raft_weights": meta.flow_weights}
+    return {**_options(meta), **own, "clamp": clamps}
 
 
 def _announce(

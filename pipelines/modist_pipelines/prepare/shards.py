@@ -1,5 +1,6 @@
 """Making the shards of a store: which video goes where, and the work of one worker process."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,15 +8,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
+import pyarrow as pa
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
+from modist_pipelines.prepare.growth import source_row
 from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
-from modist_pipelines.store.writer import ShardWriter, quarantine_table
+from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
+from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
 
 # Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
@@ -43,14 +47,16 @@ class VideoReport(NamedTuple):
     num_nominal_frames: int = 0
 
 
-def plan_shards(videos: Sequence[str], labels: Mapping[str, str | None] | None = None) -> list[ShardTask]:
-    """Deal sorted videos to shards, in order."""
+def plan_shards(
+    videos: Sequence[str], labels: Mapping[str, str | None] | None = None, first: int = 0
+) -> list[ShardTask]:
+    """Deal sorted videos to shards, in order, numbered from `first` on."""
     size = min(_MAX_VIDEOS_PER_SHARD, -(-len(videos) // _MANY_SHARDS))
     starts = range(0, len(videos), max(size, 1))
     chunks = [tuple(videos[start : start + size]) for start in starts]
     return [
         ShardTask(number, chunk, {video: labels[video] for video in chunk} if labels is not None else None)
-        for number, chunk in enumerate(chunks)
+        for number, chunk in enumerate(chunks, first)
     ]
 
 
@@ -72,6 +78,7 @@ class ShardMaker:
         partial = PartialStore(self.store)
         names = list(self.meta.motion_inputs)
         quarantine: list[dict[str, str]] = []
+        sources: list[dict[str, str | int]] = []
         try:
             with ShardWriter(self.store, task.shard, names, partial.temporary(task.shard)) as writer:
                 for video in task.videos:
@@ -81,6 +88,8 @@ class ShardMaker:
                         report(VideoReport(video, "quarantined"))
                         continue
                     report(VideoReport(video, "begun"))
+                    with contextlib.suppress(OSError):  # the encoder says that it cannot be read
+                        sources.append(source_row(video, self.videos / video))
                     report(self._add(video, task, writer, quarantine))
                 index = writer.table()
         except OSError as error:
@@ -88,7 +97,8 @@ class ShardMaker:
                 f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. Make room, "
                 "or mend the disk, and run the same command again: it does only what is missing."
             ) from error
-        partial.finish(task.shard, index, quarantine_table(quarantine))
+        files = pa.Table.from_pylist(sources, schema=SOURCES_SCHEMA)
+        partial.finish(task.shard, index, quarantine_table(quarantine), files)
 
     def encoder(self) -> VideoEncoder:
         """The encoder of this process, made at its first video."""
@@ -137,4 +147,5 @@ def make_encoder(
         jpeg_quality=meta.jpeg_quality,
         flow=flow,
         motion=motion,
+        rules=PictureRules(meta.aspect, meta.untagged_hd, meta.size_change),
     )

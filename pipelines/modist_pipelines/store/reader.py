@@ -4,6 +4,7 @@
     STORE/index.parquet      one row a video: size, frame offsets, checksums, motion scores
     STORE/shards/NNNNN.bin   JPEGs one after the other: a video's RGB frames, then its motion maps
     STORE/quarantine.parquet the videos that could not be used, and why
+    STORE/sources.parquet    the files that the videos were made from: size, time, checksum
 
 Time runs on a nominal clock of `fps` frames a second: nominal frame i is the source frame shown at i / fps.
 Grid frame g is nominal frame g * grid, and only grid frames are stored. `store_writer` holds the other half.
@@ -63,10 +64,20 @@ class StoreMeta:
     """Factor on the plain 3x3 Sobel filter (weights 1 2 1), before the clamp."""
     border: Border = "replicate"
     """What the Sobel filter sees beyond the frame: "replicate" or "zero"."""
+    aspect: Literal["display", "storage"] = "storage"
+    """Whether pixels are made square; the defaults of this and the next two are those of stores that do not say."""
+    untagged_hd: Literal["bt709", "bt601"] = "bt601"
+    """Colour matrix of frames beyond 1024x576 that name none."""
+    size_change: Literal["refuse", "scale"] = "scale"
+    """What became of videos whose frames change their shape."""
+    fingerprint: str | None = None
+    """Of a store that was compacted, the one that it had before."""
 
     def to_json(self) -> str:
         record = {"format": FORMAT, "version": VERSION}
         record |= {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.fingerprint is None:
+            del record["fingerprint"]
         record["motion_inputs"] = {name: _plain(scale) for name, scale in self.motion_inputs.items()}
         return json.dumps(record, indent=2) + "\n"
 
@@ -177,6 +188,20 @@ class Store:
 
     def __reduce__(self):
         return Store, (self.path,)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it holds of each frame: "rgb", then the motion inputs."""
+        return tuple(self._offsets)
+
+    def shard(self, video: int) -> int:
+        """Number of the shard that a video is in."""
+        return int(self._shard[video])
+
+    def place(self, video: int) -> tuple[int, int]:
+        """First byte of a video in its shard, and the one behind its last."""
+        kinds = [self._offsets[kind][video] for kind in self.kinds]
+        return int(kinds[0][0]), int(kinds[-1][-1])
 
     def info(self, video: int) -> VideoInfo:
         return VideoInfo(
@@ -296,7 +321,9 @@ class Store:
                 self.read_frames(video, kind, range(int(self.num_frames[video])))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the index, which holds every frame's checksum."""
+        """SHA-256 of the index, which holds every frame's checksum; compaction leaves it as it was."""
+        if self.meta.fingerprint is not None:
+            return self.meta.fingerprint
         with (self.path / INDEX_NAME).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -332,7 +359,8 @@ class Store:
         for shard in np.flatnonzero(sizes):
             path = shard_path(self.path, int(shard))
             found = path.stat().st_size if path.is_file() else None
-            if found != sizes[shard]:
+            # More than that are of a video that was removed or made again.
+            if found is None or found < sizes[shard]:
                 state = "is missing" if found is None else f"has {found} bytes, not {sizes[shard]}"
                 raise DataError(
                     f"{path} {state}: the store is not whole. Copy the shard again from where the store "

@@ -153,7 +153,7 @@ class ShardWriter:
             self._abandon()
             return
         self._file.close()
-        _publish(self._temporary, self.path)
+        publish(self._temporary, self.path)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -204,9 +204,35 @@ def quarantine_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=QUARANTINE_SCHEMA)
 
 
-def write_tables(store: Path, meta: StoreMeta, index: pa.Table, quarantine: pa.Table) -> None:
-    """Finish a store: both tables sorted by video, then store.json, whose presence says that all is there."""
-    write_parquet(store / INDEX_NAME, index.sort_by("video"))
+SOURCES_NAME = "sources.parquet"
+# The files that videos were made from, by which a later run sees which were replaced. Not in the index: a store made of
+# copies of the same videos, whose times differ, is the same.
+SOURCES_SCHEMA = pa.schema(
+    [("video", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("crc32", pa.uint32())]
+)
+
+
+def write_tables(
+    store: Path,
+    meta: StoreMeta,
+    index: pa.Table,
+    quarantine: pa.Table,
+    sources: pa.Table | None = None,
+    in_order: bool = False,
+) -> None:
+    """Finish a store: its tables, then store.json, whose presence says that all is there.
+
+    Args:
+        store: the folder.
+        meta: for store.json.
+        index: its order gives the videos their numbers.
+        quarantine: in any order.
+        sources: of `SOURCES_SCHEMA`, in any order; None writes none.
+        in_order: keep the order of `index`, which is sorted by video else.
+    """
+    if sources is not None:
+        write_parquet(store / SOURCES_NAME, sources.sort_by("video"))
+    write_parquet(store / INDEX_NAME, index if in_order else index.sort_by("video"))
     write_parquet(store / QUARANTINE_NAME, quarantine.sort_by("video"))
     write_file(store / META_NAME, meta.to_json().encode())
 
@@ -215,7 +241,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet file under a temporary name, then rename it."""
     temporary = path.with_name(path.name + ".tmp")
     pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    _publish(temporary, path)
+    publish(temporary, path)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -223,10 +249,10 @@ def write_file(path: Path, data: bytes) -> None:
     # Several machines may write the same file at the same moment.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(data)
-    _publish(temporary, path)
+    publish(temporary, path)
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path) -> None:
     """Give a written file its name, once its bytes are on the disk."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())

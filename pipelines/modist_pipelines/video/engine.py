@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modist_pipelines.clips.handover import Handover, numbered, work_on
 from modist_pipelines.dali import import_dali
+from modist_pipelines.video.picture import UPRIGHT, Orientation
 from modist_pipelines.video.reader import blamed_on_file
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ class EngineDecoder:
         self._device = numbered(device)
         self._local = threading.local()
 
-    def __call__(self, path: Path, frames: Sequence[int], quarter_turns: int = 0) -> Tensor:
+    def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> Tensor:
         """
         Args:
             path: a file.
             frames: source frames in the order in which they are shown, ascending.
-            quarter_turns: by which they are turned counterclockwise.
+            orientation: how they are turned.
 
         Returns:
             (F, H, W, 3) uint8 on the device, whose contents are there.
@@ -73,7 +74,12 @@ class EngineDecoder:
             graph.feed_input("encoded", [np.fromfile(path, np.uint8)])
             graph.feed_input("frames", [np.asarray(frames, np.int32)])
             (output,) = graph.run()
-            # rot90 copies, also where nothing is to be turned.
-            turned = handover.take(output, lambda video: torch.rot90(video[0], quarter_turns, (1, 2)))
+            turned = handover.take(output, lambda video: _upright(video[0], orientation))
         self._local.graph = graph
         return turned.tensor.contiguous()
+
+
+def _upright(frames: Tensor, orientation: Orientation) -> Tensor:
+    """(F, H, W, 3) turned: a copy, also where nothing is to be turned."""
+    turned = frames.transpose(1, 2) if orientation.swaps else frames
+    return turned.flip([2] * orientation.mirrors_x + [1] * orientation.mirrors_y)

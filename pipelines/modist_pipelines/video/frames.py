@@ -12,7 +12,8 @@ import numpy as np
 
 from modist_pipelines.video.index import VideoIndex, read_index
 from modist_pipelines.video.media_file import DECODER_ERRORS
-from modist_pipelines.video.reader import VideoError, VideoReader, blamed_on_file
+from modist_pipelines.video.picture import RULES, PictureRules, upright_rgb
+from modist_pipelines.video.reader import VideoError, VideoReader
 
 log = logging.getLogger("modist")
 
@@ -29,7 +30,13 @@ class DecodedFrames:
 
 
 def decode_nominal(
-    path: Path, fps: float, wanted: Sequence[int], engine: Callable[[Path, list[int]], Any] | None = None
+    path: Path,
+    fps: float,
+    wanted: Sequence[int],
+    engine: Callable[[Path, list[int]], Any] | None = None,
+    *,
+    rules: PictureRules = RULES,
+    is_plain: bool = True,
 ) -> DecodedFrames:
     """Decode the frames on show at some ticks of the nominal clock; beyond the end, the last one.
 
@@ -40,34 +47,36 @@ def decode_nominal(
         fps: ticks a second.
         wanted: ticks, ascending.
         engine: decodes source frames of a file, upright, in place of torchcodec and PyAV.
+        rules: what is done where files and tools differ.
+        is_plain: whether every decoder gives the same picture of it; else PyAV alone decodes it, on the CPU.
 
     Raises:
         VideoError: the video, or one of these frames, cannot be decoded.
     """
     index = read_index(path, fps)
     if index is None:
-        return _decode_sequentially(path, fps, wanted)
+        return _decode_sequentially(path, fps, wanted, rules)
     clamped = np.minimum(wanted, len(index.nominal) - 1)
     sources = index.nominal[clamped].tolist()
     distinct = sorted(set(sources))
-    if engine is not None:
+    if engine is not None and is_plain:
         # DALI's decoder goes through the file from its first frame on.
         frames = dict(zip(distinct, engine(path, distinct), strict=True))
         pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
         return DecodedFrames(pixels, distinct[-1] + 1, len(index.pts))
-    frames = _decode_with_torchcodec(path, index, distinct) if torchcodec_loads() else None
+    frames = _decode_with_torchcodec(path, index, distinct) if is_plain and torchcodec_loads() else None
     if frames is not None:
         num_decoded = index.num_decoded(distinct)
     else:
-        found = _decode_with_pyav(path, index, distinct)
+        found = _decode_with_pyav(path, index, distinct, rules)
         if found is None:
-            return _decode_sequentially(path, fps, wanted)
+            return _decode_sequentially(path, fps, wanted, rules)
         frames, num_decoded = found
     pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
     return DecodedFrames(pixels, num_decoded, len(index.pts))
 
 
-def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int]) -> DecodedFrames:
+def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int], rules: PictureRules) -> DecodedFrames:
     pixels: dict[int, np.ndarray] = {}
     left = list(wanted)
     with VideoReader(path) as reader:
@@ -77,18 +86,20 @@ def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int]) -> Decod
             shown = frame
             if left and number == left[0]:
                 if last is None or last[0] is not frame:
-                    last = frame, upright_rgb(frame)
+                    last = frame, upright_rgb(frame, reader.pixel_aspect, rules)
                 pixels[left.pop(0)] = last[1]
             if not left:
                 break
         reader.check_damage()
         if shown is None:
             raise VideoError("no_frames", "the video stream is empty")
-        pixels |= dict.fromkeys(left, upright_rgb(shown)) if left else {}
+        pixels |= dict.fromkeys(left, upright_rgb(shown, reader.pixel_aspect, rules)) if left else {}
         return DecodedFrames(pixels, reader.num_source_frames, reader.num_source_frames)
 
 
-def _decode_with_pyav(path: Path, index: VideoIndex, sources: list[int]) -> tuple[dict[int, np.ndarray], int] | None:
+def _decode_with_pyav(
+    path: Path, index: VideoIndex, sources: list[int], rules: PictureRules
+) -> tuple[dict[int, np.ndarray], int] | None:
     """Source frames to pixels, and the number of frames that came out of the decoder.
 
     None where a frame cannot be had from the key frame before it, as in an open group of pictures, or the key frame
@@ -110,16 +121,16 @@ def _decode_with_pyav(path: Path, index: VideoIndex, sources: list[int]) -> tupl
                     # The frame itself is damaged: the one before it stays on show, as when a store is prepared.
                     if shown is None:
                         return None
-                    frames[left.pop(0)] = upright_rgb(shown)
+                    frames[left.pop(0)] = upright_rgb(shown, reader.pixel_aspect, rules)
                 if left and frame.pts == index.pts[left[0]]:
-                    frames[left.pop(0)] = upright_rgb(frame)
+                    frames[left.pop(0)] = upright_rgb(frame, reader.pixel_aspect, rules)
                 if not left:
                     break
                 shown = frame
             if left and shown is None:
                 return None
             if left and shown is not None:
-                frames |= dict.fromkeys(left, upright_rgb(shown))
+                frames |= dict.fromkeys(left, upright_rgb(shown, reader.pixel_aspect, rules))
         reader.check_damage()
         return frames, reader.num_source_frames
 
@@ -143,17 +154,6 @@ def _decode_with_torchcodec(path: Path, index: VideoIndex, sources: list[int]) -
     if np.abs(batch.pts_seconds.numpy() - meant).max() > tick / 2 + 1e-6:
         return None
     return dict(zip(sources, batch.data.numpy(), strict=True))
-
-
-def upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8, turned as the file says.
-
-    Raises:
-        VideoError: pixels of a kind that FFmpeg cannot convert.
-    """
-    with blamed_on_file("decode_error", f"pixels of kind {frame.format.name}: "):
-        pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
 def torchcodec_problem() -> str | None:

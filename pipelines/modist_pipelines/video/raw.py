@@ -21,7 +21,8 @@ from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
 from modist_pipelines.video.engine import EngineDecoder
-from modist_pipelines.video.frames import DecodedFrames, decode_nominal, upright_rgb
+from modist_pipelines.video.frames import DecodedFrames, decode_nominal
+from modist_pipelines.video.picture import RULES, Orientation, PictureRules, chroma_matrix, upright_rgb
 from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
 
 log = logging.getLogger("modist")
@@ -36,8 +37,22 @@ class _Probe(NamedTuple):
     height: int
     source_fps: float
     num_bytes: int
-    quarter_turns: int
-    """By which the coded frames are turned counterclockwise to stand upright."""
+    orientation: Orientation
+    is_plain: bool
+    """Whether every decoder gives the same picture of it."""
+
+    def listed(self) -> str:
+        """As a fingerprint names it: the same as before there were mirrored files, and pixels that are not square."""
+        turns: dict[tuple[bool, bool, bool], int] = {
+            (False, False, False): 0,
+            (True, False, True): 1,
+            (False, True, True): 2,
+            (True, True, False): 3,
+        }
+        old = zip(self._fields, self[:5], strict=False)
+        fields = ", ".join(f"{name}={value!r}" for name, value in old)
+        turned = turns.get(self.orientation, tuple(self.orientation))
+        return f"_Probe({fields}, quarter_turns={turned})"
 
 
 class RawVideos:
@@ -55,6 +70,7 @@ class RawVideos:
             torchcodec or PyAV.
         num_threads: files looked at side by side when opening; 0 takes this process's share of the cores.
         names: look at these files of the folder alone.
+        rules: what is done where files and tools differ.
 
     Attributes:
         refused: the files that cannot be used, to the reason.
@@ -74,8 +90,10 @@ class RawVideos:
         device: str = "cpu",
         num_threads: int = 0,
         names: Sequence[str] | None = None,
+        rules: PictureRules = RULES,
     ) -> None:
         self.path = Path(path)
+        self._rules = rules
         self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
         misnamed: list[dict[str, str]] = []
@@ -95,7 +113,7 @@ class RawVideos:
     def _probe(self, name: str) -> _Probe | VideoError:
         path = self.path / name
         try:
-            return _probe(path, self.fps)
+            return _probe(path, self.fps, self._rules)
         except VideoError as error:
             return error
 
@@ -109,6 +127,13 @@ class RawVideos:
                 self.path,
                 ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common()),
                 "; ".join(f"{name} ({error.detail})" for name, error in refused[:_SHOWN]),
+            )
+        if num_special := sum(not probe.is_plain for probe in self._probes):
+            log.info(
+                "%d files of %s are decoded by PyAV on the CPU: mirrored, of several streams, HD without a colour "
+                "matrix, or of pixels that are not square",
+                num_special,
+                self.path,
             )
         if not self.num_videos:
             raise DataError(f"none of the files of {self.path} is a video that can be used. Look at the line above.")
@@ -165,7 +190,9 @@ class RawVideos:
         ticks.update(tick for pairs in motion.values() for pair in pairs for tick in pair)
         try:
             engine = partial(self._decode_on_engine, video) if self._engine is not None else None
-            decoded = decode_nominal(path, self.fps, sorted(ticks), engine)
+            decoded = decode_nominal(
+                path, self.fps, sorted(ticks), engine, rules=self._rules, is_plain=self._probes[video].is_plain
+            )
         except VideoError as error:
             raise DamagedError(f"{path} cannot be decoded ({error}).") from error
         pixels = decoded.pixels
@@ -180,7 +207,7 @@ class RawVideos:
 
     def _decode_on_engine(self, video: int, path: Path, sources: list[int]) -> Tensor:
         assert self._engine is not None
-        return self._engine(path, sources, self._probes[video].quarter_turns)
+        return self._engine(path, sources, self._probes[video].orientation)
 
     def _reading(self, video: int, frames: dict[str, list[np.ndarray]], decoded: DecodedFrames) -> Reading:
         num_bytes = self._probes[video].num_bytes
@@ -199,7 +226,7 @@ class RawVideos:
 
     def fingerprint(self) -> str:
         """SHA-256 of names, sizes and lengths."""
-        listing = "\n".join(f"{name}\t{probe}" for name, probe in zip(self.videos, self._probes, strict=True))
+        listing = "\n".join(f"{name}\t{probe.listed()}" for name, probe in zip(self.videos, self._probes, strict=True))
         return hashlib.sha256(f"{self.fps} {self.grid}\n{listing}".encode()).hexdigest()
 
     def card(self) -> dict[str, Any]:
@@ -209,7 +236,7 @@ class RawVideos:
         """Nothing stays open between reads."""
 
 
-def _probe(path: Path, fps: float) -> _Probe:
+def _probe(path: Path, fps: float, rules: PictureRules) -> _Probe:
     """
     Raises:
         VideoError: not a video, or one that is too short or too narrow.
@@ -219,8 +246,11 @@ def _probe(path: Path, fps: float) -> _Probe:
         first = next(reader.decoded_frames(), None)
         if first is None:
             raise VideoError("no_frames", "the video stream is empty")
-        height, width = upright_rgb(first).shape[:2]
-        quarter_turns = round(first.rotation / 90) % 4
+        height, width = upright_rgb(first, reader.pixel_aspect, rules).shape[:2]
+        orientation = Orientation.of(first)
+        is_plain = (rules.aspect == "storage" or reader.pixel_aspect == 1) and chroma_matrix(first, rules) is None
+        is_plain &= orientation.is_rotation()
+        is_plain &= len(reader.container.streams.video) == 1
         if duration is None:  # the head does not say, so all packets must
             step = float(reader.frame_step)
             duration = step * (1 + sum(1 for _ in reader.decoded_frames()))
@@ -230,7 +260,7 @@ def _probe(path: Path, fps: float) -> _Probe:
         raise VideoError("extreme_shape", f"{width}x{height} pixels")
     if num_nominal < MIN_FRAMES:
         raise VideoError("too_short", f"{num_nominal} frames on the nominal clock")
-    return _Probe(num_nominal, width, height, source_fps, file_size(path), quarter_turns)
+    return _Probe(num_nominal, width, height, source_fps, file_size(path), orientation, is_plain)
 
 
 def _pair(tick: int) -> tuple[int, int]:

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.video.media_file import DECODER_ERRORS, explain, open_media
@@ -28,6 +26,14 @@ _USUAL_STEP = Fraction(1, 25)
 # Containers that count in milliseconds or so round their time stamps; coarser ticks are the frame clock.
 _ROUNDING_TICK = Fraction(1, 500)
 
+# A picture that comes with the video, and not the video.
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+# What FFmpeg's tool counts for a stream that is marked as the default, beside its pixels.
+_DEFAULT_STREAM_PIXELS = 5_000_000
+
+# Matroska keeps whole pixels of the shape to show: of a small video they are off by so much of its pixel aspect.
+_SQUARE = Fraction(1, 100)
+
 Frame = TypeVar("Frame")
 
 REASONS = {
@@ -38,6 +44,7 @@ REASONS = {
     "motionless": "the same picture throughout",
     "decode_error": "too much of it is damaged",
     "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
+    "changes_shape": "frames of several shapes",
     "crashed": "ended the process that read it, twice",
     "hung": "took longer than --video-timeout",
 }
@@ -73,7 +80,7 @@ def blamed_on_file(reason: str, what: str = "") -> Iterator[None]:
 
 
 class VideoReader:
-    """One pass over the first video stream of a file that can be decoded.
+    """One pass over the best video stream of a file, as FFmpeg chooses it among those that can be decoded.
 
     A damaged packet is counted and skipped, as FFmpeg itself does: the frame before it stays on show, since
     frames are placed by their time stamps.
@@ -83,6 +90,7 @@ class VideoReader:
         num_source_frames: frames decoded.
         num_nominal_frames: frames given out.
         num_damaged: packets that gave an error, and frames that the decoder patched up.
+        num_interlaced: frames of two fields, which are taken as they come.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,6 +101,7 @@ class VideoReader:
         self.num_source_frames = 0
         self.num_nominal_frames = 0
         self.num_damaged = 0
+        self.num_interlaced = 0
         self._first_damage = ""
         with blamed_on_file("unreadable"):
             self._container = open_media(path)
@@ -104,7 +113,7 @@ class VideoReader:
             raise
 
     def _look(self) -> None:
-        self._stream = _first_video_stream(self._container)
+        self._stream = _best_video_stream(self._container)
         # AVI has no presentation times. FFmpeg makes some up in the order of the packets, which is not that of
         # the frames where there are B-frames; the times of the packets that frames came out at are in order.
         self._counts_packets = self._container.format.name == "avi"
@@ -133,6 +142,20 @@ class VideoReader:
     def frame_step(self) -> Fraction:
         """Seconds from one frame to the next, where time stamps do not say."""
         return self._step
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a stored pixel by its height; 1 where the file does not say, or is off by a container's rounding."""
+        aspect = Fraction(self._stream.sample_aspect_ratio or 1)
+        return aspect if abs(aspect - 1) > _SQUARE else Fraction(1)
+
+    def notes(self) -> str | None:
+        """What was not as it should be in the frames so far; None where nothing was."""
+        found = [
+            f"{self.num_damaged} damaged packets or frames" if self.num_damaged else "",
+            f"{self.num_interlaced} interlaced frames" if self.num_interlaced else "",
+        ]
+        return ", ".join(filter(None, found)) or None
 
     @property
     def tolerance(self) -> Fraction:
@@ -220,6 +243,7 @@ class VideoReader:
                 assert isinstance(frame, av.VideoFrame)
                 self.num_source_frames += 1
                 self.num_damaged += bool(frame.is_corrupt)
+                self.num_interlaced += bool(frame.interlaced_frame)
                 yield frame
 
     def _note_damage(self, error: Exception) -> None:
@@ -255,54 +279,19 @@ def resample(
         number += 1
 
 
-class FrameScaler:
-    """Brings decoded frames upright and to size. All frames of a video get the size of the first.
-
-    Rotation is the display matrix's. Pixels count as square, as in the evaluation code of the field.
-    """
-
-    def __init__(self, short_side: int) -> None:
-        self._short_side = short_side
-        self._reformatter = VideoReformatter()
-        self.size: tuple[int, int] | None = None
-        """(width, height) of the frames, known after the first."""
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8, in OpenCV's channel order B, G, R.
-
-        Raises:
-            VideoError: extreme_shape, or pixels of a kind that FFmpeg cannot convert.
-        """
-        quarter_turns = round(frame.rotation / 90) % 4
-        upright = (frame.width, frame.height) if quarter_turns % 2 == 0 else (frame.height, frame.width)
-        if self.size is None:
-            self.size = scaled_size(*upright, self._short_side)
-        width, height = self.size if quarter_turns % 2 == 0 else self.size[::-1]
-        # Area averages where pixels get fewer; it would only repeat them where they get more.
-        interpolation = "AREA" if width < frame.width else "BILINEAR"
-        with blamed_on_file("decode_error", f"pixels of kind {frame.format.name}: "):
-            scaled = self._reformatter.reformat(frame, width, height, "bgr24", interpolation=interpolation).to_ndarray()
-        return np.ascontiguousarray(np.rot90(scaled, quarter_turns))
-
-
-def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side brought to `short_side` and the shape kept.
-
-    Raises:
-        VideoError: extreme_shape.
-    """
-    short = min(width, height)
-    if max(width, height) > MAX_ASPECT * short:
-        raise VideoError("extreme_shape", f"{width}x{height} pixels")
-    return round(width * short_side / short), round(height * short_side / short)
-
-
-def _first_video_stream(container: InputContainer) -> av.VideoStream:
+def _best_video_stream(container: InputContainer) -> av.VideoStream:
+    """The one that FFmpeg's own tool takes: large, and larger where it is marked as the default."""
     # A cover picture in a sound file is a video stream to FFmpeg, though not to a viewer.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = [s for s in container.streams.video if not s.disposition & _PICTURES]
     if not streams:
         raise VideoError("no_video_stream", f"{len(container.streams)} streams, none of them video")
-    for stream in streams:
-        if stream.codec_context is not None:
-            return stream
-    raise VideoError("unreadable", "FFmpeg has no decoder for any of its video streams")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError("unreadable", "FFmpeg has no decoder for any of its video streams")
+    moving = [stream for stream in decodable if stream.frames != 1]  # 0: the container does not say
+    return max(moving or decodable, key=_preference)  # of equals the first
+
+
+def _preference(stream: av.VideoStream) -> int:
+    is_default = bool(stream.disposition & Disposition.default)
+    return stream.codec_context.width * stream.codec_context.height + _DEFAULT_STREAM_PIXELS * is_default
