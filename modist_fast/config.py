@@ -121,6 +121,9 @@ class CheckpointConfig:
     """Steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints kept."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """Where the disk is full or cannot be written: end the run, or go on to the next save. The last save must succeed
+    either way. The checkpoint before stays whole."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,8 @@ class TrainConfig:
     epochs: int = 200
     max_steps: int | None = None
     """Stop after this many steps; the schedule stays that of --epochs."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do where keys of 200 steps all point one way and find their own no better than by chance."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
     overwrite: bool = False

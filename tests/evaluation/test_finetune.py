@@ -32,7 +32,7 @@ from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
-from tests.commands.launching import run_script, script_command, start_and_signal
+from tests.commands.launching import newest, run_script, script_command, start_and_signal
 from tests.method.striped_store import make_striped_store
 
 pytestmark = pytest.mark.slow
@@ -330,7 +330,7 @@ def test_sigterm_in_a_later_fold_keeps_all_that_was_trained(striped: Path, tmp_p
     )
     assert code == 0
     done = len(losses(second))
-    assert torch.load(second / "checkpoints" / "latest")["step"] == done
+    assert torch.load(newest(second))["step"] == done
     assert not (second / "backbone.safetensors").exists()
     assert not (tmp_path / "broken" / "result.json").exists()
     resumed = run_script("evaluate.py", *broken)
