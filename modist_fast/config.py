@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, PrecisionOption
+from modist_fast.run.options import check_ranges
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, ranged
 
 CrossNegatives = Literal["own", "other"]
 if TYPE_CHECKING:
@@ -23,16 +25,16 @@ class ModelConfig:
     """The networks (paper Table 1, and others: docs/models.md)."""
 
     arch: Arch = "r50"
-    visual_width: int = 64
+    visual_width: int = ranged(64, COUNT)
     """Channels of the visual pathway's first convolution; of a ViT, the dimensions of a head."""
-    motion_width: int = 8
+    motion_width: int = ranged(8, COUNT)
     """Channels of the motion pathway's first convolution: 1/8 of the visual's in the paper."""
     head: Literal["mlp", "bn", "cvrl"] = "mlp"
     """Projection: two linear layers (the authors'), the same with batch norm, or CVRL's three hidden layers."""
     head_init: Literal["uniform", "normal"] = "uniform"
     """Linear layers of the heads begin as torch's do, or with N(0, 0.01) and no bias (the authors')."""
-    head_width: int = 2048
-    embedding_dim: int = 128
+    head_width: int = ranged(2048, COUNT)
+    embedding_dim: int = ranged(128, COUNT)
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ class ObjectiveConfig:
     cross_negatives: CrossNegatives = "other"
     """The negatives of Lmv: the positive's modality ("other"), or the query's "own", as Eq. 2 prints. A positive of
     the other modality can be told from negatives of one's own by its modality alone (docs/evidence.md)."""
-    cross_warmup_epochs: float = 0.0
+    cross_warmup_epochs: float = ranged(0.0, FROM_ZERO)
     """Epochs over which the weight of Lmv grows from 0 to 1. For `own` negatives, with which Lmv begins far above ln N
     and overshoots (docs/evidence.md)."""
-    temperature: float = 0.1
-    bank_size: int = 65536
+    temperature: float = ranged(0.1, POSITIVE)
+    bank_size: int = ranged(65536, COUNT)
     """Keys in each bank, N of Eq. 1."""
-    key_momentum: float = 0.999
+    key_momentum: float = ranged(0.999, MOMENTUM)
     """λ of θ' ← λθ' + (1-λ)θ."""
     shuffle_bn: bool = True
     """Keys are normalized among other samples than their queries: batch statistics cannot leak the match."""
@@ -63,16 +65,16 @@ class OptimConfig:
     """SGD with a cosine schedule (PySlowFast's MoCo recipe for K400: the paper names none)."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    lr: float = 0.1
+    lr: float = ranged(0.1, FROM_ZERO)
     """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
-    lr_batch_size: int = 64
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr_batch_size: int = ranged(64, COUNT)
+    momentum: float = ranged(0.9, MOMENTUM)
+    weight_decay: float = ranged(1e-4, FROM_ZERO)
     """Not applied to biases and batch norm."""
-    warmup_epochs: float = 35.0
-    warmup_start_lr: float = 0.001
+    warmup_epochs: float = ranged(35.0, FROM_ZERO)
+    warmup_start_lr: float = ranged(0.001, FROM_ZERO)
     """Also for `lr_batch_size` samples a step."""
-    trust_coefficient: float = 0.001
+    trust_coefficient: float = ranged(0.001, POSITIVE)
     """LARS only: the share of a weight's norm that a step may be."""
 
 
@@ -80,7 +82,7 @@ class OptimConfig:
 class ClipsConfig:
     """Which clips the nets see."""
 
-    crop_size: int = 224
+    crop_size: int = ranged(224, COUNT)
     visual: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=8, stride=8))
     motion: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=16, stride=4))
     motion_input: MotionChoice = "auto"
@@ -94,14 +96,14 @@ class ClipsConfig:
     as the nets see it, in [0, 1]: γ is a share of full scale, 0.2 for 0.02 in a store's units of [0, 10]."""
     motion_rule: MotionRule = "window"
     """What must exceed γ: the mean of a window, or each of its frames; the paper's words allow both."""
-    min_shift_seconds: float = 0.0
+    min_shift_seconds: float = ranged(0.0, FROM_ZERO)
     """Least time between the starts of query and key (the authors' code: 0.5). A video too short for it takes the
     farthest start that it has."""
-    max_shift_seconds: float = 0.0
+    max_shift_seconds: float = ranged(0.0, FROM_ZERO)
     """Most of it (the authors' code: 10); 0: any."""
     synchronized: bool = False
     """True starts [vq, mk] and [mq, vk] together (Table 3c, "- temp. jitter")."""
-    subset: int | None = None
+    subset: int | None = ranged(None, COUNT)
     """Train on this many videos, drawn by the seed (K400-mini: 60000)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -110,13 +112,13 @@ class ClipsConfig:
 class LoaderConfig:
     """How hard the host works. Zero means: chosen from the machine, and said in the log."""
 
-    num_threads: int = 0
+    num_threads: int = ranged(0, FROM_ZERO)
     """Decoding threads of each process."""
-    prefetch: int = 0
+    prefetch: int = ranged(0, FROM_ZERO)
     """Batches prepared ahead."""
-    read_patience: float = 60.0
+    read_patience: float = ranged(60.0, POSITIVE)
     """Seconds after which a read that has not come back is begun again beside the first."""
-    hw_decoder_load: float = HW_DECODER_LOAD
+    hw_decoder_load: float = ranged(HW_DECODER_LOAD, SHARE)
     """Share of the JPEGs that a GPU's JPEG engines decode; host threads and the GPU's cores decode the rest. The
     default is DALI's. On an H200, 0.65 and 1 decoded as many a second, and 0 half of that (docs/gpu.md)."""
 
@@ -125,10 +127,13 @@ class LoaderConfig:
 class CheckpointConfig:
     """When the run is saved. It is always saved at its end and on SIGTERM."""
 
-    every: int = 1000
+    every: int = ranged(1000, COUNT)
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: int = ranged(2, COUNT)
     """Newest checkpoints kept."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """Where the disk is full or cannot be written: end the run, or go on to the next save. The last save must succeed
+    either way. The checkpoint before stays whole."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,9 @@ class ProfileConfig:
     """A GPU's allocations with their stacks; drop memory-rankR.pickle on pytorch.org/memory_viz."""
     cuda_window: bool = False
     """Call cudaProfilerStart and Stop around the steps, for nsys and ncu: see profiling/nsys_pretrain.sh."""
-    start: int = 10
+    start: int = ranged(10, FROM_ZERO)
     """Steps of this process before the first that is recorded."""
-    steps: int = 5
+    steps: int = ranged(5, COUNT)
     """How many."""
 
 
@@ -163,7 +168,7 @@ class TrainConfig:
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"
-    collective_timeout: float = COLLECTIVE_TIMEOUT
+    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
     compile: bool = False
@@ -171,18 +176,20 @@ class TrainConfig:
     graphs: Literal["auto", "off"] = "auto"
     """CUDA graphs. auto: where one process trains on one GPU, the step's parts are recorded and replayed. With several
     processes, in fp16 and on a CPU every kernel is launched by itself."""
-    seed: int = 0
-    batch_size: int = 64
+    seed: int = ranged(0, FROM_ZERO)
+    batch_size: int = ranged(64, COUNT)
     """Samples (videos) a step, over all processes."""
-    group_size: int = 8
+    group_size: int = ranged(8, COUNT)
     """Samples that go through the nets, and their batch norm, together. A process runs its share of the batch
     group by group and accumulates gradients, so any number of processes computes the same function."""
-    groups_together: int = 0
+    groups_together: int = ranged(0, FROM_ZERO)
     """Groups that go through the nets in one pass, each still normalized by itself: fewer launches, more memory.
     0: as many as the GPU's memory holds by estimate; one on a CPU, which gains nothing."""
-    epochs: int = 200
-    max_steps: int | None = None
+    epochs: int = ranged(200, COUNT)
+    max_steps: int | None = ranged(None, COUNT)
     """Stop after this many steps; the schedule stays that of --epochs."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do where keys of 200 steps all point one way and find their own no better than by chance."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
     overwrite: bool = False
@@ -239,13 +246,28 @@ def check_beginning(resume: str, overwrite: bool) -> None:
         )
 
 
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be one.
+
+    Raises:
+        ConfigError: it, or what it would lie in, is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file. Choose a folder.")
+    above = next((folder for folder in out.parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise ConfigError(f"--out {out} cannot be made: {above} is a file. Choose another folder.")
+
+
 def check(config: TrainConfig, world_size: int) -> None:
     """Refuse what cannot work before anything expensive starts.
 
     Raises:
         ConfigError: naming the options and the way out.
     """
+    check_ranges(config)
     check_beginning(config.resume, config.overwrite)
+    check_out(config.out)
     given, needed, other = (
         (config.store, "--store", "--videos") if config.source == "store" else (config.videos, "--videos", "--store")
     )
@@ -255,19 +277,6 @@ def check(config: TrainConfig, world_size: int) -> None:
             "or the other --source."
         )
     batch, group = config.batch_size, config.group_size
-    if min(batch, group, config.objective.bank_size, config.checkpoint.every) < 1:
-        raise ConfigError(
-            "--batch-size, --group-size, --objective.bank-size and --checkpoint.every must be at least 1."
-        )
-    if min(config.profile.start, config.profile.steps - 1) < 0:
-        raise ConfigError(
-            f"--profile.start {config.profile.start} --profile.steps {config.profile.steps}: no step is recorded. "
-            "start counts from 0, steps from 1."
-        )
-    if not 0 <= config.loader.hw_decoder_load <= 1:
-        raise ConfigError(
-            f"--loader.hw-decoder-load {config.loader.hw_decoder_load} is a share of the JPEGs: from 0 to 1."
-        )
     if not 0 <= config.clips.motion_threshold < 1:
         raise ConfigError(
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "

@@ -8,6 +8,10 @@ class ConfigError(ValueError):
     """An option, file or state that the user can mend: the message names it and the way out."""
 
 
+class DivergedError(ConfigError):
+    """Training came to numbers that are not finite."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest of the words that exist, as a sentence to append; "" where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)

@@ -17,6 +17,7 @@ from modist_fast.host.torch_names import buffers_stay
 from modist_fast.models.layers import lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.optim import build_optimizer
+from modist_fast.watch.gradients import GradientCheck
 
 log = logging.getLogger("modist")
 _SHARE = 0.6  # of the free memory; the rest is for decoding, the allocator's gaps and what the estimate leaves out
@@ -86,6 +87,7 @@ class GroupedStep:
             net.compile()
         self.optimizer = build_optimizer(net, optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.gradients = GradientCheck(net.named_parameters(), world.rank, world.size)
         self._parallel = None
         if world.size > 1:
             lay_gradients_as_weights(net)
@@ -108,14 +110,22 @@ class GroupedStep:
             return nullcontext()
         return self._parallel.no_sync()
 
-    def _update_weights(self, learning_rate: Tensor | float) -> None:
-        """After the last pass: running statistics and weights."""
+    def _update_weights(self, learning_rate: Tensor | float) -> dict[str, Tensor]:
+        """After the last pass: running statistics and weights.
+
+        Returns:
+            Figures of the gradients, see `GradientCheck`; in fp16 the "loss_scale" too.
+        """
+        figures = self.gradients.figures()
         self._statistics.end()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and (scale := self.scaler._scale) is not None:
+            figures["loss_scale"] = scale.detach().clone().reshape(())
         self._clear_gradients()
+        return figures
 
     def _clear_gradients(self) -> None:
         # DDP's gradients are views of its buckets; without it, backward hands its own over.

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from modist_fast.errors import DivergedError
 from modist_fast.host.distributed import World, on_main
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
+from modist_fast.run.whole_state import SaveError, snapshot
+from modist_fast.run.writer import Writer
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.spans import annotate
 
@@ -41,6 +44,7 @@ class TrainingLoop(ABC, Generic[Config]):
         self.config, self.world, self.out = config, world, out
         self.steps_done = self._saved_at = 0
         self._stop_requested = False
+        self._writer = Writer()
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]:
@@ -59,25 +63,44 @@ class TrainingLoop(ABC, Generic[Config]):
             batches: those of the steps that are left.
             take: changes the weights by a batch, and gives `lines` what it came to.
         """
-        for batch in batches():  # held by no name: where a step fails, their reader ends before the error goes on
-            with annotate("step"):
-                take(batch)
-                self.steps_done += 1
-                if self.steps_done % self.config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                    lines.flush()  # where the loss is not finite, to say so is clearer than to name tensors
-                    self._save()
-            if lines.stop_agreed:
-                break
-        lines.flush()
+        try:
+            for batch in batches():  # held by no name: where a step fails, their reader ends before the error goes on
+                with annotate("step"):
+                    take(batch)
+                    self.steps_done += 1
+                    if self.steps_done % self.config.checkpoint.every == 0 or self.steps_done == self.last_step:
+                        lines.flush()  # where the loss is not finite, to say so is clearer than to name tensors
+                        self._save()
+                if lines.stop_agreed:
+                    break
+            lines.flush()
+        except DivergedError as error:
+            self._end_writing()
+            raise DivergedError(f"{error} Then go on with --resume auto: {checkpoint.kept(self.out)}") from error
+        except BaseException:
+            self._end_writing()
+            raise
+
+    def _end_writing(self) -> None:
+        """Another error is on its way: let the file being written become whole, and only log where it cannot."""
+        try:
+            self._writer.wait()
+        except Exception as error:
+            log.error("%s", error)
 
     def _is_over(self) -> bool:
-        """Whether the last step was taken; where it was not, the log says how to go on."""
+        """Whether the last step was taken; where it was not, the log says how to go on. What was saved is on disk."""
+        on_main(self.world, self._written)
         if self.steps_done < self.last_step:
             self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
         return self.steps_done >= self.last_step
 
+    def _written(self) -> None:
+        """Wait for the last checkpoint. A run that ends without it has not done what it says, whatever the option."""
+        self._writer.wait()
+
     def _save(self) -> None:
-        """Write a checkpoint, unless that of the last step done is written."""
+        """Hand a checkpoint to the writing thread, unless that of the last step done was handed to it."""
         if self._saved_at == self.steps_done:
             return
         self._agree()
@@ -85,8 +108,16 @@ class TrainingLoop(ABC, Generic[Config]):
         self._saved_at = self.steps_done
 
     def _write_checkpoint(self) -> None:
-        state = {name: getattr(self.step, name).state_dict() for name in _PARTS}
-        checkpoint.save(self.out, self.steps_done, state | self._own_state(), self.config)
+        state = {name: getattr(self.step, name).state_dict() for name in _PARTS} | self._own_state()
+        try:
+            self._writer.wait()
+        except SaveError as error:
+            if self.config.checkpoint.on_save_error == "stop":
+                raise
+            log.error("%s", error)
+        checkpoint.refuse_flaw(self.out, self.steps_done, state)
+        step, kept = self.steps_done, snapshot(state)
+        self._writer.begin(lambda: checkpoint.save(self.out, step, kept, self.config))
 
     def _resume(self, identity: tuple[str, str], begun_with: str) -> dict[str, Any] | None:
         """Go on from the checkpoint that there is; arguments as for `run.beginning.resume`.

@@ -19,6 +19,7 @@ from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
 from modist_fast.pathways import MoDist, Pathways
 from modist_fast.replay import Graph, Parts, cuda_graphs
+from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.health import bank_health, retrieval, spread, uniformity
 from modist_fast.watch.spans import Spans, clock_of
 from modist_pipelines.clips.loader import ClipBatch
@@ -75,7 +76,7 @@ class TrainingStep(GroupedStep):
         self._query_casts = CastWeights(self.model.online) if casts else None
         self._key_casts = CastWeights(self.model.momentum) if casts else None
         if self._parallel is not None:
-            self._parallel.register_comm_hook(self.spans, _average_gradients)
+            self._parallel.register_comm_hook((self.spans, self.gradients), _average_gradients)
         # Collectives have not been seen in graphs yet; and the scaler of fp16 keeps its own count on the host.
         graphs = config.graphs == "auto" and world.size == 1 and self.dtype != torch.float16
         self._parts = Parts(cuda_graphs() if new_graph is None and on_gpu and graphs else new_graph)
@@ -150,12 +151,12 @@ class TrainingStep(GroupedStep):
         keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
         figures = self._accumulate_gradients(inputs, keys, video_ids)
         rate = self._rate.fill_(learning_rate) if self._parts.static else learning_rate
-        self._run("optimizer", lambda: self._update_weights(rate))
+        checked = self._run("optimizer", lambda: self._update_weights(rate))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate  # the number, which a checkpoint keeps
         found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
         self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids))
-        return found
+        return found | checked
 
     def _run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
         with self.spans(name):
@@ -252,8 +253,10 @@ def _gather(local_keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return gather_keys(local_keys, deal), leave_out(video_ids.int(), damaged.bool())
 
 
-def _average_gradients(spans: Spans, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _average_gradients(watchers: tuple[Spans, GradientCheck], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """DDP's communication hook: its usual average. Once the last bucket is off, backward only waits for it."""
+    spans, gradients = watchers
+    gradients.see_own(bucket.buffer())
     spans.rest_is("all_reduce")
     return allreduce_hook(None, bucket)  # pyright: ignore[reportArgumentType], None is the default group
 

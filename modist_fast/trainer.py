@@ -20,6 +20,7 @@ from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
+from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
 from modist_fast.watch.profiler import StepProfiler
 from modist_fast.watch.spans import annotate
@@ -89,7 +90,10 @@ class Trainer(TrainingLoop[TrainConfig]):
         budget = self._budget()
         profiler = self._profiler()
         with Display(self.last_step, self.steps_done, self.world.is_main, self._watcher) as display:
-            recorder = Recorder(self.config.batch_size, self.step.spans, run_log, display, budget)
+            alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
+            recorder = Recorder(
+                self.config.batch_size, self.step.spans, run_log, display, budget, self.step.gradients, alarm
+            )
 
             def batches() -> Iterator[ClipBatch]:
                 for batch in self.loader.iterate(self.steps_done, self.last_step):

@@ -163,6 +163,8 @@ def _from_checkpoint(path: Path) -> OpenedBackbone:
         net.load_state_dict(tensors)
         if flaw := flaw_of(tensors):
             raise ValueError(f"it {flaw}")
+        if not checkpoint.has_its_digest(state):
+            raise ValueError("its content is not what was saved: the digest differs")
     except Exception as error:  # torch.load raises whatever its unpickler meets
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(

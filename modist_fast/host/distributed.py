@@ -65,6 +65,12 @@ def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Ite
             "This process is in a process group already, and a run makes its own. Leave it first: "
             "torch.distributed.destroy_process_group()."
         )
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE") if name not in os.environ]
+    if "RANK" in os.environ and missing:
+        raise ConfigError(
+            f"RANK is set, but {', '.join(missing)} is not: half of a launcher's environment. Start with torchrun, or "
+            "unset RANK for a run of one process."
+        )
     if timeout < 1:
         raise ConfigError(f"--collective-timeout {timeout:g}: at least 1 second.")
     try:

@@ -1,6 +1,5 @@
 """Where a run begins: in a directory without one, in the place of an old one, or where it was left off."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:
             "to remove it and begin anew, or choose another --out."
         )
     elif not any(path.parent.name == "checkpoints" for path in found):
-        _refuse_lost(out, found, config)
+        _refuse_lost(out, found)
 
 
 def resume(
@@ -75,7 +74,7 @@ def resume(
     """
     if config.resume != "auto":
         return None
-    path = on_main(world, lambda: _newest(out, config))
+    path = on_main(world, lambda: _newest(out))
     if path is None:
         return None
     state = checkpoint.load(path, config, world.device)
@@ -88,38 +87,31 @@ def resume(
     return path, state
 
 
-def _newest(out: Path, config: RunConfig) -> Path | None:
+def _newest(out: Path) -> Path | None:
     path = checkpoint.latest(out)
     if path is None:
         found = traces(out)
-        _refuse_lost(out, found, config)
+        _refuse_lost(out, found)
         if found:
-            log.warning(
-                "WARNING: the run in %s was stopped before its first checkpoint. It begins anew at step 0; the figures "
-                "of %d steps are dropped",
-                out,
-                _steps_taken(out),
-            )
+            log.warning("WARNING: the run in %s was stopped before its first step was over. It begins at step 0", out)
         else:
             log.info("--resume auto: no run in %s yet; this one begins at step 0", out)
     return path
 
 
-def _refuse_lost(out: Path, found: Sequence[Path], config: RunConfig) -> None:
-    """Raise ConfigError where the run in `out`, of which no checkpoint is left, must have written one."""
+def _refuse_lost(out: Path, found: Sequence[Path]) -> None:
+    """Raise ConfigError where the run in `out`, of which no checkpoint is left, got anywhere."""
     finished = [path for path in found if path.name in _FINISHED]
-    steps, every = _steps_taken(out), _checkpoint_every(out, config)
-    # The line of the step is written before its checkpoint, which a kill may have cut short.
-    is_half_saved = any(path.name.endswith(".pt.half") for path in found)
+    steps = _steps_taken(out)
     if finished:
         names = ", ".join(str(path.relative_to(out)) for path in finished)
         reason = f"one was written before {names}"
-    elif steps > every or (steps == every and not is_half_saved):
-        reason = f"its metrics.jsonl reaches step {steps}, and it was to be saved every {every} steps"
+    elif steps:
+        reason = f"its metrics.jsonl reaches step {steps}, which beginning anew would drop"
     else:
         return
     raise ConfigError(
-        f"--resume auto: {out} holds a run ({listed(out, found)}) without a checkpoint, though {reason}. Bring back "
+        f"--resume auto: {out} holds a run ({listed(out, found)}) without a checkpoint, and {reason}. Bring back "
         "its checkpoints, pass --overwrite to remove it and begin anew, or choose another --out."
     )
 
@@ -128,11 +120,3 @@ def _steps_taken(out: Path) -> int:
     """Steps that metrics.jsonl tells of: a line is one, whether or not it can be read."""
     path = out / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.is_file() else 0
-
-
-def _checkpoint_every(out: Path, config: RunConfig) -> int:
-    """Of the run in `out`; where its own options cannot be read, of the one that would go on with it."""
-    try:
-        return int(json.loads((out / "config.json").read_text(encoding="utf-8"))["checkpoint"]["every"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return config.checkpoint.every

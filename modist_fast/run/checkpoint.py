@@ -13,7 +13,9 @@ import torch
 from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import is_main_process
-from modist_fast.run.options import plain, spelled
+from modist_fast.run.compatible import add_newer_options, count_threshold_in_shares, refuse_difference
+from modist_fast.run.options import plain
+from modist_fast.run.whole_state import SaveError, cannot_write, digest_of, discard, num_bytes, write_durably
 from modist_fast.watch.finite import REMEDY, flaw_of
 
 log = logging.getLogger("modist")
@@ -21,31 +23,12 @@ log = logging.getLogger("modist")
 FORMAT = 2
 _LATEST = "latest"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
-_OTHER_WAY = "start anew with --overwrite or another --out."
-# What a resumed run may change: nothing here takes part in the computation.
-_FREE = (
-    "store",
-    "videos",
-    "out",
-    "preset",
-    "device",
-    "collective_timeout",
-    "precision",
-    "compile",
-    "graphs",
-    "groups_together",
-    "max_steps",
-    "resume",
-    "overwrite",
-    "loader",
-    "checkpoint",
-    "profile",
-    # Of fine-tuning, whose fingerprint says what these come to.
-    "network",
-    "data",
-    "split",
-    "num_threads",
+_HEAD = ("format", "step", "config", "digest")
+_ROOM = (
+    "Make room or make it writable, and pass --resume auto; with --checkpoint.on-save-error continue a run waits for "
+    "its next save."
 )
+_OTHER_WAY = "start anew with --overwrite or another --out."
 
 
 class RunConfig(Protocol):
@@ -70,33 +53,52 @@ def folder_of(out: Path) -> Path:
 
 
 def save(out: Path, step: int, state: dict[str, Any], config: RunConfig) -> Path:
-    """Write the state after `step` steps; `latest` moves only once the file is safe on disk.
+    """Write the state after `step` steps; `latest` names it only once the file is safe on disk.
 
     Args:
         state: anything torch.load reads back with weights_only=True.
 
     Raises:
         ConfigError: the state has numbers that are not finite. Nothing was written.
+        SaveError: the disk did not take it. Nothing of it is left, and what was there before is whole.
     """
-    if flaw := flaw_of(state):
-        raise ConfigError(f"after step {step} the state {flaw}. It was not saved: {kept(out)} {REMEDY}")
+    refuse_flaw(out, step, state)
     folder = folder_of(out)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     half = folder / f".{path.name}.half"
-    with half.open("wb") as file:
-        torch.save({"format": FORMAT, "step": step, "config": plain_config(config), **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    half.rename(path)
-    _sync(folder)
-    link = folder / f".{_LATEST}.half"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
-    link.rename(folder / _LATEST)
-    _sync(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        head = {"format": FORMAT, "step": step, "config": plain_config(config), "digest": digest_of(state)}
+        write_durably(head | state, half)
+        half.rename(path)
+        _sync(folder)
+        _name_latest(folder, path)
+    except SaveError as error:
+        raise SaveError(f"after step {step} the state was not saved: {error} {kept(out)} {_ROOM}") from error
+    except OSError as error:
+        discard(half)
+        why = cannot_write(folder, error, num_bytes(state))
+        raise SaveError(f"after step {step} the state was not saved: {why} {kept(out)} {_ROOM}") from error
     _prune(folder, path, config.checkpoint)
     return path
+
+
+def refuse_flaw(out: Path, step: int, state: dict[str, Any]) -> None:
+    """Raise ConfigError where the state after `step` has numbers that are not finite."""
+    if flaw := flaw_of(state):
+        raise ConfigError(f"after step {step} the state {flaw}. It was not saved: {kept(out)} {REMEDY}")
+
+
+def _name_latest(folder: Path, path: Path) -> None:
+    """A small text file: some file systems have no links."""
+    half = folder / f".{_LATEST}.half"
+    half.unlink(missing_ok=True)  # an older version left a link here, which must not be written through
+    with half.open("w", encoding="utf-8") as file:
+        file.write(path.name + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    half.rename(folder / _LATEST)
+    _sync(folder)
 
 
 def _sync(folder: Path) -> None:
@@ -111,9 +113,9 @@ def _sync(folder: Path) -> None:
 def _prune(folder: Path, newest: Path, config: CheckpointConfig) -> None:
     found = _newest_first(folder)
     for path in found[found.index(newest) :][max(1, config.keep) :]:
-        path.unlink()
+        discard(path)
     for half in folder.glob(".step-*.half"):
-        half.unlink()
+        discard(half)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -139,39 +141,55 @@ def is_one(path: Path) -> bool:
 
 def kept(out: Path) -> str:
     """In a sentence, the checkpoint from which the run in `out` can go on."""
-    link = folder_of(out) / _LATEST
-    return f"the checkpoint kept is {link.resolve()}." if link.exists() else "there is no checkpoint from before."
+    path, _ = _named(folder_of(out))
+    return f"the checkpoint kept is {path}." if path else "there is no checkpoint from before."
+
+
+def _named(folder: Path) -> tuple[Path | None, str]:
+    """The file that `latest` names, or None and the reason. A run of an older version has a link there."""
+    file = folder / _LATEST
+    if file.is_symlink():
+        return (folder / file.resolve().name, "") if file.exists() else (None, f"{file} leads nowhere")
+    try:
+        name = file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None, f"{file} is missing"
+    except (OSError, UnicodeDecodeError) as error:
+        return None, f"{file} cannot be read ({error})"
+    if not _NAME.fullmatch(name):
+        return None, f"{file} names no checkpoint"
+    path = folder / name
+    return (path, "") if path.is_file() else (None, f"{file} names {name}, which is missing")
 
 
 def latest(out: Path) -> Path | None:
-    """The checkpoint that `latest` names. Where it names none, the newest whole one, with a warning on rank 0.
+    """The newest checkpoint that is whole: the one that `latest` names; else the next older, with a warning on rank 0.
 
     Returns:
         None where there is no checkpoint at all.
 
     Raises:
-        ConfigError: there are some and `latest` names none, but no other is whole either.
+        ConfigError: there are some, and none is whole.
     """
     folder = folder_of(out)
-    link = folder / _LATEST
-    if link.exists():
-        return link.resolve()
-    problem = f"{link} leads nowhere" if link.is_symlink() else f"{link} is missing"
+    named, problem = _named(folder)
+    found = _newest_first(folder)
+    if named is not None:  # what is newer was not yet durable
+        found = [named, *(found[found.index(named) + 1 :] if named in found else found)]
     broken = []
-    for path in _newest_first(folder):
+    for path in found:
         try:
             read(path, torch.device("cpu"))
         except ConfigError as error:
             broken.append(str(error).removeprefix(f"checkpoint {folder}/").partition(". ")[0])
             continue
-        if is_main_process():
-            skipped = f"; passed over: {'; '.join(broken)}" if broken else ""
-            log.warning("WARNING: %s. Taking the newest whole checkpoint there, %s%s", problem, path.name, skipped)
+        if (broken or problem) and is_main_process():
+            wrong = "; ".join([problem] * bool(problem) + [f"passed over: {reason}" for reason in broken])
+            log.warning("WARNING: %s. Taking the newest whole checkpoint there, %s", wrong, path.name)
         return path
     if broken:
-        raise ConfigError(
-            f"{problem}, and no checkpoint there is whole: {'; '.join(broken)}. Bring back a whole one, or {_OTHER_WAY}"
-        )
+        wrong = "; ".join([problem] * bool(problem) + broken)
+        raise ConfigError(f"{folder}: no checkpoint there is whole: {wrong}. Bring back a whole one, or {_OTHER_WAY}")
     return None
 
 
@@ -183,42 +201,10 @@ def load(path: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
             differs.
     """
     state = read(path, device)
-    note = _count_threshold_in_shares(state["config"]) if state["format"] == 1 else ""
+    note = count_threshold_in_shares(state["config"]) if state["format"] == 1 else ""
     add_newer_options(state["config"], config)
-    refuse_difference(path, state["config"], plain_config(config), note)
+    refuse_difference(path, state["config"], plain_config(config), _OTHER_WAY + note)
     return state
-
-
-def add_newer_options(saved: dict[str, Any], config: Any) -> None:
-    """Give options that did not exist when a run was saved their defaults: an option's default is what was before it.
-
-    Args:
-        saved: changed in place.
-        config: the dataclass of today, whose parts are looked at likewise.
-    """
-    for option in dataclasses.fields(config):
-        today = getattr(config, option.name)
-        if dataclasses.is_dataclass(today) and isinstance(saved.get(option.name), dict):
-            add_newer_options(saved[option.name], today)
-        elif option.name not in saved and option.default is not dataclasses.MISSING:
-            saved[option.name] = plain(option.default)
-
-
-def _count_threshold_in_shares(saved: dict[str, Any]) -> str:
-    """Format 1 counted γ in a store's units, [0, 10], which rejected nothing; say in `saved` what it came to.
-
-    Returns:
-        A sentence for whoever resumes with another γ.
-    """
-    clips = saved.get("clips", {})
-    applied = saved.get("source") == "store" and saved.get("objective", {}).get("motion")
-    if not applied or not clips.get("motion_threshold"):
-        return ""
-    clips["motion_threshold"] /= 10
-    return (
-        f" (The run began when --clips.motion-threshold counted in a store's units of [0, 10]; as the share of full "
-        f"scale that it is now, its value is {clips['motion_threshold']:g}.)"
-    )
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
@@ -245,7 +231,18 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
             f"checkpoint {path} {flaw}. An older version wrote it after training had diverged. Remove it, and --resume "
             f"auto goes on from the newest whole step-*.pt there; or {_OTHER_WAY}"
         )
+    if not has_its_digest(state):
+        raise ConfigError(
+            f"checkpoint {path} cannot be read (its content is not what was saved: the digest differs). Remove it, and "
+            f"--resume auto goes on from the newest whole step-*.pt there; or {_OTHER_WAY}"
+        )
     return state
+
+
+def has_its_digest(state: dict[str, Any]) -> bool:
+    """Whether the content is what was saved, as far as the file says: one of an older version does not."""
+    content = {name: value for name, value in state.items() if name not in _HEAD}
+    return "digest" not in state or state["digest"] == digest_of(content)
 
 
 def read_undamaged(path: Path, device: torch.device) -> dict[str, Any]:
@@ -261,22 +258,3 @@ def read_undamaged(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise TypeError("it holds no state of a run")
     return state
-
-
-def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any], note: str = "") -> None:
-    """Raise ConfigError, ending in `note`, where an option that takes part in the computation differs."""
-    before, now = spelled(_without_free(saved)), spelled(_without_free(wanted))
-    changed = [
-        f"--{key} {now.get(key)} (saved: {before.get(key)})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise ConfigError(
-            f"--resume: checkpoint {path} belongs to a different run: {'; '.join(changed)}. Repeat the saved "
-            f"options, or {_OTHER_WAY}{note}"
-        )
-
-
-def _without_free(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _FREE}

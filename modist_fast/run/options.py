@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from typeguard import TypeCheckError, check_type
 
 from modist_fast.errors import ConfigError, did_you_mean
+from modist_pipelines.ranges import KEY, Range
 
 Options = TypeVar("Options")
 
@@ -75,3 +76,24 @@ def _typed(value: Any, hint: Any, prefix: str, name: str) -> Any:
             raise ConfigError(f"{option} {value}: one of {', '.join(choices)}.{near}") from error
         wanted = " or ".join(getattr(kind, "__name__", str(kind)).removesuffix("Type") for kind in kinds)
         raise ConfigError(f"{option} {value!r}: {wanted} is wanted, not {type(value).__name__}.") from error
+
+
+def check_ranges(options: Any, prefix: str = "") -> None:
+    """Refuse numbers outside the range of their field; of a field without one, what is not finite.
+
+    Args:
+        options: a dataclass, others nested in it.
+
+    Raises:
+        ConfigError: naming the option, its value and its range, in a line.
+    """
+    for option in fields(options):
+        value = getattr(options, option.name)
+        name = f"{prefix}{option.name}"
+        if is_dataclass(value):
+            check_ranges(value, f"{name}.")
+            continue
+        within = option.metadata.get(KEY, Range())
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool) and not within.holds(number):
+                raise ConfigError(f"--{name.replace('_', '-')} {number}: it must be {within}.")

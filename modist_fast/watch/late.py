@@ -6,10 +6,13 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from modist_fast.errors import ConfigError
+from modist_fast.errors import DivergedError
 from modist_fast.host.read_later import ReadLater
 from modist_fast.watch.finite import REMEDY
+from modist_fast.watch.gradients import GradientCheck, is_skipped, take_fault
 
+LEAST_SCALE = 2.0**-10
+"""Of fp16's loss. Every step that overflows halves it from 65536; that is 26 of them with next to none between."""
 Launched = TypeVar("Launched")
 
 
@@ -25,25 +28,43 @@ class LateLines(ABC, Generic[Launched]):
 
     whose = ""  # loss, in the error: follows the step
 
-    def __init__(self) -> None:
+    def __init__(self, check: GradientCheck | None = None) -> None:
         self.stop_agreed = False
+        self._check = check
         self._pending: tuple[Launched, list[str], ReadLater] | None = None
 
     def flush(self) -> None:
         """Write the line that is due; waits until the device has computed it.
 
         Raises:
-            ConfigError: its loss is not finite.
+            DivergedError: its loss or its gradients are not finite; in fp16, where a step that overflows is left out
+                and counted, the loss scale has come down to nothing.
         """
         if self._pending is None:
             return
         (launched, names, figures), self._pending = self._pending, None
         found = dict(zip(names, figures.tolist(), strict=True))
         self.stop_agreed = found.pop("stop") > 0
+        skipped = is_skipped(found)
+        fault = take_fault(found, self._check.names if self._check else [])
         row = self._row(launched, found)
         if not math.isfinite(row["loss"]):
             at = f"at step {row['step']}{self.whose}"
-            raise ConfigError(f"the loss became {row['loss']} {at}. No checkpoint holds that step. {REMEDY}")
+            gradients = f" Gradients were not finite{fault}." if fault else ""
+            raise DivergedError(
+                f"the loss became {row['loss']} {at}. No checkpoint holds that step.{gradients} {REMEDY}"
+            )
+        if (scale := found.get("loss_scale")) is not None:
+            row["step_skipped"] = float(skipped)
+            if scale < LEAST_SCALE:
+                raise DivergedError(
+                    f"the loss scale of fp16 has come down to {scale:g} at step {row['step']}, since steps overflow "
+                    f"again and again{fault}. They are left out, so nothing is learned. {REMEDY}"
+                )
+        elif fault:
+            raise DivergedError(
+                f"the gradients became not finite at step {row['step']}{fault}. No checkpoint holds that step. {REMEDY}"
+            )
         self._write(row, launched)
 
     def _follow(self, launched: Launched, names: list[str], figures: Tensor) -> None:

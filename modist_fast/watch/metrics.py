@@ -20,6 +20,8 @@ from modist_fast.host.core_wait import seconds_without_core
 from modist_fast.host.distributed import mean_over_ranks
 from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
+from modist_fast.watch.collapse import CollapseAlarm
+from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
@@ -142,9 +144,17 @@ class Recorder(LateLines[_Launched]):
     whose = ", on one rank or more"
 
     def __init__(
-        self, batch_size: int, spans: Spans, run_log: RunLog | None, display: Display, budget: BudgetKeeper
+        self,
+        batch_size: int,
+        spans: Spans,
+        run_log: RunLog | None,
+        display: Display,
+        budget: BudgetKeeper,
+        check: GradientCheck | None = None,
+        alarm: CollapseAlarm | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(check)
+        self._alarm = alarm
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
@@ -205,6 +215,8 @@ class Recorder(LateLines[_Launched]):
         if self._log is not None:
             self._log.write(row)
         self._display.update(row)
+        if self._alarm is not None:
+            self._alarm.see(row["step"], row)
         if not launched.in_budget:
             return
         self._budget.add(

@@ -14,6 +14,7 @@ import numpy as np
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.motion_inputs import DEFAULT, MotionInput, find_motion_input
+from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, SHARE, ranged, required
 from modist_pipelines.source import SCORE_FULL_SCALE, ClipSource, VideoInfo
 
 MotionRule = Literal["window", "frames"]
@@ -23,31 +24,31 @@ MotionRule = Literal["window", "frames"]
 class ClipSpec:
     """A clip's frames and the nominal frames (at the store's fps) from one to the next."""
 
-    num_frames: int
-    stride: int
+    num_frames: int = required(COUNT)
+    stride: int = required(COUNT)
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """The RGB augmentation (paper section 4.1; ranges it leaves open as in the authors' released code)."""
 
-    crop_area: tuple[float, float] = (0.3, 1.0)
+    crop_area: tuple[float, float] = ranged((0.3, 1.0), POSITIVE)
     """Share of the frame that a crop covers."""
-    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    crop_aspect: tuple[float, float] = ranged((0.5, 2.0), POSITIVE)
     """Width over height of a crop, drawn log-uniformly."""
-    flip: float = 0.5
-    color: float = 0.8
+    flip: float = ranged(0.5, SHARE)
+    color: float = ranged(0.8, SHARE)
     """Probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
-    color_strength: float = 0.4
-    gray: float = 0.2
-    blur: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    color_strength: float = ranged(0.4, SHARE)
+    gray: float = ranged(0.2, SHARE)
+    blur: float = ranged(0.5, SHARE)
+    blur_sigma: tuple[float, float] = ranged((0.1, 2.0), POSITIVE)
     """Pixels of the crop."""
-    blur_window: int = 0
+    blur_window: int = ranged(0, FROM_ZERO)
     """Taps of the blur's Gaussian, an odd number; 0: three standard deviations on either side. The authors' code
     takes 3, which blurs far less than its sigma says."""
-    mean: float = 0.45
-    std: float = 0.225
+    mean: float = ranged(0.45, FROM_ZERO)
+    std: float = ranged(0.225, POSITIVE)
 
 
 @dataclass(frozen=True)

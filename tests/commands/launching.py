@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from modist_fast.run import checkpoint
 from tests.commands.held import held_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,3 +67,10 @@ def start_and_signal(command: list[str], run: Path, after_steps: int, send: Call
     send(process)
     held_file(run).unlink()
     return process.wait(timeout=HANG)
+
+
+def newest(run: Path) -> Path:
+    """The checkpoint from which a run would go on."""
+    path = checkpoint.latest(run)
+    assert path is not None
+    return path

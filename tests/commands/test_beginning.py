@@ -1,6 +1,5 @@
 """Where a run begins: never over another in silence, and from whole checkpoints alone."""
 
-import json
 import logging
 import os
 import shutil
@@ -22,6 +21,7 @@ from modist_fast.run.files import traces
 from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.errors import DataError
+from tests.commands.launching import newest
 
 pytestmark = pytest.mark.slow
 
@@ -119,13 +119,20 @@ def test_without_latest_the_newest_whole_checkpoint_is_taken(
     not_finite(step_file(run, 3))
     pretrain(replace(small(demo_store, run), resume="auto"))
     (line,) = warnings()
-    for words in ("WARNING", "latest", "Taking the newest whole", "step-00000002.pt", "step-00000004.pt cannot be"):
+    for words in (
+        "WARNING",
+        "latest",
+        "passed over",
+        "Taking the newest whole",
+        "step-00000002.pt",
+        "step-00000004.pt cannot be",
+    ):
         assert words in line
     assert "step-00000003.pt has numbers that are not finite" in line
     assert [row["loss"] for row in read_metrics(run / "metrics.jsonl")] == [
         row["loss"] for row in read_metrics(finished / "metrics.jsonl")
     ]
-    weights = [torch.load(path / "checkpoints" / "latest")["model"] for path in (run, finished)]
+    weights = [torch.load(newest(path))["model"] for path in (run, finished)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
@@ -142,12 +149,20 @@ def test_no_whole_checkpoint_is_no_beginning(demo_store: Path, run: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", [flip_a_weight, not_finite])
-def test_a_damaged_latest_is_not_gone_on_with(demo_store: Path, run: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_latest_gives_way_to_the_next_older_one(
+    demo_store: Path,
+    run: Path,
+    finished: Path,
+    damage: Callable[[Path], None],
+    warnings: Callable[[], list[str]],
+) -> None:
     damage(step_file(run, 4))
-    before = contents(run)
-    with pytest.raises(ConfigError, match=r"step-00000004\.pt .*Remove it.*newest whole.*--overwrite"):
-        pretrain(replace(small(demo_store, run), resume="auto"))
-    assert contents(run) == before
+    pretrain(replace(small(demo_store, run), resume="auto"))
+    (line,) = warnings()
+    for words in ("WARNING", "passed over: step-00000004.pt", "Taking the newest whole", "step-00000003.pt"):
+        assert words in line
+    weights = [torch.load(newest(path))["model"] for path in (run, finished)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def _only_metrics(run: Path) -> None:
@@ -161,7 +176,7 @@ def _only_metrics(run: Path) -> None:
     [
         (lambda run: shutil.rmtree(run / "checkpoints"), "backbone.safetensors"),
         (lambda run: [step_file(run, step).unlink() for step in (2, 3, 4)], "checkpoints/latest"),
-        (_only_metrics, "metrics.jsonl reaches step 4, and it was to be saved every 1 steps"),
+        (_only_metrics, "metrics.jsonl reaches step 4, which beginning anew would drop"),
     ],
 )
 def test_a_run_that_lost_its_checkpoints_is_no_beginning(
@@ -177,19 +192,14 @@ def test_a_run_that_lost_its_checkpoints_is_no_beginning(
     assert contents(run) == before
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+def test_a_run_killed_before_its_first_step_begins(
     demo_store: Path, run: Path, finished: Path, warnings: Callable[[], list[str]]
 ) -> None:
     _only_metrics(run)
-    (run / "checkpoints").mkdir(exist_ok=True)
-    config = json.loads((run / "config.json").read_text())
-    config["checkpoint"]["every"] = STEPS
-    (run / "config.json").write_text(json.dumps(config))
-    # It was killed in the middle of the first one: the line of that step is there.
-    step_file(run, STEPS).with_name(f".step-{STEPS:08d}.pt.half").write_bytes(b"half")
+    (run / "metrics.jsonl").write_bytes(b"")
     pretrain(replace(small(demo_store, run), resume="auto"))
     (line,) = warnings()
-    for words in ("WARNING", str(run), "before its first checkpoint", f"{STEPS} steps are dropped"):
+    for words in ("WARNING", str(run), "before its first step"):
         assert words in line
     assert [row["loss"] for row in read_metrics(run / "metrics.jsonl")] == [
         row["loss"] for row in read_metrics(finished / "metrics.jsonl")

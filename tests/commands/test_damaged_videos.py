@@ -8,7 +8,7 @@ import torch
 
 from modist_fast.watch.metrics import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
-from tests.commands.launching import run_script
+from tests.commands.launching import newest, run_script
 from tests.commands.test_pretrain import options
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def test_any_number_of_processes_leaves_out_the_same(hurt_store: Path, tmp_path:
     assert max(damaged) >= 1
     assert damaged == [row["videos_damaged"] for row in two]
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=1e-3)
-    banks = [torch.load(tmp_path / f"run-{n}" / "checkpoints" / "latest")["model"]["bank.video_ids"] for n in runs]
+    banks = [torch.load(newest(tmp_path / f"run-{n}"))["model"]["bank.video_ids"] for n in runs]
     assert torch.equal(*banks)
     # Every sample of ten steps went in, a damaged one as an empty slot.
     num_samples = 16 * len(one)

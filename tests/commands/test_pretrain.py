@@ -15,7 +15,7 @@ import torch
 from modist_fast import load_backbone
 from modist_fast.watch.budget import PHASES
 from modist_fast.watch.metrics import read_metrics
-from tests.commands.launching import HANG, REPOSITORY, run_script, script_command, start_and_signal
+from tests.commands.launching import HANG, REPOSITORY, newest, run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def test_sigterm_saves_and_exits_cleanly(demo_store: Path, two_processes: Path, 
     assert code == 0
     done = len(losses(run))
     assert 3 <= done < NUM_STEPS
-    assert torch.load(run / "checkpoints" / "latest")["step"] == done
+    assert torch.load(newest(run))["step"] == done
     assert not (run / "backbone.safetensors").exists()
     resumed = run_script("pretrain.py", *arguments)
     assert resumed.returncode == 0, resumed.stderr
@@ -86,7 +86,7 @@ def test_one_process_computes_what_two_compute(demo_store: Path, two_processes: 
     # The sums of gradients are taken in another order; nothing else differs, so the gap starts at rounding.
     assert one[:3] == pytest.approx(two[:3], rel=2e-5)
     assert one == pytest.approx(two, rel=1e-3)
-    states = [torch.load(path / "checkpoints" / "latest")["model"] for path in (run, two_processes)]
+    states = [torch.load(newest(path))["model"] for path in (run, two_processes)]
     assert torch.equal(states[0]["bank.video_ids"], states[1]["bank.video_ids"])
     for name in states[0]:
         if name.endswith("num_batches_tracked"):
@@ -109,7 +109,7 @@ def test_a_finished_run_leaves_all_its_parts(two_processes: Path) -> None:
     assert config["batch_size"] == 16
     assert config["objective"]["cross_negatives"] == "other"
     backbone = load_backbone(two_processes / "backbone.safetensors")
-    state = torch.load(two_processes / "checkpoints" / "latest")["model"]
+    state = torch.load(newest(two_processes))["model"]
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, state[f"online.visual.{name}"]), name
     for picture in ("loss.png", "clips.png"):
@@ -210,7 +210,7 @@ def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_pat
         (["--preset", "modist-r5O"], ["--preset modist-r5O", "modist-r50", "demo"]),
         (["--objective.bank-size", 8], ["--objective.bank-size 8", "--batch-size 16"]),
         (["--batch-size", 18], ["--batch-size 18", "multiple of 4"]),
-        (["--loader.hw-decoder-load", 65], ["--loader.hw-decoder-load 65", "from 0 to 1"]),
+        (["--loader.hw-decoder-load", 65], ["--loader.hw-decoder-load 65", "at least 0 and at most 1"]),
         (["--clips.motion-threshold", 2], ["--clips.motion-threshold 2", "share", "divided by 10"]),
         (["--group-size", 16], ["--group-size 16", "--objective.no-shuffle-bn"]),
         (["--batch-size", 64], ["32", "--batch-size 64"]),

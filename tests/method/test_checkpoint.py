@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, and refused by a run that computes something else."""
 
+import errno
 import os
 import pickle
 from dataclasses import replace
@@ -11,6 +12,8 @@ import torch
 from modist_fast.config import CheckpointConfig, ClipsConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.run import checkpoint
+from modist_fast.run.whole_state import SaveError, digest_of, snapshot, write_durably
+from modist_fast.run.writer import Writer
 
 CPU = torch.device("cpu")
 
@@ -37,7 +40,7 @@ def test_no_run_has_no_latest(config: TrainConfig) -> None:
     assert checkpoint.latest(config.out) is None
 
 
-@pytest.mark.parametrize("dies_at", ["save", "fsync", "rename", "symlink"])
+@pytest.mark.parametrize("dies_at", ["save", "fsync", "rename", "latest"])
 def test_a_death_while_saving_leaves_the_one_before(
     config: TrainConfig, dies_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +64,7 @@ def test_a_death_while_saving_leaves_the_one_before(
         elif dies_at == "rename":
             patch.setattr(Path, "rename", power_cut)
         else:
-            patch.setattr(Path, "symlink_to", power_cut)
+            patch.setattr(checkpoint, "_name_latest", power_cut)
         with pytest.raises(PowerCutError):
             save(config, 10)
     assert checkpoint.latest(config.out) == first
@@ -177,3 +180,97 @@ def test_another_format_is_refused(config: TrainConfig) -> None:
     torch.save(torch.load(path) | {"format": 0}, path)
     with pytest.raises(ConfigError, match="format 0"):
         checkpoint.load(path, config, CPU)
+
+
+# What cannot lie
+
+
+def test_latest_is_a_text_file_and_an_old_link_still_opens(config: TrainConfig) -> None:
+    paths = [save(config, step) for step in (5, 10)]
+    latest = checkpoint.folder_of(config.out) / "latest"
+    assert not latest.is_symlink()
+    assert latest.read_text() == "step-00000010.pt\n"
+    latest.unlink()
+    latest.symlink_to("step-00000005.pt")  # as an older version left it
+    assert checkpoint.latest(config.out) == paths[0]
+    third = save(config, 15)
+    assert not latest.is_symlink()
+    assert checkpoint.latest(config.out) == third
+
+
+@pytest.mark.parametrize("content", ["../../elsewhere.pt", "step-00000099.pt", "", "\xff"])
+def test_what_latest_should_not_name_is_said(
+    config: TrainConfig, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = [save(config, step) for step in (5, 10)][-1]
+    (checkpoint.folder_of(config.out) / "latest").write_bytes(content.encode("latin-1"))
+    assert checkpoint.latest(config.out) == newest
+    assert "WARNING" in caplog.text
+    assert newest.name in caplog.text
+
+
+def test_other_content_under_right_checksums_is_seen(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """The zip's own checksums are those of what was written; the digest is that of what was to be saved."""
+    older, newest = [save(config, step) for step in (5, 10)]
+    state = torch.load(newest)
+    state["model"]["w"][1] = 7.0
+    torch.save(state, newest)
+    with pytest.raises(ConfigError, match=r"step-00000010\.pt cannot be read .*digest differs"):
+        checkpoint.read(newest, CPU)
+    assert checkpoint.latest(config.out) == older
+    assert "step-00000010.pt cannot be read" in caplog.text
+    del state["digest"]
+    torch.save(state, newest)  # one of an older version, which had none
+    assert checkpoint.latest(config.out) == newest
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_takes_no_more_keeps_the_one_before(
+    config: TrainConfig, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(config, 5)
+    whole = first.read_bytes()
+    with monkeypatch.context() as patch:
+
+        def fail(*args: object) -> None:
+            raise OSError(error, os.strerror(error))
+
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(SaveError) as caught:
+            checkpoint.save(config.out, 10, {"model": {"w": torch.zeros(1_000_000)}}, config)
+    for words in ("after step 10", os.strerror(error), "4.0 MB are needed", "MB are free", str(first), "--resume auto"):
+        assert words in str(caught.value)
+    assert first.read_bytes() == whole
+    assert sorted(path.name for path in first.parent.iterdir()) == ["latest", first.name]
+    assert checkpoint.latest(config.out) == first
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_in_the_middle_of_a_file_is_named(tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    half.symlink_to("/dev/full")
+    with pytest.raises(SaveError, match=r"No space left on device.*4\.0 MB are needed"):
+        write_durably({"w": torch.zeros(1_000_000)}, half)
+    assert not half.is_symlink()
+
+
+def test_the_file_holds_the_moment_at_which_it_was_asked_for() -> None:
+    """A step may change the weights while the thread writes."""
+    shared = torch.zeros(3)
+    state = {"model": {"a": shared, "b": [shared, 1.5]}}
+    kept = snapshot(state)
+    before = digest_of(state)
+    shared += 1
+    assert digest_of(kept) == before != digest_of(state)
+
+
+def test_an_error_of_the_writing_thread_is_raised_by_the_next_call() -> None:
+    def fail() -> None:
+        raise SaveError("full")
+
+    writer = Writer()
+    writer.begin(fail)
+    with pytest.raises(SaveError, match="full"):
+        writer.begin(lambda: None)
+    writer.begin(lambda: None)
+    writer.wait()

@@ -17,6 +17,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, join_world
 from modist_fast.loop import TrainingLoop
 from modist_fast.run import checkpoint
+from modist_fast.run.whole_state import SaveError
 from modist_fast.trainer import Trainer
 from modist_fast.watch.late import LateLines
 
@@ -116,7 +117,7 @@ def weight_of(out: Path) -> float:
     found = checkpoint.latest(out)
     assert found is not None
     state = checkpoint.read(found, torch.device("cpu"))
-    assert list(state) == ["format", "step", "config", "model", "optimizer", "scaler", "data"]
+    assert list(state) == ["format", "step", "config", "digest", "model", "optimizer", "scaler", "data"]
     assert state["step"] == state["model"]["weight"].item()
     return state["step"]
 
@@ -155,3 +156,32 @@ def test_the_cross_terms_grow_over_their_epochs() -> None:
 
     assert weights(0.0) == [1.0] * 10
     assert weights(1.5) == [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("option", ["stop", "continue"])
+@pytest.mark.parametrize("fails_at", [3, 8])
+def test_a_save_that_fails_ends_the_run_or_is_gone_on_from(
+    tmp_path: Path,
+    world: World,
+    option: Any,
+    fails_at: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    save = checkpoint.save
+
+    def full(out: Path, step: int, *rest: Any) -> Path:
+        if step == fails_at:
+            raise SaveError(f"after step {step}: no room")
+        return save(out, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    toy = Toy(tmp_path, world, ToyConfig(checkpoint=CheckpointConfig(every=3, on_save_error=option)))
+    if option == "continue" and fails_at == 3:
+        assert toy.run()
+        assert "after step 3: no room" in caplog.text
+        assert weight_of(tmp_path) == 8
+    else:  # without its last checkpoint a run has not done what it says
+        with pytest.raises(SaveError, match=f"after step {fails_at}"):
+            toy.run()
+        assert fails_at == 3 or weight_of(tmp_path) == 6

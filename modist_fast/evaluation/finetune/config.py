@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from modist_fast.config import CheckpointConfig, check_beginning
+from modist_fast.config import CheckpointConfig, check_beginning, check_out
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig
 from modist_fast.evaluation.data.labelled import LabelledConfig
@@ -16,6 +16,8 @@ from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
+from modist_fast.run.options import check_ranges
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 
@@ -30,28 +32,28 @@ class LabelledTrainingConfig:
     preset: str = ""
     """Where the defaults come from; an unknown name lists those there are."""
     optim: SupervisedOptimConfig = field(default_factory=SupervisedOptimConfig)
-    epochs: float = 200.0
+    epochs: float = ranged(200.0, POSITIVE)
     """Passes over the training videos."""
-    batch_size: int = 64
+    batch_size: int = ranged(64, COUNT)
     """Clips a step, over all processes."""
-    group_size: int = 8
+    group_size: int = ranged(8, COUNT)
     """Clips that go through the net, and its batch norm, together; the number of processes does not change it."""
-    dropout: float = 0.5
+    dropout: float = ranged(0.5, MOMENTUM)
     frozen: str = "none"
     """Keep this part of the backbone and all before it as they are: stem, res2 to res5, or of a ViT stem, block1 to
     block12 (docs/models.md); all: train the linear layer alone."""
-    precise_bn_clips: int = 12_800
+    precise_bn_clips: int = ranged(12_800, FROM_ZERO)
     """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
     keeps the moving averages."""
     device: DeviceOption = "auto"
-    collective_timeout: float = COLLECTIVE_TIMEOUT
+    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
     compile: bool = False
     """torch.compile the net."""
-    num_threads: int = 0
+    num_threads: int = ranged(0, FROM_ZERO)
     """Reading and decoding threads of each process; 0 takes its share of the cores."""
-    max_steps: int | None = None
+    max_steps: int | None = ranged(None, COUNT)
     """Stop training after this many steps; the schedule stays that of --epochs."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
@@ -59,7 +61,7 @@ class LabelledTrainingConfig:
     """Begin anew where OUT holds a run, whose files are removed first. Not for a job that is started again after a
     kill: it would remove its own."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = 0
+    seed: int = ranged(0, FROM_ZERO)
     """Of the linear layer, a random backbone, the order, the clips, the subset and the intervals."""
 
 
@@ -280,6 +282,8 @@ def check_training(config: LabelledTrainingConfig, world_size: int) -> None:
     Raises:
         ConfigError: naming the options and the way out.
     """
+    check_ranges(config)
+    check_out(config.out)
     check_beginning(config.resume, config.overwrite)
     batch, group = config.batch_size, config.group_size
     if group < 2:
@@ -291,6 +295,4 @@ def check_training(config: LabelledTrainingConfig, world_size: int) -> None:
         )
     if config.frozen == "all" and config.precise_bn_clips:
         raise ConfigError("--frozen all keeps the batch-norm statistics too: pass --precise-bn-clips 0.")
-    if config.epochs <= 0 or config.checkpoint.every < 1 or config.precise_bn_clips < 0:
-        raise ConfigError("--epochs and --checkpoint.every must be above 0, --precise-bn-clips not below.")
     check_schedule(config.optim, config.epochs)

@@ -23,6 +23,7 @@ from modist_fast.groups import GroupedStep
 from modist_fast.host.distributed import World
 from modist_fast.loop import TrainingLoop
 from modist_fast.run import checkpoint
+from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.metrics import RunLog
 
@@ -60,11 +61,12 @@ class LabelledStep(GroupedStep, ABC):
             net = self._learner if parallel else self.model
             return net(clips.contiguous(memory_format=torch.channels_last_3d), *more)
 
-    def __call__(self, batch: TrainingBatch, learning_rate: float) -> Tensor:
+    def __call__(self, batch: TrainingBatch, learning_rate: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Change the weights.
 
         Returns:
-            (3,) float32 on the device: this rank's sum of losses, number of right answers, number of samples.
+            (3,) float32 on the device: this rank's sum of losses, number of right answers, number of samples; and
+            the figures of the gradients.
         """
         size = self.config.group_size
         num_groups = len(batch.labels) // size
@@ -78,8 +80,7 @@ class LabelledStep(GroupedStep, ABC):
                 self._statistics.after_pass()
                 self.scaler.scale(loss).backward()
             figures += found
-        self._update_weights(learning_rate)
-        return figures
+        return figures, self._update_weights(learning_rate)
 
 
 class ClassifierStep(LabelledStep):
@@ -113,19 +114,22 @@ class ClassifierStep(LabelledStep):
 class _Lines(LateLines[dict[str, Any]]):
     """Lines of fine-tuning, and now and then one in the log."""
 
-    def __init__(self, batch_size: int, last_step: int, run_log: RunLog | None, has_top1: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self, batch_size: int, last_step: int, run_log: RunLog | None, check: GradientCheck, has_top1: bool = True
+    ) -> None:
+        super().__init__(check)
         self._has_top1 = has_top1
         self._batch_size, self._last_step, self._run_log = batch_size, last_step, run_log
         self._clock, self._said = time.perf_counter(), 0.0
 
-    def push(self, row: dict[str, Any], figures: Tensor, stop: bool) -> None:
+    def push(self, row: dict[str, Any], figures: Tensor, checked: dict[str, Tensor], stop: bool) -> None:
         """Take in the row and the figures of the step just launched, and write the line of the one before."""
-        summed = torch.cat([figures, torch.full_like(figures[:1], float(stop))])
+        means = torch.stack(list(checked.values())) / dist.get_world_size()
+        summed = torch.cat([figures, torch.full_like(figures[:1], float(stop)), means])
         dist.all_reduce(summed)
         now = time.perf_counter()
         row["seconds"], self._clock = now - self._clock, now
-        self._follow(row, ["losses", "right", "count", "stop"], summed)
+        self._follow(row, ["losses", "right", "count", "stop", *checked], summed)
 
     def _row(self, launched: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
         count = found["count"]
@@ -206,7 +210,7 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
             run_log = RunLog(self.out, self.steps_done)
         try:
             with self._stopped_by_sigterm():
-                self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self._has_top1))
+                self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self.step.gradients, self._has_top1))
         finally:
             if run_log is not None:
                 run_log.close()
@@ -221,9 +225,9 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
         def take(batch: TrainingBatch) -> None:
             epoch = self.order.epoch_at(batch.step)
             rate = supervised_learning_rate(config.optim, epoch, config.epochs, config.batch_size)
-            figures = self.step(batch, rate)
+            figures, checked = self.step(batch, rate)
             self._note(batch.damaged)
-            lines.push({"step": batch.step + 1, "epoch": epoch, "lr": rate}, figures, self._stop_requested)
+            lines.push({"step": batch.step + 1, "epoch": epoch, "lr": rate}, figures, checked, self._stop_requested)
 
         self._take_steps(lambda: self.clips.iterate(self.steps_done, self.last_step), take, lines)
         self._save()

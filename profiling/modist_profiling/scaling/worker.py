@@ -97,7 +97,9 @@ def count(config: TrainConfig, world: World) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         facts = facts_of(config, world, step.dtype, "made up", None)
         budget = BudgetKeeper(world, facts, Path(folder))
-        recorder = Recorder(config.batch_size, step.spans, None, Display(COUNTED_STEPS, 0, False), budget)
+        recorder = Recorder(
+            config.batch_size, step.spans, None, Display(COUNTED_STEPS, 0, False), budget, step.gradients
+        )
         dist.barrier()
         before = bytes_sent_on_sockets()
         with CollectiveCounter(lambda: step.spans.phase) as counter:

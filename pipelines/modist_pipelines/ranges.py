@@ -1,0 +1,51 @@
+"""The range of a number among the options, declared beside its field."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+KEY = "range"
+"""Of a field's metadata."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; the ends belong to it unless said otherwise. Infinities belong to none."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in it; a NaN does not."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        words = []
+        if math.isfinite(self.low):
+            words.append(f"{'above' if self.open_low else 'at least'} {self.low:g}")
+        if math.isfinite(self.high):
+            words.append(f"{'below' if self.open_high else 'at most'} {self.high:g}")
+        return " and ".join(words) or "finite"
+
+
+COUNT = Range(low=1)
+"""Of what there must be some: steps, samples, channels."""
+FROM_ZERO = Range(low=0)
+"""Rates, seconds, and counts of which 0 means something."""
+POSITIVE = Range(low=0, open_low=True)
+MOMENTUM = Range(low=0, high=1, open_high=True)
+SHARE = Range(low=0, high=1)
+
+
+def ranged(default: Any, within: Range) -> Any:
+    """A field of a dataclass of options that holds numbers in a range; None, where it may be, is in it."""
+    return field(default=default, metadata={KEY: within})
+
+
+def required(within: Range) -> Any:
+    """The same without a default."""
+    return field(metadata={KEY: within})
