@@ -1,5 +1,6 @@
 """Where a run begins: in a directory without one, in the place of an old one, or where it was left off."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:
             "to remove it and begin anew, or choose another --out."
         )
     elif not any(path.parent.name == "checkpoints" for path in found):
-        _refuse_lost(out, found)
+        _refuse_lost(out, found, config)
 
 
 def resume(
@@ -74,7 +75,7 @@ def resume(
     """
     if config.resume != "auto":
         return None
-    path = on_main(world, lambda: _newest(out))
+    path = on_main(world, lambda: _newest(out, config))
     if path is None:
         return None
     state = checkpoint.load(path, config, world.device)
@@ -87,26 +88,27 @@ def resume(
     return path, state
 
 
-def _newest(out: Path) -> Path | None:
+def _newest(out: Path, config: RunConfig) -> Path | None:
     path = checkpoint.latest(out)
     if path is None:
         found = traces(out)
-        _refuse_lost(out, found)
+        _refuse_lost(out, found, config)
         if found:
-            log.warning("WARNING: the run in %s was stopped before its first step was over. It begins at step 0", out)
+            log.warning("WARNING: the run in %s was stopped before its first checkpoint. It begins at step 0", out)
         else:
             log.info("--resume auto: no run in %s yet; this one begins at step 0", out)
     return path
 
 
-def _refuse_lost(out: Path, found: Sequence[Path]) -> None:
-    """Raise ConfigError where the run in `out`, of which no checkpoint is left, got anywhere."""
+def _refuse_lost(out: Path, found: Sequence[Path], config: RunConfig) -> None:
+    """Raise ConfigError where the run in `out`, of which no checkpoint is left, must have had one."""
     finished = [path for path in found if path.name in _FINISHED]
     steps = _steps_taken(out)
     if finished:
         names = ", ".join(str(path.relative_to(out)) for path in finished)
         reason = f"one was written before {names}"
-    elif steps:
+    elif steps > 2 * _every(out, config):
+        # Until then the first may not have been whole, for it is written behind the steps: such a run repeats them.
         reason = f"its metrics.jsonl reaches step {steps}, which beginning anew would drop"
     else:
         return
@@ -114,6 +116,15 @@ def _refuse_lost(out: Path, found: Sequence[Path]) -> None:
         f"--resume auto: {out} holds a run ({listed(out, found)}) without a checkpoint, and {reason}. Bring back "
         "its checkpoints, pass --overwrite to remove it and begin anew, or choose another --out."
     )
+
+
+def _every(out: Path, config: RunConfig) -> int:
+    """Steps from one checkpoint to the next, the fewer of those the run was begun with and those of now."""
+    try:
+        begun_with = json.loads((out / "config.json").read_text(encoding="utf-8"))["checkpoint"]["every"]
+        return min(int(begun_with), config.checkpoint.every)
+    except (OSError, ValueError, KeyError, TypeError):
+        return config.checkpoint.every
 
 
 def _steps_taken(out: Path) -> int:

@@ -192,14 +192,20 @@ def test_a_run_that_lost_its_checkpoints_is_no_beginning(
     assert contents(run) == before
 
 
-def test_a_run_killed_before_its_first_step_begins(
-    demo_store: Path, run: Path, finished: Path, warnings: Callable[[], list[str]]
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_run_killed_before_its_first_checkpoint_begins(
+    demo_store: Path, run: Path, finished: Path, warnings: Callable[[], list[str]], steps: int
 ) -> None:
+    """Saved at every step, the first may still be written while the second is taken; three steps must have left one."""
     _only_metrics(run)
-    (run / "metrics.jsonl").write_bytes(b"")
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:3]))
+    with pytest.raises(ConfigError, match="reaches step 3"):
+        pretrain(replace(small(demo_store, run), resume="auto"))
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:steps]))
     pretrain(replace(small(demo_store, run), resume="auto"))
     (line,) = warnings()
-    for words in ("WARNING", str(run), "before its first step"):
+    for words in ("WARNING", str(run), "before its first checkpoint"):
         assert words in line
     assert [row["loss"] for row in read_metrics(run / "metrics.jsonl")] == [
         row["loss"] for row in read_metrics(finished / "metrics.jsonl")
