@@ -58,7 +58,7 @@ class PartialStore:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataError(
-                f"--out {self.store}: another run of launch/prepare.py is making this store. Wait for it, or "
+                f"--out {self.store}: another modist prepare is making this store. Wait for it, or "
                 "choose another folder."
             ) from None
         else:

@@ -88,7 +88,7 @@ class StoreMeta:
         Raises:
             DataError: not JSON, another format or version, or a field that is absent.
         """
-        again = "Prepare the videos again with launch/prepare.py into another folder."
+        again = "Prepare the videos again with modist prepare into another folder."
         try:
             record = json.loads(text)
             found = (record.pop("format", None), record.pop("version", None))
@@ -364,7 +364,7 @@ class Store:
                 state = "is missing" if found is None else f"has {found} bytes, not {sizes[shard]}"
                 raise DataError(
                     f"{path} {state}: the store is not whole. Copy the shard again from where the store "
-                    "came, or remove the store and prepare it again with launch/prepare.py."
+                    "came, or remove the store and prepare it again with modist prepare."
                 )
 
 
@@ -391,12 +391,12 @@ def _read_meta(path: Path) -> StoreMeta:
     except (FileNotFoundError, NotADirectoryError):
         if (path / PARTIAL_NAME).is_dir():
             raise DataError(
-                f"{path} is a half-made store. Run launch/prepare.py with the same options again: it does "
+                f"{path} is a half-made store. Run modist prepare with the same options again: it does "
                 "only what is missing."
             ) from None
         raise DataError(
             f"{path} is not a store: it has no {META_NAME}. Make one with "
-            "`python launch/prepare.py VIDEOS --out STORE` and pass its folder as --store."
+            "`modist prepare VIDEOS --out STORE` and pass its folder as --store."
         ) from None
     return StoreMeta.from_json(text, path / META_NAME)
 
@@ -410,5 +410,5 @@ def _read_index(path: Path, meta: StoreMeta) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path / INDEX_NAME} cannot be read ({error}). Copy it again from where the store came, or "
-            "remove the store and prepare it again with launch/prepare.py."
+            "remove the store and prepare it again with modist prepare."
         ) from error

@@ -158,7 +158,7 @@ class RawVideos:
             at_hand = " or ".join(name for name, motion in MOTION_INPUTS.items() if not motion.needs_flow)
             raise DataError(
                 f"--clips.motion-input {name} is not to be had from raw videos: optical flow is too slow to compute in "
-                f"every epoch. Make a store of it with `python launch/prepare.py {self.path} --out STORE` and train "
+                f"every epoch. Make a store of it with `modist prepare {self.path} --out STORE` and train "
                 f"with --store STORE, or pass --clips.motion-input {at_hand}."
             )
 
