@@ -57,7 +57,7 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
         if config.preset in PAPER_PRESETS and config.objective.motion and not store.meta.flow.startswith("raft"):
             log.warning(
                 "%s was prepared with --flow %s; the paper, whose recipe --preset %s is, takes RAFT's "
-                '(--flow raft-large; README, "Your own videos").',
+                "(--flow raft-large; docs/own-videos.md).",
                 config.store,
                 store.meta.flow,
                 config.preset,
