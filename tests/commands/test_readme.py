@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -12,6 +12,10 @@ import torch
 
 import modist_fast
 from modist_fast.__main__ import COMMANDS, find
+from modist_fast.ablation.arms import TABLES
+from modist_fast.evaluation.finetune.config import RECIPES
+from modist_fast.presets import PRESETS
+from modist_fast.reproduce.gates import GateName
 from tests.commands.launching import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -40,6 +44,16 @@ def test_commands_are_there(page: Path) -> None:
         assert find(found)[0] in COMMANDS
     if page.name == "README.md":
         assert len(words) == 5, "the reader of commands is blind"
+
+
+def test_every_name_in_the_tables_of_the_paper_is_one() -> None:
+    text = (REPOSITORY / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    called = [find(words.split())[0] for words in re.findall(r"`modist ([^`]+)`", text)]
+    assert len(called) > 12, "the reader of commands is blind"
+    presets = re.findall(r"--preset (\S+?)[`\s]", text)
+    assert set(presets) <= {*PRESETS, *RECIPES}
+    assert set(re.findall(r"--table (\w+)", text)) == set(TABLES)
+    assert set(re.findall(r"--gate (\S+)", text)) == set(get_args(GateName))
 
 
 def test_readme_is_short() -> None:
