@@ -17,6 +17,7 @@ from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.run.tensor_files import write_tensors
 
 NAME = "linear.safetensors"
+_ABOUT = "classifier"
 
 
 class SavedClassifier(NamedTuple):
@@ -65,15 +66,15 @@ class SavedClassifier(NamedTuple):
     def write(self, folder: Path) -> None:
         """Write `linear.safetensors`; it appears whole or not at all."""
         about = {
-            "classes": json.dumps(list(self.classes)),
-            "unit": json.dumps(self.unit),
+            "classes": list(self.classes),
+            "unit": self.unit,
             "average": self.average,
             "backbone": self.backbone,
             "digest": self.digest,
+            "views": None if self.views is None else asdict(self.views),
         }
-        if self.views is not None:
-            about["views"] = json.dumps(asdict(self.views))
-        write_tensors(folder / NAME, {"weight": self.weight, "bias": self.bias}, about)
+        # One entry: safetensors writes several in an order of its own, and equal runs write equal bytes.
+        write_tensors(folder / NAME, {"weight": self.weight, "bias": self.bias}, {_ABOUT: json.dumps(about)})
 
 
 def read_classifier(folder: Path) -> SavedClassifier:
@@ -89,22 +90,21 @@ def read_classifier(folder: Path) -> SavedClassifier:
         )
     try:
         with safe_open(path, "pt") as file:
-            about: Mapping[str, Any] = file.metadata() or {}
+            metadata = file.metadata() or {}
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        classes = json.loads(about["classes"])
-        if "views" not in about:
-            raise ConfigError(
-                f"--classifier {path} is of an older version, which did not keep the views. Train it again."
-            )
+        if _ABOUT not in metadata:
+            raise ConfigError(f"--classifier {path} is of an older version, which kept no views. Train it again.")
+        about: Mapping[str, Any] = json.loads(metadata[_ABOUT])
+        classes = about["classes"]
         found = SavedClassifier(
             weight,
             bias,
             classes,
-            json.loads(about["unit"]),
+            about["unit"],
             about["average"],
             str(path.parent / about["backbone"]),
             about["digest"],
-            ViewsConfig(**json.loads(about["views"])),
+            None if about["views"] is None else ViewsConfig(**about["views"]),
         )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"--classifier {path} cannot be read ({type(error).__name__}: {error}).") from error

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_fast.models.resnet import ResNet, motion_resnet, visual_resnet
+from modist_fast.models import ResNet, build_visual
+from modist_fast.models.resnet import motion_resnet, visual_resnet
 from modist_fast.weights.names import PYSLOWFAST, PYTORCHVIDEO, Conversion
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -76,7 +77,8 @@ PYSLOWFAST_R18 = {
 def scrambled(arch: str, width: int = 64, seed: int = 0) -> ResNet:
     """A backbone in which no two tensors are alike, batch norm statistics included."""
     random = torch.Generator().manual_seed(seed)
-    net = visual_resnet(arch, width).eval()  # type: ignore[arg-type]
+    net = build_visual(arch, width).eval()
+    assert isinstance(net, ResNet)  # type: ignore[arg-type]
     for number, (name, tensor) in enumerate(net.state_dict().items()):
         if tensor.is_floating_point():
             values = torch.randn(tensor.shape, generator=random)

@@ -229,7 +229,7 @@ def test_the_stand_in_follows_an_engine_too(cuda, videos, monkeypatch):
     let_go_at_once(monkeypatch)
     train(RawVideos(videos, device="cuda:0"), RGB_ALONE)
     found = " ".join(cuda.timeline.faults())
-    assert "rot90 reads memory" in found
+    assert "flip reads memory" in found
     assert "feed_input reads memory" in found
 
 

@@ -24,7 +24,8 @@ def shown(path: Path, size: tuple[int, int]) -> tuple[list[float], list[np.ndarr
     """Seconds at which each frame appears, and the frames, upright, small and gray, by PyAV from first to last."""
     seconds, frames = [], []
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")  # FFmpeg's choice
+        assert isinstance(stream, av.VideoStream)
         # AVI knows no times of frames, only places in the file, one for each tick of its rate; an empty place leaves
         # the frame before on show. FFmpeg's tools call such a place the packet's decoding time.
         places = container.format.name == "avi"
