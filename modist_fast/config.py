@@ -88,7 +88,7 @@ class ClipsConfig:
     motion_input: MotionChoice = "auto"
     """What the motion pathway sees (Table 3b; docs/motion-inputs.md). auto: edges from a store, which must hold what is
     asked; frame difference from raw videos, which give nothing else."""
-    motion_flip: float = 0.0
+    motion_flip: float = ranged(0.0, SHARE)
     """Probability that a motion clip is mirrored (the paper flips RGB clips alone). What points to the right then
     points to the left: the u of `flow` changes its sign."""
     motion_threshold: float = 0.02
@@ -282,8 +282,6 @@ def check(config: TrainConfig, world_size: int) -> None:
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "
             "from 0 (any window) to below 1. A value in a store's units of [0, 10] is to be divided by 10."
         )
-    if not 0 <= config.clips.motion_flip <= 1:
-        raise ConfigError(f"--clips.motion-flip {config.clips.motion_flip} is a probability: from 0 to 1.")
     low, high = config.clips.min_shift_seconds, config.clips.max_shift_seconds
     if not 0 <= low < (high or math.inf):
         raise ConfigError(

@@ -227,7 +227,7 @@ def test_bad_options_get_one_paragraph(demo_store: Path, tmp_path: Path, more: l
 
 def test_a_folder_that_is_no_store_is_named(tmp_path: Path) -> None:
     refused = run_script("pretrain.py", *options(tmp_path, tmp_path / "run"))
-    assert_refused(refused, str(tmp_path.name), "prepare.py")
+    assert_refused(refused, str(tmp_path.name), "modist prepare")
 
 
 def assert_refused(process: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -33,6 +33,7 @@ ZERO_MEANS = {
     "seed": "a seed",
     "groups_together": "chosen",
     "flip": "never",
+    "motion_flip": "never",
     "color": "never",
     "color_strength": "no change",
     "gray": "never",

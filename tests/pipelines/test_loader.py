@@ -223,12 +223,13 @@ def test_a_frame_is_read_once_however_many_clips_show_it(store, monkeypatch):
 
 
 def test_consumer_that_stops_early(store):
+    before = set(threading.enumerate())
     loader = ClipLoader(store, CONFIG, batch_size=BATCH, seed=7)
     for batch in loader.iterate(0, 1000):
         if batch.step == 2:
             break
     # The generator has ended with the loop.
-    assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "decode"]
     loader.close()
 
 

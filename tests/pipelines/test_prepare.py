@@ -453,7 +453,7 @@ def test_videos_that_are_no_folder(folder, tmp_path):
 
 
 def test_two_runs_do_not_share_a_store(folder, busy_store):
-    with pytest.raises(DataError, match="another run"):
+    with pytest.raises(DataError, match="another modist prepare"):
         run(folder, busy_store)
 
 

@@ -232,7 +232,7 @@ def test_files_that_are_no_use_are_counted_and_named(tmp_path, caplog):
 
 def test_edges_need_a_store(tmp_path):
     write_video(tmp_path / "v.mp4", 40)
-    with pytest.raises(DataError, match=r"edges is not to be had from raw videos.*launch/prepare\.py"):
+    with pytest.raises(DataError, match=r"edges is not to be had from raw videos.*modist prepare"):
         ClipLoader(RawVideos(tmp_path), replace(CONFIG, motion_input="edges"), batch_size=1, seed=0)
     with pytest.raises(DataError, match=r"--clips\.motion-threshold cannot choose"):
         ClipLoader(RawVideos(tmp_path), replace(CONFIG, motion_threshold=0.1), batch_size=1, seed=0)
