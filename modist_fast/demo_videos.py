@@ -288,11 +288,16 @@ class Scene(Picture):
 
 
 def _make(out: Path, seed: int, index: int) -> bool:
-    cv2.setNumThreads(1)
     path = out / list(MOTIONS)[index % len(MOTIONS)] / f"{index:04d}.mp4"
+    return write_picture(path, lambda: Scene(seed, index))
+
+
+def write_picture(path: Path, make: Callable[[], Picture]) -> bool:
+    """Write a picture's frames as a video, unless it is there; whether it was written."""
+    cv2.setNumThreads(1)
     if path.exists():
         return False
-    scene = Scene(seed, index)
+    scene = make()
     with whole_file(path) as half:
         write_video(half, [scene.draw(number) for number in range(NUM_FRAMES)], FPS, container="mp4")
     return True

@@ -39,7 +39,3 @@ def main() -> None:
     opened = open_backbone(BackboneConfig(backbone=config.weights, inflation=config.inflation))
     what = write_weights(opened.net, opened.card, config.out, config.to)
     print(f"{opened.origin} -> {config.out}: {what}")
-
-
-if __name__ == "__main__":
-    main()

@@ -24,6 +24,8 @@ from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideos
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import join_world
 from modist_fast.host.whole_file import whole_file
+from modist_fast.run.options import check_ranges
+from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 
 log = logging.getLogger("modist")
 _SHOWN = 20
@@ -42,9 +44,9 @@ class PredictConfig:
     FILE.parts beside it keeps the features: a killed call goes on."""
     backbone: str | None = None
     """Where the classifier's backbone is now, if not where it was."""
-    top: int = 5
+    top: int = ranged(5, COUNT)
     """How many classes of each video."""
-    every: float | None = None
+    every: float | None = ranged(None, POSITIVE)
     """One answer for a clip every so many seconds, in place of one for the video."""
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
@@ -54,8 +56,7 @@ class PredictConfig:
 
 def main() -> None:
     config = parse_options(PredictConfig, description=__doc__)
-    if config.top < 1:
-        raise ConfigError(f"--top {config.top}: at least one class.")
+    check_ranges(config)
     if config.out.suffix != ".csv":
         raise ConfigError(f"--out {config.out}: a file that ends in .csv.")
     found = read_classifier(config.classifier)
@@ -117,7 +118,3 @@ def _show(table: FeatureTable, probabilities: np.ndarray, classes: Sequence[str]
         seconds = f"{times[:, 0].min():.1f} to {times[:, 1].max():.1f}"
         shown.add_row(name, seconds, classes[best], f"{row[best]:.0%}")
     Console().print(shown)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,50 +12,44 @@ from modist_fast.ablation.jobs import run_jobs
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.host.whole_file import whole_file
 from modist_fast.reproduce.gates import Gate, GateConfig, gate_of
-from modist_fast.reproduce.rehearsal import jobs_of_stand_ins, lay_out, stand_ins
+from modist_fast.reproduce.rehearsal import job_of_store, lay_out, stand_ins
+from modist_fast.run.options import check_ranges
 
 log = logging.getLogger("modist")
+REHEARSAL = "a rehearsal: minutes on two cores"
 
 
 def main() -> int:
     config = parse_options(GateConfig, description=__doc__)
+    check_ranges(config)
     if config.rehearse:
         config = stand_ins(config)
-    needs_data = config.rehearse and config.gate != "throughput"
-    before = jobs_of_stand_ins(config) if needs_data else []
+    makes_data = config.rehearse and config.gate != "throughput"
+    jobs = [job_of_store(config)] if makes_data else []
+    gate = gate_of(config)
+    print(cost(gate, config), flush=True)
     if config.dry_run:
-        gate = gate_of(config) if not before else None
-        print(cost(gate, config) if gate else "a rehearsal: minutes on two cores")
-        print("\n".join(shlex.join(job.command) for job in [*before, *(gate.jobs if gate else [])]))
+        print("\n".join(shlex.join(job.command) for job in [*jobs, *gate.jobs]))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends as Ctrl-C does: the children are told
-    failed: dict[str, str] = {}
-    for job in before:
-        run_jobs([job], 1, failed)
-    if before and not failed and config.weights is not None and not config.weights.exists():
+    if makes_data:
         lay_out(config)
-    gate = None
-    if not failed:
-        gate = gate_of(config)
-        print(cost(gate, config), flush=True)
-        for job in gate.jobs:
-            if not failed:
-                run_jobs([job], 1, failed)
+    failed: dict[str, str] = {}
+    for job in [*jobs, *gate.jobs]:
+        if not failed:
+            run_jobs([job], 1, failed)
     for name, reason in failed.items():
         log.error("%s: %s", name, reason)
-    if gate is None or failed:
-        return 1
-    return 0 if judge(gate, config) else 1
+    return 1 if failed or not judge(gate, config) else 0
 
 
 def cost(gate: Gate, config: GateConfig) -> str:
     """What the gate will take, as a model, in a paragraph."""
     if config.rehearse:
-        return "a rehearsal: minutes on two cores"
+        return REHEARSAL
     return (
         f"{config.gate}: {gate.gpu_hours / config.processes:.1f} h on {config.processes} GPU(s), "
-        f"{gate.gigabytes:.0f} GB. A model, no measurement: {gate.arithmetic}, at 117 TFLOP/s a GPU, as one H200 gave "
-        "(docs/gpu.md); longer where decoding is the limit."
+        f"{gate.gigabytes:.0f} GB. A model, no measurement: {gate.arithmetic}."
     )
 
 

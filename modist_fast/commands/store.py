@@ -1,16 +1,18 @@
 """What a store holds, whether it is whole, and how to get room back: modist store info|check|compact STORE"""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from modist_fast import __version__
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.errors import ConfigError
+from modist_fast.run.options import check_ranges
+from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos
+from modist_pipelines.ranges import COUNT, SHARE, ranged
 from modist_pipelines.store.reader import VERSION, Store
-from modist_pipelines.store.summary import Summary, rejected
+from modist_pipelines.store.summary import Summary
 from modist_pipelines.store.upkeep import Holes, compact, damage
 
 
@@ -23,25 +25,15 @@ class StoreConfig:
     room that removed and replaced videos left out of its shards; runs go on as before."""
     store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder of the store."""
-    motion_threshold: float = 0.02
+    motion_threshold: float = ranged(0.02, SHARE)
     """γ, for the share of videos and windows that it rejects: a share of the motion maps' full scale."""
-    window: int = 4
-    """Grid frames of a motion window."""
-
-    def check(self) -> None:
-        """
-        Raises:
-            ConfigError: an option out of its range.
-        """
-        if not 0 <= self.motion_threshold <= 1:
-            raise ConfigError(f"--motion-threshold {self.motion_threshold} is a share: give 0 to 1.")
-        if self.window < 1:
-            raise ConfigError(f"--window {self.window}: give 1 or more grid frames.")
+    window: int = ranged(16, COUNT)
+    """Grid frames of a motion window: 16 are the paper's two seconds on a grid of 4."""
 
 
 def main() -> int:
     config = parse_options(StoreConfig, config=(tyro.conf.FlagCreatePairsOff,))
-    config.check()
+    check_ranges(config)
     store = Store.open(config.store)
     if config.action == "info":
         print(_info(store, config))
@@ -59,14 +51,18 @@ def _info(store: Store, config: StoreConfig) -> str:
     holes = Holes.of(store)
     lines = [
         str(Summary.of(store)),
-        f"format {VERSION}, read by modist-fast {version('modist-fast')}; fingerprint {store.fingerprint()}",
+        f"format {VERSION}, read by modist-fast {__version__}; fingerprint {store.fingerprint()}",
         f"{holes.num_bytes / 1e9:.3g} GB of removed or replaced videos: modist store compact frees them",
     ]
     for name in store.meta.motion_inputs:
-        videos, windows = rejected(store, name, config.motion_threshold, config.window)
+        grid = store.grid
+        motion, visual = ClipSpec(config.window, grid), ClipSpec(1, grid)
+        plan = PlanConfig(visual, motion, 1, grid, motion_threshold=config.motion_threshold, motion_input=name)
+        found = eligible_videos(store, plan)
         lines.append(
-            f"γ = {config.motion_threshold:g} ({name}) rejects {windows:.1%} of the windows of {config.window} grid "
-            f"frames, and {videos:.1%} of the videos altogether"
+            f"γ = {config.motion_threshold:g} ({name}) rejects {found.num_rejected / max(1, found.num_windows):.1%} of "
+            f"the windows of {config.window} grid frames, and {1 - len(found.videos) / store.num_videos:.1%} of the "
+            "videos altogether"
         )
     card = ", ".join(f"{name} {value}" for name, value in store.card().items() if not isinstance(value, dict))
     return "\n".join([*lines, card])

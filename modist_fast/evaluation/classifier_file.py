@@ -86,7 +86,8 @@ def read_classifier(folder: Path) -> SavedClassifier:
     path = folder / NAME if folder.is_dir() else folder
     if not path.is_file():
         raise ConfigError(
-            f"--classifier {folder}: no {NAME} there. Pass the --out of modist evaluate linear, finetune or supervised."
+            f"--classifier {folder}: no {NAME} there. Pass the --out of modist evaluate linear (of a backbone that "
+            "is not random), finetune or supervised."
         )
     try:
         with safe_open(path, "pt") as file:

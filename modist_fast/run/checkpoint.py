@@ -56,13 +56,11 @@ def save(out: Path, step: int, state: dict[str, Any], config: RunConfig) -> Path
     """Write the state after `step` steps; `latest` names it only once the file is safe on disk.
 
     Args:
-        state: anything torch.load reads back with weights_only=True.
+        state: anything torch.load reads back with weights_only=True; `refuse_flaw` has seen it.
 
     Raises:
-        ConfigError: the state has numbers that are not finite. Nothing was written.
         SaveError: the disk did not take it. Nothing of it is left, and what was there before is whole.
     """
-    refuse_flaw(out, step, state)
     folder = folder_of(out)
     path = folder / f"step-{step:08d}.pt"
     half = folder / f".{path.name}.half"

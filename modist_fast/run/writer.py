@@ -1,7 +1,7 @@
 """Checkpoints written beside the training: a thread has the snapshot, the step goes on."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Writer:
@@ -11,8 +11,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writing: Future[object] | None = None
 
     def begin(self, write: Callable[[], object]) -> None:
         """Start `write`, after the one before is over.
@@ -21,15 +20,9 @@ class Writer:
             Exception: of the one before; then `write` is not started.
         """
         self.wait()
-
-        def run() -> None:
-            try:
-                write()
-            except BaseException as error:  # whatever it is, the training thread must hear of it
-                self._error = error
-
-        self._thread = threading.Thread(target=run, name="checkpoint")
-        self._thread.start()
+        threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = threads.submit(write)
+        threads.shutdown(wait=False)  # the thread ends with its work
 
     def wait(self) -> None:
         """Until nothing is being written.
@@ -37,9 +30,6 @@ class Writer:
         Raises:
             Exception: of the writing.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()

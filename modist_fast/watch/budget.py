@@ -67,8 +67,8 @@ class RankBudget:
         """
         for part in (phases, background, counters):
             self.values.update(part)
-        self.values.update({"num_steps": 1, "seconds": seconds, "launch": launch, "ready": ready})
-        self.values.update({"core_wait": core_wait})
+        step = {"num_steps": 1, "seconds": seconds, "launch": launch, "ready": ready, "core_wait": core_wait}
+        self.values.update(step)
 
     @property
     def is_due(self) -> bool:

@@ -55,8 +55,10 @@ class CollapseAlarm:
     def _collapse_of(self, name: str) -> str:
         if f"spread_{name}" not in self._rows[0]:
             return ""
-        spread, uniformity, retrieval = (self._mean(f"{kind}_{name}") for kind in ("spread", "uniformity", "retrieval"))
-        if spread > SPREAD or retrieval > TIMES_CHANCE * self._chance:
+        if (spread := self._mean(f"spread_{name}")) > SPREAD:  # the usual case, asked at every step
+            return ""
+        uniformity, retrieval = self._mean(f"uniformity_{name}"), self._mean(f"retrieval_{name}")
+        if retrieval > TIMES_CHANCE * self._chance:
             return ""
         return (
             f"{name} has spread {spread:.3f} (1: even), uniformity {uniformity:.3f}, and retrieval in the batch "

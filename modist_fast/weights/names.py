@@ -45,14 +45,11 @@ class Naming:
         rename: our name of a tensor to theirs.
         stem, first: conv1, and the first convolution of the first block: by both a file is recognized.
         last: the last convolution of that block where it is a bottleneck.
-        mean, std: of R, G, B in [0, 1], to which their nets are used.
         of_pictures: convolutions are 2D.
     """
 
     name: str
     rename: Callable[[str], str]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     of_pictures: bool = False
 
     @property
@@ -127,10 +124,8 @@ def _torchvision_name(name: str) -> str:
     return f"{prefix}.{'conv' if layer == 'conv' else 'bn'}{'abc'.index(letter) + 1}.{rest}"
 
 
-_KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-MODIST = Naming("modist", str, *_KINETICS)
-PYSLOWFAST = Naming("pyslowfast", _pyslowfast_name, *_KINETICS)
-PYTORCHVIDEO = Naming("pytorchvideo", _pytorchvideo_name, *_KINETICS)
-TORCHVISION = Naming("torchvision", _torchvision_name, *_IMAGENET, of_pictures=True)
+MODIST = Naming("modist", str)
+PYSLOWFAST = Naming("pyslowfast", _pyslowfast_name)
+PYTORCHVIDEO = Naming("pytorchvideo", _pytorchvideo_name)
+TORCHVISION = Naming("torchvision", _torchvision_name, of_pictures=True)
 NAMINGS = (MODIST, PYSLOWFAST, PYTORCHVIDEO, TORCHVISION)

@@ -15,6 +15,7 @@ from torch import Tensor
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import Inflation
 from modist_fast.models import Backbone, build_visual
+from modist_fast.models.foreign import MEAN, STD
 from modist_fast.watch.finite import flaw_of
 from modist_fast.weights.inflate import inflate
 from modist_fast.weights.names import NAMINGS, Naming
@@ -79,7 +80,7 @@ def read_weights(path: Path, inflation: Inflation = "mean") -> Weights:
     outside = [name for name in state if not name.startswith(prefix)] if prefix else []
     left_out = Counter(_part(name) for name in outside)
     left_out.update(prefix + _part(name) for name in conversion.unexpected)
-    card = {"arch": arch, "width": width, "mean": 0.45, "std": 0.225, "crop_size": 224, "num_frames": 8, "stride": 8}
+    card = {"arch": arch, "width": width, "mean": MEAN, "std": STD, "crop_size": 224, "num_frames": 8, "stride": 8}
     log.info(
         "%s: %s of width %d, by %s's names%s", path, arch, width, naming.name, f" behind {prefix}" if prefix else ""
     )

@@ -17,21 +17,18 @@ HANG = 1200
 
 def run_script(name: str, *arguments: object, processes: int | None = None) -> subprocess.CompletedProcess[str]:
     """Run launch/NAME as a user does, under torchrun if `processes` says so."""
-    return subprocess.run(
-        script_command(name, *arguments, processes=processes),
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
+    return run_words(script_command(name, *arguments, processes=processes))
 
 
 def run_command(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run `modist NAME` as a user does who has the wheel."""
+    return run_words([sys.executable, "-m", "modist_fast", name, *map(str, arguments)])
+
+
+def run_words(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command line to its end, with one thread a process; what it printed is kept as text."""
     return subprocess.run(
-        [sys.executable, "-m", "modist_fast", name, *map(str, arguments)],
+        words,
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

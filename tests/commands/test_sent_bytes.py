@@ -1,8 +1,6 @@
 """What two real processes send in a real run: counted, read from their sockets, and computed from shapes."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_profiling.scaling.sent_bytes import Sent, by_purpose, minimum_bytes, sent_of
 from modist_profiling.scaling.worker import config_of
-from tests.commands.launching import HANG, REPOSITORY
+from tests.commands.launching import run_words
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +25,8 @@ def sent_by(folder: Path, store: Path, extra: int = 0) -> list[dict[str, Any]]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     small = ["--preset", "demo", "--clips.crop-size", 32, "--batch-size", 16, "--group-size", 4]
     small += ["--objective.bank-size", 64, "--max-steps", STEPS, "--checkpoint.every", 1000]
-    done = subprocess.run(
-        [*launcher, *map(str, [COUNTED, folder / "count.json", extra, *small, "--store", store, "--out", folder])],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
+    counted = map(str, [COUNTED, folder / "count.json", extra, *small, "--store", store, "--out", folder])
+    done = run_words([*launcher, *counted])
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"count.{rank}.json").read_text()) for rank in range(2)]
 

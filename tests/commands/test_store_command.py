@@ -26,7 +26,7 @@ def test_info(store, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "6 videos" in said
     assert "0 files in quarantine" in said
-    assert "rejects 0.0% of the windows of 4 grid frames, and 0.0% of the videos" in said
+    assert "rejects 0.0% of the windows of 16 grid frames, and 0.0% of the videos" in said
     call(monkeypatch, "info", store, "--motion-threshold", "0.2", "--window", "2")
     assert "rejects 100.0% of the windows of 2 grid frames, and 100.0% of the videos" in capsys.readouterr().out
 

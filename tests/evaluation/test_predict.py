@@ -93,6 +93,6 @@ def test_what_cannot_be_asked(demo_store: Path, backbone: Path, tmp_path: Path) 
     for words, said in (
         (("--classifier", tmp_path, "--out", tmp_path / "f.csv"), "no linear.safetensors there"),
         (("--classifier", tmp_path, "--out", tmp_path / "f.txt"), "ends in .csv"),
-        (("--classifier", tmp_path, "--out", tmp_path / "f.csv", "--top", 0), "at least one class"),
+        (("--classifier", tmp_path, "--out", tmp_path / "f.csv", "--top", 0), "--top 0: it must be at least 1"),
     ):
         assert_refused(run_command("predict", demo_store, *words), said)

@@ -87,7 +87,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_read(
     name = {"model": "model.w", "optimizer": "optimizer.state.0.velocity"}[place]
     state = fine | {place: {"model": {"w": broken}, "optimizer": {"state": {0: {"velocity": broken}}}}[place]}
     with pytest.raises(ConfigError) as caught:
-        checkpoint.save(config.out, 10, state, config)
+        checkpoint.refuse_flaw(config.out, 10, state)
     for words in (
         "after step 10",
         f"in 1 of its 2 tensors, the first of them {name}",
@@ -96,10 +96,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_read(
     ):
         assert words in str(caught.value)
     assert checkpoint.latest(config.out) == kept
-    assert not (checkpoint.folder_of(config.out) / "step-00000010.pt").exists()
-    with monkeypatch.context() as patch:  # as an older version wrote it
-        patch.setattr(checkpoint, "flaw_of", lambda state: None)
-        path = checkpoint.save(config.out, 10, state, config)
+    path = checkpoint.save(config.out, 10, state, config)  # as an older version, which did not ask, wrote it
     with pytest.raises(ConfigError, match=rf"step-00000010\.pt has numbers that are not finite.*{name}"):
         checkpoint.load(path, config, CPU)
 

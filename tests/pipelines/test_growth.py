@@ -16,7 +16,6 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.prepare import shards as dealing
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
-from modist_pipelines.store.summary import rejected
 from modist_pipelines.store.upkeep import Holes, compact, damage
 
 pytestmark = pytest.mark.slow
@@ -186,6 +185,17 @@ def test_parts_do_not_take_up_changes(videos, pool):
         run(videos, shard="1/2")
 
 
+def test_videos_that_all_break_leave_the_store_as_it_was(videos):
+    store = run(videos)
+    before = {path: path.read_bytes() for path in store.path.rglob("*.parquet")}
+    for path in videos.glob("*.mp4"):
+        path.write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"none of the files can be used any more.*stays as it was"):
+        run(videos)
+    assert {path: path.read_bytes() for path in store.path.rglob("*.parquet")} == before
+    assert damage(Store.open(store.path)) == []
+
+
 def test_labels_of_a_list_follow_it(videos):
     path = videos / "list.csv"
     path.write_text("video,label\n0.mp4,a\n1.mp4,b\n")
@@ -228,14 +238,3 @@ def test_check_names_every_damaged_video(videos):
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     assert [line.partition(":")[0] for line in damage(Store.open(store.path))] == ["0.mp4", "2.mp4"]
-
-
-@pytest.mark.parametrize("window", [1, 3])
-def test_share_that_gamma_rejects(videos, window):
-    store = run(videos)
-    means = [store.scores(video, "edges") / 10 for video in range(4)]
-    windows = [[values[i : i + window].mean() for i in range(len(values) - window + 1)] for values in means]
-    middle = float(np.median(np.concatenate(windows)))
-    expected = np.mean([max(values) <= middle for values in windows]), np.mean(np.concatenate(windows) <= middle)
-    assert rejected(store, "edges", middle * (1 + 1e-6), window) == pytest.approx(expected)
-    assert rejected(store, "edges", 1.0, window) == (1.0, 1.0)

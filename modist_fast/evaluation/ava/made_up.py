@@ -12,12 +12,18 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from modist_fast.demo_videos import FPS, HEIGHT, MOTIONS, NUM_FRAMES, WIDTH, MovingObject, Picture, claim_folder
+from modist_fast.demo_videos import (
+    HEIGHT,
+    MOTIONS,
+    WIDTH,
+    MovingObject,
+    Picture,
+    claim_folder,
+    write_picture,
+)
 from modist_fast.host.whole_file import whole_file
-from modist_pipelines.video.write import write_video
 
 START_SECOND = 900
 ACTIONS = {3 * number + 1: motion for number, motion in enumerate(MOTIONS)}
@@ -59,14 +65,7 @@ def name_of_video(index: int) -> str:
 
 
 def _make(folder: Path, seed: int, index: int) -> bool:
-    cv2.setNumThreads(1)
-    path = folder / f"{name_of_video(index)}.mp4"
-    if path.exists():
-        return False
-    scene = AvaScene(seed, index)
-    with whole_file(path) as half:
-        write_video(half, [scene.draw(number) for number in range(NUM_FRAMES)], FPS, container="mp4")
-    return True
+    return write_picture(folder / f"{name_of_video(index)}.mp4", lambda: AvaScene(seed, index))
 
 
 def make_ava(out: Path, *, num_videos: int, seed: int, workers: int) -> int:

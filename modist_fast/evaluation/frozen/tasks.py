@@ -82,7 +82,8 @@ def run_linear(config: LinearConfig, world: World, progress: Progress | None = N
                 np.concatenate([video for fold in folds for video in (fold.train, frozen.usable(fold.test))])
             )
             fitted.append(fit_linear(frozen, config, train, videos))
-        _save(frozen, config, fitted[-1])
+        if not frozen.backbone.is_random:  # such a net is not kept, so nothing could be shown to it again
+            _save(frozen, config, fitted[-1])
     shapes = frozen.classify(folds, lambda fit, test: shape_probabilities(labelled, fit, test))
     result = frozen.result("linear") | classification(labelled, odd, folds, probabilities, config.seed)
     videos = np.concatenate([fold.test for fold in folds])
@@ -164,8 +165,7 @@ def _save(frozen: Frozen, config: LinearConfig, fitted: Linear) -> None:
     """OUT/linear.safetensors, for `modist predict`."""
     classes, backbone = frozen.labelled.classes, config.network.backbone
     weight, bias = fitted.on_features(len(classes))
-    path = backbone if frozen.backbone.is_random else str(Path(backbone).absolute())
-    digest = frozen.backbone.digest()
+    path, digest = str(Path(backbone).absolute()), frozen.backbone.digest()
     found = SavedClassifier(weight, bias, classes, fitted.unit, _average(config), path, digest, config.views)
     config.out.mkdir(parents=True, exist_ok=True)
     found.write(config.out)

@@ -434,7 +434,13 @@ def _make_shards(
 
 
 def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore) -> None:
-    """Leave the reasons behind, and nothing that a later run would take for work done."""
+    """Leave the reasons behind, and nothing that a later run would take for work done; a store that is there stays."""
+    if (config.out / META_NAME).is_file():
+        partial.remove()
+        raise DataError(
+            f"VIDEOS {config.videos}: none of the files can be used any more. The store {config.out} stays as it was; "
+            "mend VIDEOS, or remove the store."
+        )
     write_parquet(config.out / QUARANTINE_NAME, quarantine.sort_by("video"))
     partial.remove()
     reasons = Counter(quarantine["reason"].to_pylist())

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from modist_pipelines.source import SCORE_FULL_SCALE
@@ -71,29 +70,3 @@ class Summary:
             named = ", ".join(videos[:_NUM_NAMED]) + (", ..." if len(videos) > _NUM_NAMED else "")
             lines.append(f"  {len(videos)} {reason} ({REASONS[reason]}): {named}")
         return "\n".join(lines)
-
-
-def rejected(store: Store, name: str, threshold: float, window: int) -> tuple[float, float]:
-    """Shares of the videos and of the windows that γ rejects, as the plan of clips does.
-
-    Args:
-        store: whose windows.
-        name: motion input.
-        threshold: γ, a share of full scale: a window is rejected where its mean is not above it.
-        window: grid frames of a window, one after the other.
-
-    Returns:
-        Videos that have no window left, and windows; those of videos that are too short are not counted.
-    """
-    num_windows = num_rejected = num_videos = num_empty = 0
-    for video in range(store.num_videos):
-        scores = store.scores(video, name).astype("float64") / SCORE_FULL_SCALE
-        if len(scores) < window:
-            continue
-        sums = np.concatenate([[0.0], scores.cumsum()])
-        still = (sums[window:] - sums[:-window]) / window <= threshold
-        num_windows += len(still)
-        num_rejected += int(still.sum())
-        num_videos += 1
-        num_empty += bool(still.all())
-    return num_empty / max(1, num_videos), num_rejected / max(1, num_windows)

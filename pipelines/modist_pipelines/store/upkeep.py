@@ -1,6 +1,5 @@
 """Looking after a store: every checksum of it, and the room that removed videos left in its shards."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class Holes:
         return Holes(sum(sizes.values()) - sum(used.values()), tuple(holed), tuple(p for p in sizes if p not in paths))
 
 
-def compact(store: Store, on_shard: Callable[[], None] = lambda: None) -> int:
+def compact(store: Store) -> int:
     """Write the shards that have holes anew, without them, and remove the old ones.
 
     The videos keep their order and the store its fingerprint, so that runs go on. Stopped anywhere, the store is whole:
@@ -54,7 +53,6 @@ def compact(store: Store, on_shard: Callable[[], None] = lambda: None) -> int:
 
     Args:
         store: is closed; open it again.
-        on_shard: called after each shard.
 
     Returns:
         Bytes freed.
@@ -70,7 +68,7 @@ def compact(store: Store, on_shard: Callable[[], None] = lambda: None) -> int:
     before = _num_bytes(store)
     index = pq.read_table(store.path / INDEX_NAME)
     first = 1 + max((int(path.stem) for path in (store.path / "shards").glob("?????.bin")), default=-1)
-    moved = {shard: _move(store, shard, number) for number, shard in enumerate(holes.shards, first) if not on_shard()}
+    moved = {shard: _move(store, shard, number) for number, shard in enumerate(holes.shards, first)}
     if moved:
         store.meta = replace(store.meta, fingerprint=store.fingerprint())
         write_file(store.path / META_NAME, store.meta.to_json().encode())
