@@ -28,6 +28,7 @@ from modist_fast.evaluation.frozen.session import FrozenConfig, Progress
 from modist_fast.evaluation.frozen.tasks import KnnEvaluationConfig, LinearConfig, run_knn, run_linear
 from modist_fast.evaluation.preprocess import Preprocess
 from modist_fast.evaluation.results import write_result
+from modist_fast.host.arithmetic import arithmetic_of
 from modist_fast.host.choices import DeviceOption
 from modist_fast.host.distributed import World, join_world
 from modist_fast.run.options import as_typed
@@ -55,19 +56,22 @@ def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
         DataError: no store, no videos.
     """
     config = as_typed(config)
-    with _visit(config.device, config.collective_timeout) as world:
+    with _visit(config) as world:
         check(config, world.size)
         Trainer(config, world, open_source(config, world.device), _watcher(progress, "step")).run()
     return config.out
 
 
 @contextmanager
-def _visit(device: DeviceOption, timeout: float) -> Iterator[World]:
+def _visit(config: Any) -> Iterator[World]:
     """`join_world`, after which the process is as it was found."""
     benchmark, threads = torch.backends.cudnn.benchmark, cv2.getNumThreads()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(gpus), join_world(device, timeout) as world:
+        with (
+            torch.random.fork_rng(gpus),
+            join_world(config.device, config.collective_timeout, arithmetic_of(config)) as world,
+        ):
             yield world
     finally:
         torch.backends.cudnn.benchmark = benchmark
@@ -181,7 +185,7 @@ def _common(
 
 def _evaluate(config: Any, run: Callable[..., dict[str, Any]], progress: bool | Progress) -> dict[str, Any]:
     assert isinstance(config, FrozenConfig)
-    with _visit(config.device, config.collective_timeout) as world:
+    with _visit(config) as world:
         result = run(config, world, _watcher(progress, "shard"))
         if world.is_main:
             write_result(config.out, result)
@@ -226,7 +230,7 @@ def features(
         device=device,
         **options,
     )
-    with _visit(config.device, config.collective_timeout) as world:
+    with _visit(config) as world:
         return run_features(config, world, _watcher(progress, "shard"))
 
 

@@ -171,6 +171,12 @@ class TrainConfig:
     collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
+    tf32: bool = True
+    """On a GPU, products of float32 numbers may round them to TF32's 10 bits; --no-tf32 has them in full. In bf16 and
+    fp16 little is left that this concerns."""
+    deterministic: bool = False
+    """The same bits every time on a GPU too, at a price in speed: no search for the fastest convolutions, and slower
+    ones among them. A CPU gives them in any case."""
     compile: bool = False
     """torch.compile the nets."""
     graphs: Literal["auto", "off"] = "auto"

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modist_fast.batch_norm import StepStatistics
 from modist_fast.config import OptimConfig
+from modist_fast.host.arithmetic import arithmetic_of
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.torch_names import buffers_stay
@@ -62,7 +63,8 @@ class GroupedStep:
     another; W processes share the groups of a batch, so that any W computes the same function.
 
     Args:
-        config: of either; what is read here are batch_size, group_size, precision and compile.
+        config: of either; what is read here are batch_size, group_size, precision, compile and what
+            `arithmetic_of` reads.
         world: from `join_world`.
         model: goes to the device.
         net: the part of `model` that learns.
@@ -76,8 +78,10 @@ class GroupedStep:
         self.world = world
         self.dtype, reason = resolve_precision(config.precision, world.device)
         if world.is_main:
-            log.info("precision %s", reason)
-        torch.backends.cudnn.benchmark = world.device.type == "cuda"  # shapes are always the same
+            log.info("precision %s; %s", reason, arithmetic_of(config).words(world.device))
+        # Shapes are always the same; but which convolution is found to be the fastest can differ from run to run.
+        searches = world.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+        torch.backends.cudnn.benchmark = searches
         model.to(world.device, memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
         self._num_groups = config.batch_size // (config.group_size * world.size)
         self._groups_of_a_pass = self._choose_groups_of_a_pass()

@@ -6,7 +6,7 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from modist_fast.run.beginning import resume
 from modist_fast.run.whole_state import SaveError, snapshot
 from modist_fast.run.writer import Writer
 from modist_fast.watch.late import LateLines
+from modist_fast.watch.run_log import RunLog
 from modist_fast.watch.spans import annotate
 
 log = logging.getLogger("modist")
@@ -44,7 +45,7 @@ class TrainingLoop(ABC, Generic[Config]):
         self.config, self.world, self.out = config, world, out
         self.steps_done = self._saved_at = 0
         self._stop_requested = False
-        self._writer = Writer()
+        self._writer = Writer("checkpoint")
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]:
@@ -134,6 +135,9 @@ class TrainingLoop(ABC, Generic[Config]):
         self.steps_done = self._saved_at = state["step"]
         self._say(f"resumed after step {self.steps_done} from {path}")
         return state
+
+    def _run_log(self) -> AbstractContextManager[RunLog | None]:
+        return RunLog(self.out, self.steps_done) if self.world.is_main else nullcontext()
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,9 @@ from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.collapse import CollapseAlarm
-from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
+from modist_fast.watch.metrics import Display, Recorder, Watcher
 from modist_fast.watch.profiler import StepProfiler
+from modist_fast.watch.run_log import drop_lines_after
 from modist_fast.watch.spans import annotate
 from modist_pipelines.clips.loader import ClipBatch, ClipLoader
 from modist_pipelines.source import ClipSource
@@ -86,10 +87,10 @@ class Trainer(TrainingLoop[TrainConfig]):
             self.loader.close()
 
     def _loop(self) -> None:
-        run_log = RunLog(self.out, self.steps_done) if self.world.is_main else None
         budget = self._budget()
         profiler = self._profiler()
-        with Display(self.last_step, self.steps_done, self.world.is_main, self._watcher) as display:
+        display = Display(self.last_step, self.steps_done, self.world.is_main, self._watcher)
+        with self._run_log() as run_log, display:
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
                 self.config.batch_size, self.step.spans, run_log, display, budget, self.step.gradients, alarm
@@ -108,8 +109,6 @@ class Trainer(TrainingLoop[TrainConfig]):
             self._take_steps(batches, take, recorder)
             profiler.close()
         self._save()
-        if run_log is not None:
-            run_log.close()
         self._say(describe(budget.close()))
 
     def _profiler(self) -> StepProfiler:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modist_fast.ablation.experiment import Ablation
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 
 # Loss and bank top-1 fall and rise with drift alone, where fresh keys differ from stored ones; retrieval within a batch
 # does not. A cosine of positives that is high where retrieval is at chance means one direction for everything.

@@ -16,7 +16,7 @@ from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
 from modist_fast.errors import ConfigError
 from modist_fast.host.processes import command
 from modist_fast.presets import find_preset
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 
 log = logging.getLogger("modist")
 

@@ -13,7 +13,7 @@ from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.evaluation.statistics import estimate, paired_difference
 from modist_fast.host.environment import environment
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 
 Scores = dict[str, dict[int, np.ndarray]]  # arm, seed: (V,) 1 where a video was classified correctly
 

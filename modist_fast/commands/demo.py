@@ -14,7 +14,7 @@ from rich.console import Console
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 
 console = Console()
 

@@ -25,6 +25,7 @@ from modist_fast.evaluation.frozen.tasks import (
     run_retrieval,
 )
 from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.host.arithmetic import arithmetic_of
 from modist_fast.host.distributed import join_world
 
 log = logging.getLogger("modist")
@@ -69,7 +70,7 @@ def parse(arguments: list[str]) -> Any:
 
 def main() -> None:
     config = parse(sys.argv[1:])
-    with join_world(config.device, config.collective_timeout) as world:
+    with join_world(config.device, config.collective_timeout, arithmetic_of(config)) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         result = _RUNS[type(config)](config, world)

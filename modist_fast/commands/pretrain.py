@@ -78,10 +78,11 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
 
 def main() -> None:
     config = parse(sys.argv[1:])
+    from modist_fast.host.arithmetic import arithmetic_of
     from modist_fast.host.distributed import join_world
     from modist_fast.trainer import Trainer
 
-    with join_world(config.device, config.collective_timeout) as world:
+    with join_world(config.device, config.collective_timeout, arithmetic_of(config)) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
+from modist_fast.host.arithmetic import Arithmetic, computing
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.torch_names import all_gather_single
 from modist_fast.host.unusable import unusable_gpus
@@ -43,12 +44,15 @@ class World:
 
 
 @contextmanager
-def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Iterator[World]:
+def join_world(
+    device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT, arithmetic: Arithmetic | None = None
+) -> Iterator[World]:
     """Join the process group that torchrun describes, or a world of one, and leave it at the end.
 
     Args:
         timeout: seconds that a rank waits for the others in one collective. On nccl torch's own watchdog ends the
             process then, and names the collective; no Python code learns of it.
+        arithmetic: how the device computes until then; None: float32 products in full, as for what trains nothing.
 
     Raises:
         ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
@@ -74,7 +78,7 @@ def join_world(device: DeviceOption, timeout: float = COLLECTIVE_TIMEOUT) -> Ite
     if timeout < 1:
         raise ConfigError(f"--collective-timeout {timeout:g}: at least 1 second.")
     try:
-        with _group(device, timedelta(seconds=timeout)) as world:
+        with _group(device, timedelta(seconds=timeout)) as world, computing(arithmetic or Arithmetic(tf32=False)):
             yield world
     except RuntimeError as error:
         if not _TIMED_OUT.search(str(error)):

@@ -16,6 +16,8 @@ _FREE = (
     "device",
     "collective_timeout",
     "precision",
+    "tf32",
+    "deterministic",
     "compile",
     "graphs",
     "groups_together",

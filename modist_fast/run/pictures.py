@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modist_fast.config import TrainConfig
 from modist_fast.objective import TERMS
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.motion_inputs import MotionInput, find_motion_input
 from modist_pipelines.source import ClipSource

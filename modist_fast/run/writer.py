@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: a thread has the snapshot, the step goes on."""
+"""Files written beside the training: a thread has what is to be written, the step goes on."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +10,14 @@ class Writer:
     The thread is no daemon: a process that ends in an error still finishes the file it was at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._writing: Future[object] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether `begin` would not have to wait."""
+        return self._writing is None or self._writing.done()
 
     def begin(self, write: Callable[[], object]) -> None:
         """Start `write`, after the one before is over.
@@ -20,7 +26,7 @@ class Writer:
             Exception: of the one before; then `write` is not started.
         """
         self.wait()
-        threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        threads = ThreadPoolExecutor(1, thread_name_prefix=self._name)
         self._writing = threads.submit(write)
         threads.shutdown(wait=False)  # the thread ends with its work
 

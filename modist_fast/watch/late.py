@@ -10,6 +10,7 @@ from modist_fast.errors import DivergedError
 from modist_fast.host.read_later import ReadLater
 from modist_fast.watch.finite import REMEDY
 from modist_fast.watch.gradients import GradientCheck, is_skipped, take_fault
+from modist_fast.watch.run_log import RunLog
 
 LEAST_SCALE = 2.0**-10
 """Of fp16's loss. Every step that overflows halves it from 65536; that is 26 of them with next to none between."""
@@ -22,18 +23,33 @@ class LateLines(ABC, Generic[Launched]):
     The ranks' figures meet in one small message, so every rank learns the same: whether the loss is still finite, and
     whether any rank was told to stop.
 
+    Args:
+        check: names the tensor whose gradient is not finite.
+        run_log: takes the lines, on rank 0.
+
     Attributes:
         stop_agreed: whether a rank was, as far as lines are written.
     """
 
     whose = ""  # loss, in the error: follows the step
 
-    def __init__(self, check: GradientCheck | None = None) -> None:
+    def __init__(self, check: GradientCheck | None = None, run_log: RunLog | None = None) -> None:
         self.stop_agreed = False
-        self._check = check
+        self._check, self._log = check, run_log
         self._pending: tuple[Launched, list[str], ReadLater] | None = None
 
     def flush(self) -> None:
+        """Write the line that is due, and have all lines on the disk; waits until the device has computed it.
+
+        Raises:
+            DivergedError: see `_write_due`.
+            OSError: a line could not be written.
+        """
+        self._write_due()
+        if self._log is not None:
+            self._log.flush()
+
+    def _write_due(self) -> None:
         """Write the line that is due; waits until the device has computed it.
 
         Raises:
@@ -74,7 +90,7 @@ class LateLines(ABC, Generic[Launched]):
             names, figures: (n,) of all ranks together, on the device; "stop" is above 0 where one was told to stop.
         """
         pending = launched, names, ReadLater(figures)  # on its way before a line is waited for
-        self.flush()
+        self._write_due()
         self._pending = pending
 
     @abstractmethod

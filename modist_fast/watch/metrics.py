@@ -1,12 +1,10 @@
-"""The record of a run: a JSON line a step, TensorBoard curves, and a display for whoever watches."""
+"""The lines of pre-training, a step each, and a display for whoever watches."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,57 +12,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.host.core_wait import seconds_without_core
 from modist_fast.host.distributed import mean_over_ranks
-from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
 from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.late import LateLines
+from modist_fast.watch.run_log import RunLog
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
-
-
-class RunLog:
-    """Writes RUN/metrics.jsonl and RUN/tensorboard; lines past `start_step` of an earlier attempt are dropped."""
-
-    def __init__(self, out: Path, start_step: int) -> None:
-        path = out / "metrics.jsonl"
-        drop_lines_after(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append the figures of one step (`row["step"]`: steps done, counted from 1)."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if isinstance(value, float) and math.isfinite(value):
-                self._board.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Forget the steps that a resumed run takes again, and a last line that a kill cut short."""
-    if not path.exists():
-        return
-    kept = [row for row in read_metrics(path) if row["step"] <= step]
-    with whole_file(path) as half:
-        half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl or budget.jsonl; a last one without its newline is one that a kill cut short."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
 
 
 Watcher = Callable[[int, int, Mapping[str, Any]], None]
@@ -153,9 +113,9 @@ class Recorder(LateLines[_Launched]):
         check: GradientCheck | None = None,
         alarm: CollapseAlarm | None = None,
     ) -> None:
-        super().__init__(check)
+        super().__init__(check, run_log)
         self._alarm = alarm
-        self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
+        self._batch_size, self._spans, self._display = batch_size, spans, display
         self._budget = budget
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         self._core_clock = seconds_without_core()
@@ -202,9 +162,9 @@ class Recorder(LateLines[_Launched]):
         launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget)
         self._follow(launched, list(mine), mean)
 
-    def flush(self) -> None:
+    def _write_due(self) -> None:
         with self._spans("log", launches=False):  # a host that is ahead of a GPU waits here until it has caught up
-            super().flush()
+            super()._write_due()
 
     def _row(self, launched: _Launched, found: dict[str, float]) -> dict[str, Any]:
         return launched.row | found

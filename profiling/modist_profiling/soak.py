@@ -26,7 +26,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
 from modist_fast.run.files import traces
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 
 
 @dataclass

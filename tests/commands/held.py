@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modist_fast.watch.metrics import RunLog
+from modist_fast.watch.run_log import RunLog
 
 
 def held_file(run: Path) -> Path:

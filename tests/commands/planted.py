@@ -112,7 +112,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "momentum": lambda: _slow(MoDist, "update_momentum", 16),
     # Far more than two ranks can differ that share their cores with others.
     "all_reduce": lambda: _slow_network(50),
-    "log": lambda: _slow(metrics.RunLog, "write", 16),
+    "log": lambda: _slow(run_log.RunLog, "write", 16),
     "checkpoint": lambda: _slow(checkpoint, "save", 16),
     # Two calls and some fifteen times the step: however well it computes, it stays near a twentieth of the peak.
     "calls": lambda: _slow(Pathways, "forward", 40),

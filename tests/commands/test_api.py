@@ -79,6 +79,8 @@ def state() -> tuple[object, ...]:
     return (
         torch.get_rng_state().tolist(),
         torch.backends.cudnn.benchmark,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
         torch.get_num_threads(),
         cv2.getNumThreads(),
         [*logging.getLogger().handlers, *logging.getLogger("modist").handlers],

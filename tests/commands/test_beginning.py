@@ -19,7 +19,7 @@ from modist_fast.host.distributed import join_world
 from modist_fast.presets import PRESETS
 from modist_fast.run.files import traces
 from modist_fast.trainer import Trainer
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.errors import DataError
 from tests.commands.launching import newest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
 from tests.commands.launching import newest, run_script
 from tests.commands.test_pretrain import options

@@ -17,7 +17,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.gradcam.paired import PairedClips
 from modist_fast.run import checkpoint
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.errors import DataError
 from modist_pipelines.motion_inputs import MOTION_INPUTS
 from modist_pipelines.prepare.run import PrepareConfig, prepare

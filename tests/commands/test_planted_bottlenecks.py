@@ -11,7 +11,7 @@ import pytest
 
 from modist_fast.host.core_wait import seconds_without_core
 from modist_fast.watch.budget import PHASES
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import HANG, REPOSITORY
 
 pytestmark = pytest.mark.slow

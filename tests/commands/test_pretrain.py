@@ -14,7 +14,7 @@ import torch
 
 from modist_fast import load_backbone
 from modist_fast.watch.budget import PHASES
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import HANG, REPOSITORY, newest, run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.slow

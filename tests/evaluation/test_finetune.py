@@ -30,7 +30,7 @@ from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supe
 from modist_fast.evaluation.results import write_result
 from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
 from tests.commands.launching import newest, run_script, script_command, start_and_signal
 from tests.method.striped_store import make_striped_store

@@ -265,7 +265,7 @@ def test_an_error_of_the_writing_thread_is_raised_by_the_next_call() -> None:
     def fail() -> None:
         raise SaveError("full")
 
-    writer = Writer()
+    writer = Writer("checkpoint")
     writer.begin(fail)
     with pytest.raises(SaveError, match="full"):
         writer.begin(lambda: None)

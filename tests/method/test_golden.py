@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import run_script
 
 pytestmark = pytest.mark.slow

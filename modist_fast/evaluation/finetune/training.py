@@ -25,7 +25,7 @@ from modist_fast.loop import TrainingLoop
 from modist_fast.run import checkpoint
 from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.late import LateLines
-from modist_fast.watch.metrics import RunLog
+from modist_fast.watch.run_log import RunLog
 
 log = logging.getLogger("modist")
 _LINE_SECONDS = 15.0
@@ -117,9 +117,9 @@ class _Lines(LateLines[dict[str, Any]]):
     def __init__(
         self, batch_size: int, last_step: int, run_log: RunLog | None, check: GradientCheck, has_top1: bool = True
     ) -> None:
-        super().__init__(check)
+        super().__init__(check, run_log)
         self._has_top1 = has_top1
-        self._batch_size, self._last_step, self._run_log = batch_size, last_step, run_log
+        self._batch_size, self._last_step = batch_size, last_step
         self._clock, self._said = time.perf_counter(), 0.0
 
     def push(self, row: dict[str, Any], figures: Tensor, checked: dict[str, Tensor], stop: bool) -> None:
@@ -142,9 +142,9 @@ class _Lines(LateLines[dict[str, Any]]):
         }
 
     def _write(self, row: dict[str, Any], launched: dict[str, Any]) -> None:
-        if self._run_log is None:  # not rank 0
+        if self._log is None:  # not rank 0
             return
-        self._run_log.write(row)
+        self._log.write(row)
         now = time.monotonic()
         if now - self._said >= _LINE_SECONDS or row["step"] == self._last_step:
             self._said = now
@@ -204,16 +204,10 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
             ("fingerprint", self._fingerprint),
             "videos, labels or parts of them, or from another backbone. Use those it began with",
         )
-        run_log = None
         if self.world.is_main:
             self._write_json("config.json", checkpoint.plain_config(self.config))
-            run_log = RunLog(self.out, self.steps_done)
-        try:
-            with self._stopped_by_sigterm():
-                self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self.step.gradients, self._has_top1))
-        finally:
-            if run_log is not None:
-                run_log.close()
+        with self._run_log() as run_log, self._stopped_by_sigterm():
+            self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self.step.gradients, self._has_top1))
         if not self._is_over():
             return None
         self._finish_statistics()

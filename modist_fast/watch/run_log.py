@@ -1,0 +1,89 @@
+"""The record of a run: a JSON line a step and TensorBoard curves."""
+
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from modist_fast.host.whole_file import whole_file
+from modist_fast.run.writer import Writer
+
+_WRITE_SECONDS = 1.0  # lines are read by people, who do not mind
+
+
+class RunLog:
+    """Writes RUN/metrics.jsonl and RUN/tensorboard; lines past `start_step` of an earlier attempt are dropped.
+
+    A thread writes, what there is at a time, about once a second: a step pays for no file. Leaving the context writes
+    the rest.
+    """
+
+    def __init__(self, out: Path, start_step: int) -> None:
+        path = out / "metrics.jsonl"
+        drop_lines_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
+        self._rows: list[dict[str, Any]] = []
+        self._writer = Writer("run-log")
+        self._begun = -math.inf
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Take in the figures of one step (`row["step"]`: steps done, counted from 1).
+
+        Raises:
+            OSError: those of an earlier step could not be written.
+        """
+        self._rows.append(row)
+        if time.monotonic() - self._begun >= _WRITE_SECONDS and self._writer.is_free:
+            self._begin()
+
+    def flush(self) -> None:
+        """Write what was taken in, before a checkpoint says that these steps were done.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._rows:
+            self._begin()
+        self._writer.wait()
+
+    def _begin(self) -> None:
+        rows, self._rows, self._begun = self._rows, [], time.monotonic()
+        self._writer.begin(lambda: self._append(rows))
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._file.flush()
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._board.add_scalar(name, value, row["step"])
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+            self._board.close()
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Forget the steps that a resumed run takes again, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    with whole_file(path) as half:
+        half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl or budget.jsonl; a last one without its newline is one that a kill cut short."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
