@@ -21,7 +21,7 @@ from torch import Tensor
 from modist_fast import step
 from modist_fast.pathways import MoDist, Pathways
 from modist_fast.run import checkpoint
-from modist_fast.watch import metrics
+from modist_fast.watch import metrics, run_log
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips import backends as decoders
 from modist_pipelines.clips import reading as clip_reads
