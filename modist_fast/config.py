@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
-from modist_pipelines.clips.graph import HW_DECODER_LOAD
+from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
 from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, ranged
@@ -119,8 +119,11 @@ class LoaderConfig:
     read_patience: float = ranged(60.0, POSITIVE)
     """Seconds after which a read that has not come back is begun again beside the first."""
     hw_decoder_load: float = ranged(HW_DECODER_LOAD, SHARE)
-    """Share of the JPEGs that a GPU's JPEG engines decode; host threads and the GPU's cores decode the rest. The
+    """Share of a GPU's JPEGs that its JPEG engines decode; host threads and the GPU's cores decode the rest. The
     default is DALI's. On an H200, 0.65 and 1 decoded as many a second, and 0 half of that (docs/gpu.md)."""
+    motion_decoding: MotionDecoding = "auto"
+    """Who decodes the motion maps where a GPU makes the clips: the GPU, or the host's threads beside it. They are two
+    thirds of a sample's JPEGs. auto: the host where a process has 8 threads or more (docs/throughput-model.md)."""
 
 
 @dataclass(frozen=True)

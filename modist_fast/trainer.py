@@ -63,6 +63,7 @@ class Trainer(TrainingLoop[TrainConfig]):
             read_patience=config.loader.read_patience,
             subset=config.clips.subset,
             hw_decoder_load=config.loader.hw_decoder_load,
+            motion_decoding=config.loader.motion_decoding,
             annotate=annotate,
         )
         self._say(self.loader.describe())

@@ -4,7 +4,12 @@ import os
 
 import torch
 
+from modist_pipelines.clips.graph import MotionDecoding
+
 _MAX_PREFETCH = 4
+# A core decodes some 3400 motion maps of 256 x 341 a second, so eight do 850 samples of 32; a GPU that decodes
+# these too has 24 000 JPEGs a second for 48 of a sample, 500 (docs/throughput-model.md, docs/gpu.md).
+_THREADS_FOR_MOTION = 8
 # Batches ready ahead may take this share of the memory that is free when the run begins.
 _MEMORY_SHARE = 0.1
 
@@ -13,6 +18,11 @@ def default_threads() -> int:
     """This process's share of the cores of its machine, and no more than it may run on."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(len(os.sched_getaffinity(0)), (os.cpu_count() or 1) // processes))
+
+
+def decodes_motion_on_host(asked: MotionDecoding, num_threads: int) -> bool:
+    """Whether a GPU leaves the motion maps' JPEGs to the host: as asked, or where it has the threads for it."""
+    return asked == "host" or (asked == "auto" and num_threads >= _THREADS_FOR_MOTION)
 
 
 def default_prefetch(batch_bytes: int, device: torch.device) -> int:

@@ -81,6 +81,7 @@ def run_graph(
     options: Augmentation | None = None,
     device_id: int | None = None,
     pixels: Literal["jpeg", "rgb"] = "jpeg",
+    decode_on_host: bool = False,
 ) -> np.ndarray:
     """(clips, T, crop_size, crop_size, C) float32 of one run, on the CPU or on CUDA device `device_id`."""
     pipeline = clip_graph(
@@ -91,6 +92,7 @@ def run_graph(
         num_threads=1,
         device_id=device_id,
         pixels=pixels,
+        decode_on_host=decode_on_host,
     )
     pipeline.build()
     inputs = graph_inputs(kind, plans, options or Augmentation(), pixels)  # kept: a CPU graph reads them in place

@@ -17,9 +17,10 @@ from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
 KINDS: tuple[Kind, ...] = ("visual", "motion")
 
 
-def operators(kind: Kind, device: Any) -> list[tuple[str, str, str]]:
+def operators(kind: Kind, device: Any, **options: Any) -> list[tuple[str, str, str]]:
     """(schema, instance, device) of each operator, in order; the graph has been serialized."""
-    pipeline: Any = clip_graph(kind, crop_size=32, device=device, batch_size=4, num_threads=1, device_id=None)
+    sizes: Any = {"crop_size": 32, "batch_size": 4, "num_threads": 1, "device_id": None}
+    pipeline: Any = clip_graph(kind, device=device, **sizes, **options)
     assert len(pipeline.serialize()) > 1000
     return [(node._op.schema.Name(), node.name, node._op.device) for node in pipeline._ops]
 
@@ -37,6 +38,19 @@ def test_gpu_graph_is_the_cpu_graph(kind):
             assert on_gpu == "cpu"
         else:
             assert on_gpu == ("mixed" if schema == "decoders__ImageSlice" else "gpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_the_host_decodes_the_gpu_does_the_rest(kind):
+    """The decoder is the CPU graph's own, to its last argument; what follows is the GPU graph's."""
+    mixed, host = operators(kind, "gpu"), operators(kind, "gpu", decode_on_host=True)
+    assert [op[:2] for op in mixed] == [op[:2] for op in host]
+    for (schema, _, before), (_, _, where) in zip(mixed, host, strict=True):
+        assert where == ("cpu" if schema == "decoders__ImageSlice" else before)
+    sizes: Any = {"crop_size": 32, "batch_size": 4, "num_threads": 1, "device_id": None}
+    told = clip_graph(kind, device="gpu", decode_on_host=True, **sizes).serialize()
+    assert b"hw_decoder_load\x12" not in told
+    assert b"jpeg_fancy_upsampling\x12" not in told
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +100,9 @@ def test_gpu_computes_what_the_cpu_does(kind):
     else:
         jpegs = [jpeg(texture(72, 100, seed).astype(np.uint8)) for seed in range(24)]
     cpu, gpu = (run_graph(kind, jpegs, plans, crop_size=48, device_id=device) for device in (None, 0))
+    mixed = run_graph(kind, jpegs, plans, crop_size=48, device_id=0, decode_on_host=True)
     # nvJPEG's inverse DCT and chroma interpolation differ from libjpeg's by a few of 255 levels.
     level = 1 / 255 / (config.augmentation.std if kind == "visual" else 1)
     assert abs(gpu - cpu).mean() < level
     assert abs(gpu - cpu).max() < 12 * level
+    assert abs(mixed - cpu).max() < level  # decoded by the same library

@@ -47,9 +47,9 @@ def cuda(monkeypatch) -> FakeCuda:
     return fake
 
 
-def train(source: ClipSource, config: PlanConfig = CONFIG, device: str = "cuda:0") -> list[float]:
+def train(source: ClipSource, config: PlanConfig = CONFIG, device: str = "cuda:0", **options: Any) -> list[float]:
     """Steps that read their clips on the default stream and forget them; what they saw."""
-    clips = ClipLoader(source, config, batch_size=4, seed=7, device=device, num_threads=2, prefetch=2)
+    clips = ClipLoader(source, config, batch_size=4, seed=7, device=device, num_threads=2, prefetch=2, **options)
     seen = []
     for batch in clips.iterate(0, NUM_STEPS):
         for clip in batch.clips():
@@ -96,8 +96,10 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def test_clips_outlive_the_work_on_them(cuda, store):
-    seen = train(store)
+@pytest.mark.parametrize("motion_decoding", ["gpu", "host"])
+def test_clips_outlive_the_work_on_them(cuda, store, motion_decoding):
+    """On the host motion maps are decoded by a thread of their own, beside the one that runs the visual graph."""
+    seen = train(store, motion_decoding=motion_decoding)
     assert seen == pytest.approx(on_cpu(store, CONFIG), abs=0.05)
     assert cuda.timeline.faults() == []
     released = [block.owner for block in cuda.timeline.blocks if block.released is not None]
@@ -151,14 +153,26 @@ def test_the_loader_says_what_the_jpeg_engines_get(cuda, store, videos, monkeypa
         decoders, "clip_graph", lambda *args, **options: asked.append(options) or graph(*args, **options)
     )
 
-    def told(source: ClipSource, config: PlanConfig, device: str) -> str:
+    def told(source: ClipSource, config: PlanConfig, device: str, **options: Any) -> str:
         sizes: Any = {"batch_size": 4, "num_threads": 1, "prefetch": 1}
-        loader = ClipLoader(source, config, seed=7, device=device, hw_decoder_load=0.4, **sizes)
+        loader = ClipLoader(source, config, seed=7, device=device, hw_decoder_load=0.4, **sizes | options)
         loader.close()
         return loader.describe()
 
-    assert told(store, CONFIG, "cuda:0").endswith("on cuda:0, 40 % of the JPEGs on its JPEG engines")
-    assert [options["hw_decoder_load"] for options in asked] == [0.4, 0.4]
+    assert told(store, CONFIG, "cuda:0").endswith(
+        "on cuda:0; of the 10 JPEGs of a sample the GPU decodes 10, 40 % of them on its JPEG engines, and the host 0"
+    )
+    assert [(options["hw_decoder_load"], options["decode_on_host"]) for options in asked] == [(0.4, False)] * 2
+    for options, on_gpu in (
+        ({"motion_decoding": "host"}, 4),
+        ({"num_threads": 8}, 4),
+        ({"num_threads": 7}, 10),
+        ({"num_threads": 8, "motion_decoding": "gpu"}, 10),
+    ):
+        asked.clear()
+        assert f"the GPU decodes {on_gpu}, " in told(store, CONFIG, "cuda:0", **options)
+        assert [each["decode_on_host"] for each in asked] == [False, on_gpu == 4]
+    assert "the GPU decodes 4, " in told(store, RGB_ALONE, "cuda:0", motion_decoding="host")
     assert told(store, CONFIG, "cpu").endswith("on cpu")
     assert told(RawVideos(videos), RGB_ALONE, "cuda:0").endswith("on cuda:0")
 

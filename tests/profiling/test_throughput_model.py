@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "throughput-model.md"
 DEVICE = Device("toy", 100.0, 1000.0, 10.0, 100.0, 1000.0, 500.0)
 WORK = Workload("toy", 100, 1920 * 1080 / 10, 1e4, 2e11)
-ASSUMED = Assumptions(0.5, 0.8, 0.6, 250.0, 0.5, 20.0, 10.0, 5.0, 20.0, 4)
+ASSUMED = Assumptions(0.5, 0.8, 0.6, 250.0, 4, 1000.0, 0.5, 20.0, 10.0, 5.0, 20.0, 4)
 
 
 def test_a_row_by_hand():
@@ -47,6 +47,11 @@ def test_a_row_by_hand():
     assert alone["decoders"] == pytest.approx(500 * 10 * 0.8 / 48)
     best = stage_rates(DEVICE, WORK, "store", replace(ASSUMED, hw_decoder_load=500 / 750))
     assert best["decoders"] == pytest.approx(750 * 10 * 0.8 / 48)
+    cores = replace(ASSUMED, host_cores=8)
+    helped = stage_rates(DEVICE, WORK, "store", cores)
+    assert helped["decoders"] == pytest.approx(3 * store["decoders"]), "16 of 48 JPEGs are left to the GPU"
+    assert helped["host's decoders"] == pytest.approx(8 * 1000 * 256 * 341 / (192 * 1080) / 32)
+    assert stage_rates(DEVICE, WORK, "raw", cores) == raw, "raw videos hold no motion maps"
     assert raw == stage_rates(DEVICE, WORK, "raw", replace(ASSUMED, hw_decoder_load=1.0))
 
 
@@ -100,4 +105,4 @@ def test_the_page_shows_what_the_command_prints():
     assert text in page, "run profiling/model_throughput.py and put its tables into docs/throughput-model.md"
     changed, _ = tables("modist-r50", replace(Assumptions(), small_frame_share=0.25), SIZES)
     row = next(line for line in changed.splitlines() if line.startswith("| H100 SXM | store at 256"))
-    assert "| decoders | 565 |" in row  # as the page says
+    assert "| 1,695 | 1,486 |" in row  # as the page says

@@ -1,7 +1,7 @@
 """The two backends: one DALI graph on a GPU; on a CPU, DALI decodes the crops and OpenCV does the rest."""
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ def build_decoders(
     num_threads: int,
     device: torch.device,
     hw_decoder_load: float = HW_DECODER_LOAD,
+    host_kinds: Collection[Kind] = (),
 ) -> dict[Kind, ClipDecoder]:
     """The decoder of each kind for a device.
 
@@ -31,12 +32,13 @@ def build_decoders(
         num_clips: most clips of a kind at a time.
         num_threads: threads of the host.
         hw_decoder_load: of a GPU: see `clip_graph`.
+        host_kinds: of a GPU: those whose JPEGs the host's threads decode.
     """
     options: dict[str, Any] = {"num_clips": num_clips, "num_threads": num_threads}
-    if device.type == "cuda":
-        options |= {"device": device, "hw_decoder_load": hw_decoder_load}
-    backend = GpuDecoder if device.type == "cuda" else CpuDecoder
-    return {kind: backend(kind, config, pixels, **options) for kind in kinds}
+    if device.type != "cuda":
+        return {kind: CpuDecoder(kind, config, pixels, **options) for kind in kinds}
+    options |= {"device": device, "hw_decoder_load": hw_decoder_load}
+    return {kind: GpuDecoder(kind, config, pixels, decode_on_host=kind in host_kinds, **options) for kind in kinds}
 
 
 class GpuDecoder(ClipDecoder):
@@ -52,6 +54,7 @@ class GpuDecoder(ClipDecoder):
         num_threads: int,
         device: torch.device,
         hw_decoder_load: float = HW_DECODER_LOAD,
+        decode_on_host: bool = False,
     ) -> None:
         super().__init__(kind, config, pixels)
         self._device = device = numbered(device)
@@ -66,6 +69,7 @@ class GpuDecoder(ClipDecoder):
             device_id=device.index,
             pixels=pixels,
             hw_decoder_load=hw_decoder_load,
+            decode_on_host=decode_on_host,
         )
         self.graph.build()
 

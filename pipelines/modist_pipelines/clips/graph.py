@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
 
 Kind = Literal["visual", "motion"]
+MotionDecoding = Literal["auto", "gpu", "host"]
+"""Whose work the JPEGs of motion maps are where a GPU makes the clips; auto: `resources.decodes_motion_on_host`."""
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's rgb_to_grayscale
 HW_DECODER_LOAD = 0.65  # DALI's own default
 _BLUR_REACH = 3.0  # standard deviations on either side: 99.7 % of the Gaussian
@@ -37,6 +39,7 @@ def clip_graph(
     device_id: int | None,
     pixels: Literal["jpeg", "rgb"] = "jpeg",
     hw_decoder_load: float = HW_DECODER_LOAD,
+    decode_on_host: bool = False,
     crop_width: int | None = None,
 ) -> "Pipeline":
     """The graph for one kind of clip.
@@ -44,11 +47,12 @@ def clip_graph(
     Args:
         kind: "visual" decodes RGB, "motion" one-channel maps.
         crop_size: pixels of the square output.
-        device: where everything after entropy decoding runs.
+        device: where frames are resized, blurred and mapped, and decoded too unless `decode_on_host`.
         batch_size: frames a run.
         device_id: CUDA device; None for CPU, or to construct a GPU graph without running it.
         pixels: what comes in as "frame": JPEGs, or decoded (H, W, C) frames that lie on the device.
         hw_decoder_load: share of the JPEGs, in [0, 1], that a GPU's JPEG engines decode; a CPU has none.
+        decode_on_host: of a GPU's graph: the host's threads decode the JPEGs, as a CPU's graph does.
         crop_width: pixels of the width where the output is no square.
 
     Returns:
@@ -73,7 +77,10 @@ def clip_graph(
     )
     def graph() -> Any:
         if pixels == "jpeg":
-            frames = _decode_crop(fn, types, source, kind, _on_gpu(hw_decoder_load) if device == "gpu" else _ON_CPU)
+            on_host = device == "cpu" or decode_on_host
+            frames = _decode_crop(fn, types, source, kind, _ON_CPU if on_host else _on_gpu(hw_decoder_load))
+            if device == "gpu" and on_host:
+                frames = frames.gpu()
         else:
             frames = fn.external_source(
                 name="frame", dtype=types.UINT8, ndim=3, layout="HWC", device=device, no_copy=device == "cpu"

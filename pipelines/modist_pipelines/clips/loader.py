@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.clips.backends import build_decoders
-from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind
+from modist_pipelines.clips.decoder import DecodedClips
+from modist_pipelines.clips.graph import HW_DECODER_LOAD, Kind, MotionDecoding
 from modist_pipelines.clips.handover import numbered, receive, work_on
 from modist_pipelines.clips.patience import Job, ReadThreads
 from modist_pipelines.clips.reading import PlannedClip, VideoClips, read_clips
 from modist_pipelines.errors import DataError
 from modist_pipelines.plan import PlanConfig, deal_keys, eligible_videos, subset_of, video_order
-from modist_pipelines.resources import default_prefetch, default_threads
+from modist_pipelines.resources import decodes_motion_on_host, default_prefetch, default_threads
 from modist_pipelines.source import ClipSource
 
 log = logging.getLogger("modist")
@@ -86,7 +88,8 @@ class ClipLoader:
         prefetch: steps made ready ahead; 0 takes what the free memory allows, up to 4.
         read_patience: seconds after which a read that has not come back is begun again beside the first.
         subset: train on that many videos, drawn by the seed.
-        hw_decoder_load: share of the JPEGs that a GPU's JPEG engines decode.
+        hw_decoder_load: share of a GPU's JPEGs that its JPEG engines decode.
+        motion_decoding: whose work the JPEGs of motion maps are where clips are made on a GPU.
         annotate: shows waits and background work to profilers: a context manager of a name.
 
     Attributes:
@@ -113,6 +116,7 @@ class ClipLoader:
         read_patience: float = 60.0,
         subset: int | None = None,
         hw_decoder_load: float = HW_DECODER_LOAD,
+        motion_decoding: MotionDecoding = "auto",
         annotate: Callable[[str], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         assert batch_size % world_size == 0
@@ -127,16 +131,26 @@ class ClipLoader:
         self.steps_per_epoch = len(self._videos) // batch_size
         self._named_damaged: set[int] = set()
         self._damaged_in_a_row = 0
+        kinds: list[Kind] = ["visual"] if plan.motion_input is None else ["visual", "motion"]
+        from_jpegs = self._device.type == "cuda" and source.pixels == "jpeg"
+        on_host = from_jpegs and decodes_motion_on_host(motion_decoding, self._num_threads)
+        self._host_kinds: list[Kind] = ["motion"] if on_host and plan.motion_input is not None else []
         self._decoders = build_decoders(
-            ["visual"] if plan.motion_input is None else ["visual", "motion"],
+            kinds,
             plan,
             source.pixels,
             num_clips=2 * self._num_local,
             num_threads=self._num_threads,
             device=self._device,
             hw_decoder_load=hw_decoder_load,
+            host_kinds=self._host_kinds,
         )
         self._hw_decoder_load = hw_decoder_load
+        self._sample_jpegs = {kind: 2 * each.num_frames * each.num_parts for kind, each in self._decoders.items()}
+        # Side by side where one kind is the host's work and the other the GPU's; else each has all that there is.
+        self._kind_threads = ThreadPoolExecutor(
+            1 + len(self._host_kinds), thread_name_prefix="decode", initializer=self._enter_thread
+        )
         self._readers = ReadThreads(self._num_threads, read_patience, str(source.path), self._enter_thread)
         self._running: Producer[_Reads, ClipBatch] | None = None
 
@@ -179,13 +193,22 @@ class ClipLoader:
             f"{100 * self.rejected_windows:.1f} % of the motion windows are rejected ({what} at or below "
             f"{self._plan.motion_threshold:g} of full scale, {self._plan.min_score:g} as stored)"
         )
-        on_engines = self._device.type == "cuda" and self._source.pixels == "jpeg"
-        engines = f", {100 * self._hw_decoder_load:.0f} % of the JPEGs on its JPEG engines" if on_engines else ""
+        on_gpu = self._device.type == "cuda" and self._source.pixels == "jpeg"
+        engines = f"; {self._who_decodes()}" if on_gpu else ""
         return (
             f"{self._num_eligible} of {self._source.num_videos} videos can be used, {len(self._videos)} are; "
             f"{rejected if self._plan.motion_threshold else 'any motion window will do'}\n"
             f"loader: {self._num_threads} threads, {self._prefetch} steps ahead "
             f"({self._batch_bytes() / 2**20:.0f} MiB each), on {self._device}{engines}"
+        )
+
+    def _who_decodes(self) -> str:
+        """JPEGs of a sample, by who decodes them."""
+        in_all = sum(self._sample_jpegs.values())
+        on_host = sum(self._sample_jpegs[kind] for kind in self._host_kinds)
+        return (
+            f"of the {in_all} JPEGs of a sample the GPU decodes {in_all - on_host}, "
+            f"{100 * self._hw_decoder_load:.0f} % of them on its JPEG engines, and the host {on_host}"
         )
 
     def warning(self) -> str | None:
@@ -235,6 +258,7 @@ class ClipLoader:
         """Stop reading ahead and let go of threads and graphs. Batches that were handed out stay valid."""
         self._stop()
         self._readers.close()
+        self._kind_threads.shutdown()
         for decoder in self._decoders.values():
             decoder.close()
         self._decoders.clear()
@@ -300,9 +324,12 @@ class ClipLoader:
         positions = np.arange(self._rank * self._num_local, (self._rank + 1) * self._num_local)
         sample_of = np.concatenate([positions, reads.deal[positions]])
         damaged, ready = np.zeros(self._batch_size, bool), []
-        for kind, decoder in self._decoders.items():
+
+        def decode(kind: Kind) -> DecodedClips:
             with self._annotate("decode"):
-                clips, blank = decoder.decode([sample[kind] for sample in samples])
+                return self._decoders[kind].decode([sample[kind] for sample in samples])
+
+        for kind, (clips, blank) in zip(self._decoders, self._kind_threads.map(decode, self._decoders), strict=True):
             tensors[kind] = clips.tensor.split(self._num_local)
             ready.append(clips.ready)
             damaged[sample_of[sorted(blank)]] = True

@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 from modist_pipelines.clips.backends import build_decoders
 from modist_pipelines.clips.decoder import feed_and_run
 from modist_pipelines.clips.graph import Kind, clip_graph, graph_inputs
+from modist_pipelines.clips.handover import numbered
 from modist_pipelines.clips.reading import PlannedClip
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig, plan_clips
 from modist_pipelines.store.reader import VideoInfo
@@ -90,7 +91,7 @@ def run_graph(
         device="gpu" if device.type == "cuda" else "cpu",
         batch_size=len(frames),
         num_threads=1,
-        device_id=(device.index or 0) if device.type == "cuda" else None,
+        device_id=numbered(device).index,
         pixels=pixels,
     )
     graph.build()

@@ -74,7 +74,7 @@ def tables(preset: str, assumed: Assumptions, sizes: tuple[tuple[int, int, float
             for source, work in works.items():
                 rates = stage_rates(device, work, source, assumed)
                 stage, rate = bottleneck(rates)
-                cells = " | ".join(f"{rates[name]:,.0f}" for name in _STAGES)
+                cells = " | ".join(f"{rates[name]:,.0f}" if name in rates else "–" for name in _STAGES)
                 lines.append(f"| {device.name} | {work.name} | {crop}² | {cells} | {stage} | {rate:,.0f} |")
                 record["rows"].append({"device": device.name, "work": asdict(work), "rates": rates, "slowest": stage})
                 if crop == sizes[0][0] and source == "store":
@@ -95,7 +95,7 @@ def tables(preset: str, assumed: Assumptions, sizes: tuple[tuple[int, int, float
     return "\n".join(lines), record
 
 
-_STAGES = ("decoders", "PCIe", "host", "augmentation", "compute")
+_STAGES = ("decoders", "host's decoders", "PCIe", "host", "augmentation", "compute")
 
 
 def store_bytes(path: Path) -> float:

@@ -7,8 +7,10 @@ it wrong.
 from dataclasses import dataclass
 
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
+from modist_pipelines.resources import decodes_motion_on_host
 
 _FULL_HD = 1920 * 1080
+_MAP_PIXELS = 256 * 341
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,15 @@ class Assumptions:
     small_frame_share: float = 0.5
     """Of the engines' pixel rate, reached on frames far below full HD."""
     hw_decoder_load: float = HW_DECODER_LOAD
-    """Share of the JPEGs that the engines decode: the trainer's --loader.hw-decoder-load."""
+    """Share of a GPU's JPEGs that the engines decode: the trainer's --loader.hw-decoder-load."""
     other_jpeg_full_hd: float = 1600.0
     """4:2:0 JPEGs of 1920x1080 a second of a GPU's host threads and cores, which decode the rest. Made up: with it
     DALI's default share is the best one for the engines of an A100."""
+    host_cores: int = 14
+    """Of a GPU, to decode motion maps beside it: 112 cores for eight. Below 8 the GPU decodes these too, as the
+    trainer's --loader.motion-decoding has it by itself."""
+    host_maps_per_core: float = 3400.0
+    """Motion maps of 256x341 a second, 24 KB each: measured, see docs/throughput-model.md."""
     pcie_share: float = 0.8
     host_us_per_frame: float = 15.0
     """modist bench host measures it. Python runs it on one core at a time."""
@@ -100,16 +107,22 @@ def stage_rates(device: Device, work: Workload, source: str, assumed: Assumption
 
     Args:
         source: "store" or "raw".
+
+    Returns:
+        By stage; those that have nothing to do are left out.
     """
+    on_host = source == "store" and decodes_motion_on_host("auto", assumed.host_cores)
     if source == "store":
         share = assumed.hw_decoder_load  # both decode side by side, and a run is over when the later one is
         engine = 1 / max(share / device.jpeg_full_hd, (1 - share) / assumed.other_jpeg_full_hd)
-        decoded = work.frames
+        decoded = work.rgb_frames if on_host else work.frames
     else:
         engine, decoded = device.video_full_hd, work.frames * assumed.raw_amplification
+    maps_per_s = assumed.host_cores * assumed.host_maps_per_core * _MAP_PIXELS / work.frame_pixels
     frames_per_s = engine * _FULL_HD / work.frame_pixels * assumed.small_frame_share
     return {
         "decoders": frames_per_s / decoded,
+        **({"host's decoders": maps_per_s / work.motion_frames} if on_host else {}),
         "PCIe": device.pcie_gbs * 1e9 * assumed.pcie_share / (work.frames * work.frame_bytes),
         "host": 1e6 / (assumed.host_us_per_frame * work.frames),
         "augmentation": device.memory_gbs * 1e9 / (assumed.augment_passes * work.clip_bytes),
