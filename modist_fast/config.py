@@ -64,11 +64,15 @@ class ObjectiveConfig:
 class OptimConfig:
     """SGD with a cosine schedule (PySlowFast's MoCo recipe for K400: the paper names none)."""
 
-    name: Literal["sgd", "lars"] = "sgd"
+    name: Literal["sgd", "lars", "lamb"] = "sgd"
+    """lars and lamb are for large batches; lamb is apex's."""
+    implementation: Literal["torch", "apex"] = "torch"
+    """apex: NVIDIA's FusedSGD or FusedLAMB, on GPUs. torch's SGD is one fused launch too, and CUDA graphs record it."""
     lr: float = ranged(0.1, FROM_ZERO)
     """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
     lr_batch_size: int = ranged(64, COUNT)
     momentum: float = ranged(0.9, MOMENTUM)
+    """Nesterov's; of LAMB, the decay of the mean gradient."""
     weight_decay: float = ranged(1e-4, FROM_ZERO)
     """Not applied to biases and batch norm."""
     warmup_epochs: float = ranged(35.0, FROM_ZERO)
@@ -184,7 +188,7 @@ class TrainConfig:
     """torch.compile the nets."""
     graphs: Literal["auto", "off"] = "auto"
     """CUDA graphs. auto: where one process trains on one GPU, the step's parts are recorded and replayed. With several
-    processes, in fp16 and on a CPU every kernel is launched by itself."""
+    processes, in fp16, with apex and on a CPU every kernel is launched by itself."""
     seed: int = ranged(0, FROM_ZERO)
     batch_size: int = ranged(64, COUNT)
     """Samples (videos) a step, over all processes."""
@@ -286,6 +290,12 @@ def check(config: TrainConfig, world_size: int) -> None:
             "or the other --source."
         )
     batch, group = config.batch_size, config.group_size
+    optim = config.optim
+    if (optim.name, optim.implementation) in (("lamb", "torch"), ("lars", "apex")):
+        raise ConfigError(
+            f"--optim.name {optim.name} --optim.implementation {optim.implementation}: there is no such optimizer. "
+            "sgd has both implementations, lars this project's (torch), lamb NVIDIA apex's (apex)."
+        )
     if not 0 <= config.clips.motion_threshold < 1:
         raise ConfigError(
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "

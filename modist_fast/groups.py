@@ -133,4 +133,5 @@ class GroupedStep:
 
     def _clear_gradients(self) -> None:
         # DDP's gradients are views of its buckets; without it, backward hands its own over.
-        self.optimizer.zero_grad(set_to_none=self._parallel is None)
+        # torch's own method, since apex's classes have another.
+        torch.optim.Optimizer.zero_grad(self.optimizer, set_to_none=self._parallel is None)

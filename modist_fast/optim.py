@@ -1,12 +1,17 @@
 """Optimizers and the learning-rate schedule."""
 
+import importlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modist_fast.config import OptimConfig
+from modist_fast.errors import ConfigError
+
+_LAMB_BETA2 = 0.999  # decay of the mean square, as You et al. (arXiv:1904.00962) have it
 
 
 class LARS(torch.optim.Optimizer):
@@ -68,9 +73,15 @@ def _trust_ratios(weights: Sequence[Tensor], updates: Sequence[Tensor], coeffici
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of the online nets: no weight decay (and no LARS scaling) on biases and batch norm."""
+    """The optimizer of the online nets: no weight decay (and no LARS scaling) on biases and batch norm.
+
+    Raises:
+        ConfigError: apex is asked for and cannot be had.
+    """
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
+    if config.implementation == "apex":
+        return _of_apex([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], config)
     if config.name == "lars":
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "adapt": False}]
         return LARS(
@@ -89,6 +100,27 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         nesterov=config.momentum > 0,
         fused=True,
     )
+
+
+def _of_apex(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """NVIDIA apex's optimizer of that name, for which each group is one multi-tensor launch."""
+    if not groups[0]["params"][0].is_cuda:
+        raise ConfigError(
+            "--optim.implementation apex: its optimizers run on GPUs alone, and this run computes on the CPU. Leave "
+            "the option out, or pass --device cuda."
+        )
+    try:
+        optimizers = importlib.import_module("apex.optimizers")
+        FusedSGD, FusedLAMB = optimizers.FusedSGD, optimizers.FusedLAMB
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"--optim.implementation apex: no NVIDIA apex here ({error}). `modist doctor` says how to get it; PyPI's "
+            "`apex` is another package."
+        ) from error
+    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name == "lamb":
+        return FusedLAMB(groups, betas=(config.momentum, _LAMB_BETA2), **common)
+    return FusedSGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, **common)
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_steps: int, batch_size: int) -> float:

@@ -77,8 +77,10 @@ class TrainingStep(GroupedStep):
         self._key_casts = CastWeights(self.model.momentum) if casts else None
         if self._parallel is not None:
             self._parallel.register_comm_hook((self.spans, self.gradients), _average_gradients)
-        # Collectives have not been seen in graphs yet; and the scaler of fp16 keeps its own count on the host.
-        graphs = config.graphs == "auto" and world.size == 1 and self.dtype != torch.float16
+        # Collectives have not been seen in graphs yet; the scaler of fp16 keeps its own count on the host, and apex
+        # takes the rate as a number, which a graph would repeat.
+        recordable = world.size == 1 and self.dtype != torch.float16 and config.optim.implementation == "torch"
+        graphs = config.graphs == "auto" and recordable
         self._parts = Parts(cuda_graphs() if new_graph is None and on_gpu and graphs else new_graph)
         # Graphs cannot be recorded on the default stream.
         self._stream = torch.cuda.Stream(world.device) if on_gpu else None

@@ -63,6 +63,13 @@ def _check_forced(op: str, device: torch.device, forced: str, source: str) -> No
         )
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 numbers in hardware; what has not emulates it, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def interpreting() -> bool:
     """Whether Triton kernels run in its interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -260,7 +260,12 @@ PARTS = (
     _Part("NCCL", partial(_collectives, "nccl"), "one GPU only", "pip install --force-reinstall torch"),
     _Part("NVML", _nvml, "no GPU utilization and memory in reports", "an NVIDIA driver; pip install nvidia-ml-py"),
     _Part("nvtx", partial(_module, "nvtx"), "no named ranges in Nsight Systems", "pip install nvtx"),
-    _Part("NVIDIA apex", _apex, "none today: the optimizers are torch's own fused ones", APEX_SOURCE),
+    _Part(
+        "NVIDIA apex",
+        _apex,
+        "no `--optim.implementation apex`; torch's own fused SGD is the default",
+        APEX_SOURCE,
+    ),
     _Part("CuPy", _cupy, "no independent reference in GPU benchmarks", "pip install cupy-cuda13x"),
     _Part("torchcodec", _torchcodec, "`--source video` on a CPU decodes by PyAV; a store needs neither", _TORCHCODEC),
     _Part("RAFT weights", _raft, "`--flow raft-*` needs --raft-weights; the default, DIS, needs none", _RAFT),

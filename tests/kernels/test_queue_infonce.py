@@ -65,7 +65,7 @@ def test_chunks_of_the_cpu_path_change_nothing(kind: str, cross_negatives: str, 
 @pytest.mark.parametrize("kind", ["random", "hard", "part-filled"])
 def test_half_queries(kind: str, dtype: torch.dtype, half_products: bool, monkeypatch) -> None:
     """No worse than twice plain torch with products in the type of the queries, whatever the CPU has."""
-    monkeypatch.setattr(cpu_path, "_has_bf16_products", lambda: half_products)
+    monkeypatch.setattr(cpu_path, "multiplies_bf16", lambda device: half_products)
     monkeypatch.setattr(cpu_path, "CHUNK", 70)
     case = make_case(batch=5, num=300, dtype=dtype, kind=kind, cross_negatives="other")
     result, gradient, weights = gradients(case, "cpu")

@@ -12,6 +12,7 @@ from modist_fast.objective import TERMS
 from modist_fast.step import TrainingStep
 from modist_profiling.frame.report import print_rows
 from modist_profiling.frame.rows import run_rows
+from modist_profiling.step import bench
 from modist_profiling.step.bench import Options, StepRow, ratios_of, start, step_rows
 from modist_profiling.step.plain import CHOICES, PlainStep, same_weights
 from modist_profiling.step.worker import fill_bank, made_up_batch, step_config
@@ -90,3 +91,20 @@ def test_rows_run_in_processes_of_their_own() -> None:
     assert all(min(one.times) > 0 and one.host_mb > 100 for one in ends)
     assert [one.baseline for one in ends] == [ends[0].times, ends[0].times[:2], ends[0].times[2:]]
     assert 0 < 1.5 * ends[2].operations < ends[0].operations
+
+
+def test_rows_that_a_cpu_would_emulate_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choices after bf16 are measured without it, and a net is compared in the precision that training takes."""
+    monkeypatch.setattr(bench, "multiplies_bf16", lambda device: False)
+    rows = step_rows(Options(device="cpu"))
+    assert [row.name for row in rows if row.missing] == ["+ bf16 autocast"]
+    assert "bf16" not in rows[-2].spec["choices"]
+    assert len(rows[-2].spec["choices"]) == len(CHOICES) - 1
+    nets = bench.backbone_rows(Options(device="cpu"))
+    assert all(row.missing for row in nets if "bf16" in row.name)
+    assert not any(row.missing for row in nets if row.name.startswith(("modist", "torchvision")) and "fp32" in row.name)
+    found = ratios_of([row("torchvision r3d_18, fp32", 80), row("modist R3D-18, fp32", 20)])
+    assert found == {"backbone_speedup_vs_torchvision_fp32": 4}
+    monkeypatch.undo()
+    monkeypatch.setattr(bench, "multiplies_bf16", lambda device: True)
+    assert not any(row.missing for row in step_rows(Options(device="cpu")))

@@ -1,11 +1,11 @@
 """The CPU path of queue_infonce: one pass over the bank in chunks that stay in the cache."""
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from modist_kernels.dispatch import multiplies_bf16
 from modist_kernels.queue_infonce.definition import POSITIVE, PRODUCT, QUERY, num_terms
 
 CHUNK = 4096  # bank rows; with their logits they fit a core's share of the cache
@@ -23,7 +23,7 @@ def forward(
     """See `modist::queue_infonce`."""
     dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
     # What bf16 queries have lost already, bf16 products do not lose again; fp16 and fp32 ones are worth fp32.
-    half = queries.dtype == torch.bfloat16 and _has_bf16_products()
+    half = queries.dtype == torch.bfloat16 and multiplies_bf16(queries.device)
     num_modalities = len(queries)
     queries, keys = queries.to(dtype), keys.to(dtype)
     exclusion = Exclusion(bank_ids, ids)
@@ -155,8 +155,3 @@ def bank_statistics(
     lse = (total.log() + maximum * math.log(2)).squeeze(0)
     mean_negative = weighted / total.masked_fill(total == 0, 1.0).T
     return lse, maximum.squeeze(0) * math.log(2), mean_negative
-
-
-@cache
-def _has_bf16_products() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
