@@ -46,6 +46,7 @@ setup(
         "nvtx>=0.2.11; platform_system == 'Linux'",
         "nvidia-ml-py>=12.560",  # import name: pynvml
         "tyro>=0.9",
+        "docstring-parser>=0.15",  # help of options; tyro brings it
         "typeguard>=4.3",
         "tqdm>=4.66",
         "rich>=13",

@@ -17,7 +17,7 @@ import cv2
 import torch
 from torch import nn
 
-from modist_fast.commands.pretrain import open_source
+from modist_fast.commands.pretrain import follow_videos, open_source
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError, did_you_mean
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
@@ -58,7 +58,8 @@ def pretrain(config: TrainConfig, progress: bool | Watcher = True) -> Path:
     config = as_typed(config)
     with _visit(config) as world:
         check(config, world.size)
-        Trainer(config, world, open_source(config, world.device), _watcher(progress, "step")).run()
+        source = open_source(config, world.device)
+        Trainer(follow_videos(config, source, world.size), world, source, _watcher(progress, "step")).run()
     return config.out
 
 

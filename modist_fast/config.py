@@ -25,6 +25,7 @@ class ModelConfig:
     """The networks (paper Table 1, and others: docs/models.md)."""
 
     arch: Arch = "r50"
+    """Kind of the backbones; that of the motion pathway follows the visual one (docs/models.md)."""
     visual_width: int = ranged(64, COUNT)
     """Channels of the visual pathway's first convolution; of a ViT, the dimensions of a head."""
     motion_width: int = ranged(8, COUNT)
@@ -34,7 +35,9 @@ class ModelConfig:
     head_init: Literal["uniform", "normal"] = "uniform"
     """Linear layers of the heads begin as torch's do, or with N(0, 0.01) and no bias (the authors')."""
     head_width: int = ranged(2048, COUNT)
+    """Channels of the projection's hidden layers."""
     embedding_dim: int = ranged(128, COUNT)
+    """Numbers of a key."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class ObjectiveConfig:
     """Epochs over which the weight of Lmv grows from 0 to 1. For `own` negatives, with which Lmv begins far above ln N
     and overshoots (docs/evidence.md)."""
     temperature: float = ranged(0.1, POSITIVE)
+    """τ of Eq. 1."""
     bank_size: int = ranged(65536, COUNT)
     """Keys in each bank, N of Eq. 1."""
     key_momentum: float = ranged(0.999, MOMENTUM)
@@ -71,11 +75,13 @@ class OptimConfig:
     lr: float = ranged(0.1, FROM_ZERO)
     """Peak learning rate for `lr_batch_size` samples a step; scaled linearly with --batch-size."""
     lr_batch_size: int = ranged(64, COUNT)
+    """Samples a step that `lr` and `warmup_start_lr` are meant for."""
     momentum: float = ranged(0.9, MOMENTUM)
     """Nesterov's; of LAMB, the decay of the mean gradient."""
     weight_decay: float = ranged(1e-4, FROM_ZERO)
     """Not applied to biases and batch norm."""
     warmup_epochs: float = ranged(35.0, FROM_ZERO)
+    """Epochs over which the rate grows to its peak, in a line."""
     warmup_start_lr: float = ranged(0.001, FROM_ZERO)
     """Also for `lr_batch_size` samples a step."""
     trust_coefficient: float = ranged(0.001, POSITIVE)
@@ -87,6 +93,7 @@ class ClipsConfig:
     """Which clips the nets see."""
 
     crop_size: int = ranged(224, COUNT)
+    """Pixels of a clip's height and width."""
     visual: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=8, stride=8))
     motion: ClipSpec = field(default_factory=lambda: ClipSpec(num_frames=16, stride=4))
     motion_input: MotionChoice = "auto"
@@ -175,9 +182,12 @@ class TrainConfig:
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
+    """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
+    log says which."""
     tf32: bool = True
     """On a GPU, products of float32 numbers may round them to TF32's 10 bits; --no-tf32 has them in full. In bf16 and
     fp16 little is left that this concerns."""
@@ -190,15 +200,20 @@ class TrainConfig:
     """CUDA graphs. auto: where one process trains on one GPU, the step's parts are recorded and replayed. With several
     processes, in fp16, with apex and on a CPU every kernel is launched by itself."""
     seed: int = ranged(0, FROM_ZERO)
+    """Of the nets' first weights, the order of the videos, their clips and the subset."""
     batch_size: int = ranged(64, COUNT)
     """Samples (videos) a step, over all processes."""
     group_size: int = ranged(8, COUNT)
     """Samples that go through the nets, and their batch norm, together. A process runs its share of the batch
     group by group and accumulates gradients, so any number of processes computes the same function."""
+    follow_videos: bool = False
+    """Where there are fewer usable videos than --batch-size: take smaller batches, groups and banks, and say so. The
+    presets for few videos do; otherwise such a run is refused."""
     groups_together: int = ranged(0, FROM_ZERO)
     """Groups that go through the nets in one pass, each still normalized by itself: fewer launches, more memory.
     0: as many as the GPU's memory holds by estimate; one on a CPU, which gains nothing."""
     epochs: int = ranged(200, COUNT)
+    """Passes over the videos; the schedule of the learning rate ends with them."""
     max_steps: int | None = ranged(None, COUNT)
     """Stop after this many steps; the schedule stays that of --epochs."""
     on_collapse: Literal["warn", "stop"] = "warn"

@@ -32,6 +32,7 @@ class AblationConfig:
     """
 
     table: TableName
+    """Which table of the paper."""
     out: Path
     """Takes the runs, the evaluations, and at last table.md, table.png and result.json."""
     preset: Literal["small", "k400-mini", "modist-r50"] = "small"
@@ -47,6 +48,7 @@ class AblationConfig:
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Each arm is trained once with each of these."""
     jobs: int = 1
     """Commands side by side."""
     processes: int = 1

@@ -62,6 +62,9 @@ def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, *
     """tyro.cli, and the nearest option where one does not exist: tyro names it only where nothing else is wrong."""
     import tyro  # only here: the doctor must run where it is missing
 
+    from modist_fast.commands.help_texts import give_help
+
+    give_help(kind)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return tyro.cli(kind, args=words, **more)

@@ -26,11 +26,13 @@ class DemoConfig:
     out: Path = Path("demo")
     """Where videos, store and run go. A second call goes on where the first one stopped."""
     num_videos: int = 192
+    """Made-up videos."""
     num_processes: int | None = None
     """Left out: 2, or 1 where there is a single GPU."""
     max_steps: int | None = None
     """Stop early."""
     seed: int = 0
+    """Of the videos and the run."""
 
 
 def main() -> None:

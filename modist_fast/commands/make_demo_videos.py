@@ -18,10 +18,12 @@ class DemoVideosConfig:
     out: tyro.conf.Positional[Path]
     """Folder; videos that it already holds are left alone."""
     num_videos: int = 192
+    """How many."""
     ava: bool = False
     """Make a set in AVA's format instead: three objects a video with actions of their own, OUT/videos, and the CSVs of
     boxes, the list of actions and the excluded keyframes beside it."""
     seed: int = 0
+    """Another one gives other videos."""
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ class PredictConfig:
     """One answer for a clip every so many seconds, in place of one for the video."""
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = COLLECTIVE_TIMEOUT
     """Seconds that a process waits for the others in one exchange before it gives up."""
 

@@ -11,6 +11,7 @@ import tyro
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
+from modist_fast.few_videos import fitted, words
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
 from modist_fast.run.options import plain, spelled
 
@@ -76,6 +77,21 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
     return source
 
 
+def follow_videos(config: TrainConfig, source: "ClipSource", world_size: int) -> TrainConfig:
+    """The configuration that the videos are enough for, see `few_videos.fitted`; says once what that changed."""
+    if not config.follow_videos:
+        return config
+    from modist_pipelines.plan import eligible_videos
+
+    usable = len(eligible_videos(source, config.plan(source.grid, source.fps)).videos)
+    usable = min(usable, config.clips.subset or usable)
+    found = fitted(config, usable, world_size)
+    if found != config:
+        log.info("%s", words(config, found, usable))
+        check(found, world_size)
+    return found
+
+
 def main() -> None:
     config = parse(sys.argv[1:])
     from modist_fast.host.arithmetic import arithmetic_of
@@ -89,7 +105,8 @@ def main() -> None:
         options = spelled(plain(dataclasses.asdict(config)))
         log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
         log.info("%d process(es) on %s", world.size, world.device)
-        Trainer(config, world, open_source(config, world.device)).run()
+        source = open_source(config, world.device)
+        Trainer(follow_videos(config, source, world.size), world, source).run()
 
 
 if __name__ == "__main__":

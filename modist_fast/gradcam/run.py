@@ -39,6 +39,7 @@ class GradCamConfig(FrozenConfig):
     name: str = "MoDist"
     """What --backbone is called in the pictures."""
     versus_name: str = "RGB-only"
+    """What the pictures call the backbone of --versus."""
     views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=5, spatial=1))
     """Of the features that the classifier is fitted on. Grad-CAM looks at the middle clip, cut in the same way."""
     lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)

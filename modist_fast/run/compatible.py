@@ -21,6 +21,7 @@ _FREE = (
     "compile",
     "graphs",
     "groups_together",
+    "follow_videos",
     "max_steps",
     "on_collapse",
     "resume",

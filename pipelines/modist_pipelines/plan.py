@@ -25,7 +25,9 @@ class ClipSpec:
     """A clip's frames and the nominal frames (at the store's fps) from one to the next."""
 
     num_frames: int = required(COUNT)
+    """Frames of a clip."""
     stride: int = required(COUNT)
+    """Nominal frames from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,24 @@ class Augmentation:
     crop_aspect: tuple[float, float] = ranged((0.5, 2.0), POSITIVE)
     """Width over height of a crop, drawn log-uniformly."""
     flip: float = ranged(0.5, SHARE)
+    """Probability that an RGB clip is mirrored."""
     color: float = ranged(0.8, SHARE)
     """Probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
     color_strength: float = ranged(0.4, SHARE)
+    """How far brightness, contrast and saturation may change: by a factor from 1 - s to 1 + s."""
     gray: float = ranged(0.2, SHARE)
+    """Probability that an RGB clip loses its colours."""
     blur: float = ranged(0.5, SHARE)
+    """Probability that an RGB clip is blurred."""
     blur_sigma: tuple[float, float] = ranged((0.1, 2.0), POSITIVE)
     """Pixels of the crop."""
     blur_window: int = ranged(0, FROM_ZERO)
     """Taps of the blur's Gaussian, an odd number; 0: three standard deviations on either side. The authors' code
     takes 3, which blurs far less than its sigma says."""
     mean: float = ranged(0.45, FROM_ZERO)
+    """Subtracted from RGB, which is a share of full scale."""
     std: float = ranged(0.225, POSITIVE)
+    """What RGB is divided by afterwards."""
 
 
 @dataclass(frozen=True)

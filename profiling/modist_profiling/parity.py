@@ -25,6 +25,7 @@ class Options:
     """Errors of kernels and graphs against float64."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     num: int = 65536
     """Keys in each bank."""
     size: int = 224
@@ -32,6 +33,7 @@ class Options:
     clips: int = 24
     """Clips of each kind."""
     json: Path | None = None
+    """File that takes the differences."""
 
 
 def measure(options: Options, device: torch.device) -> list[Parity]:

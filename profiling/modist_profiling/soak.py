@@ -185,9 +185,11 @@ def epoch_ends(run: Path, started: float) -> list[float]:
 
 def _parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--store", type=Path, required=True, help="made by modist prepare")
+    parser.add_argument("--out", type=Path, required=True, help="the run directory")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="passes over the videos; the second is held against the last"
+    )
     parser.add_argument("--processes", type=int, default=default_processes(), help="2, or 1 on a single GPU")
     parser.add_argument("--tolerance", type=float, default=0.02, help="growth of resident memory that passes")
     parser.add_argument("--interval", type=float, default=0.25, help="seconds between two looks")

@@ -37,7 +37,9 @@ class LabelledConfig:
     train_list: Path | None = None
     """With --test-list, in place of --labels: the lists of the two parts of a split."""
     test_list: Path | None = None
+    """The list of the videos that are tested, with --train-list."""
     list_format: ListFormat = "auto"
+    """What the lists are, where that cannot be told from them."""
     hmdb_split: int = 1
     """Which of the three splits of HMDB51 to take from a folder of split files."""
     label_column: str | None = None

@@ -24,6 +24,7 @@ class SplitConfig:
     train_where: tuple[str, ...] = ("split=train",)
     """COLUMN=PATTERN that training videos meet. A transfer is two such conditions: scene=1, scene=2."""
     test_where: tuple[str, ...] = ("split=test",)
+    """COLUMN=PATTERN: the videos that are tested."""
     leaks: Literal["error", "report"] = "error"
     """A group, or copies of one video, on both sides of a split: an error, or a line in the log and the result."""
     odd_classes: Literal["wrong", "exclude", "error"] = "wrong"

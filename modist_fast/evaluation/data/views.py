@@ -34,6 +34,7 @@ class ViewsConfig:
     """dense: `stride` frames apart; segments: one frame from each of num_frames equal parts of the video (TSN), as the
     recipe for Something-Something v2 does. There is then one clip a video."""
     num_frames: int | None = None
+    """Frames of a clip; left out, as the backbone was trained."""
     stride: int | None = None
     """Nominal frames (30 a second) from one frame to the next."""
     crop_size: int | None = None

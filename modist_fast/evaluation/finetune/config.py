@@ -39,6 +39,7 @@ class LabelledTrainingConfig:
     group_size: int = ranged(8, COUNT)
     """Clips that go through the net, and its batch norm, together; the number of processes does not change it."""
     dropout: float = ranged(0.5, MOMENTUM)
+    """Share of the features that training leaves out before the last layer."""
     frozen: str = "none"
     """Keep this part of the backbone and all before it as they are: stem, res2 to res5, or of a ViT stem, block1 to
     block12 (docs/models.md); all: train the linear layer alone."""
@@ -46,9 +47,12 @@ class LabelledTrainingConfig:
     """Training clips that the batch-norm statistics are computed from at the end (PySlowFast: 200 batches of 64); 0
     keeps the moving averages."""
     device: DeviceOption = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
     precision: PrecisionOption = "auto"
+    """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
+    log says which."""
     tf32: bool = True
     """On a GPU, products of float32 numbers may round them to TF32's 10 bits; --no-tf32 has them in full. In bf16 and
     fp16 little is left that this concerns."""

@@ -36,6 +36,7 @@ class TrainingAugmentation:
     color: float = 0.6
     """resized: probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
     color_strength: float = 0.4
+    """How far brightness, contrast and saturation may change: by a factor from 1 - s to 1 + s."""
     gray: float = 0.5
     """resized: probability."""
 

@@ -13,16 +13,23 @@ class SupervisedOptimConfig:
     """SGD with Nesterov momentum. Learning rates are for `lr_batch_size` samples a step and scale linearly."""
 
     lr: float = 0.01
+    """Peak learning rate for `lr_batch_size` clips a step; scaled linearly with --batch-size."""
     lr_batch_size: int = 64
+    """Clips a step that the rates are meant for."""
     momentum: float = 0.9
+    """Nesterov's."""
     weight_decay: float = 1e-4
     """Not applied to biases and batch norm."""
     warmup_epochs: float = 34.0
+    """Epochs over which the rate grows to its peak, in a line."""
     warmup_start_lr: float = 0.001
+    """Where it begins, for `lr_batch_size` clips a step."""
     policy: Literal["cosine", "steps"] = "cosine"
+    """How the rate falls: half a cosine to zero, or by `step_factor` at each of the given epochs."""
     step_epochs: tuple[float, ...] = ()
     """steps: the rate is multiplied by `step_factor` at each of these."""
     step_factor: float = 0.1
+    """What the rate is multiplied by at a step."""
 
     def as_sgd(self) -> OptimConfig:
         """What `build_optimizer` takes."""

@@ -49,6 +49,8 @@ class FeaturesConfig:
     batch_size: int = 16
     """Clips that pass through the network together."""
     precision: PrecisionOption = "auto"
+    """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
+    log says which."""
     num_threads: int = 0
     """Reading and decoding threads of each process; 0 takes its share of the cores."""
 

@@ -23,6 +23,7 @@ class LbfgsConfig:
     """
 
     c: float = 0.01
+    """Inverse of the weight of the L2 penalty, as scikit-learn's C."""
     normalize: Literal["standardize", "l2"] = "standardize"
     """standardize: mean 0 and deviation 1 of each feature over the training samples; l2: unit length."""
 
@@ -34,9 +35,13 @@ class SgdConfig:
     lr: float = 32.0
     """For a batch of 256; falls to 0 over the epochs as a cosine."""
     batch_size: int = 256
+    """Features a step."""
     epochs: int = 200
+    """Passes over the features."""
     momentum: float = 0.9
+    """Of SGD."""
     normalize: Literal["none", "standardize", "l2"] = "none"
+    """Features are scaled to length 1 first."""
 
 
 class Linear(NamedTuple):

@@ -16,7 +16,9 @@ class KnnConfig:
     """The vote: each of the k nearest training videos adds exp(cosine / temperature) to its class (Wu et al., 2018)."""
 
     k: int = 20
+    """Neighbours that vote."""
     temperature: float = 0.07
+    """Of their votes, exp(cosine / temperature)."""
 
 
 def _units(features: np.ndarray, device: torch.device) -> Tensor:

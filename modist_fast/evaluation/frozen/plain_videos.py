@@ -46,6 +46,7 @@ class PlainVideosConfig:
     views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=10, spatial=1))
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = COLLECTIVE_TIMEOUT
     """Seconds that a process waits for the others in one exchange before it gives up."""
     seed: int = 0

@@ -55,6 +55,7 @@ class FrozenConfig:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = COLLECTIVE_TIMEOUT
     """Seconds that a process waits for the others in one exchange before it gives up."""
     seed: int = 0

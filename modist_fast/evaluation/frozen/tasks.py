@@ -63,6 +63,7 @@ class RetrievalConfig(FrozenConfig):
     """Retrieve training videos for each test video: R@k, is one of the k nearest of its class?"""
 
     ks: tuple[int, ...] = (1, 5, 10, 20)
+    """Right where a video of the class is among the k nearest; for each of these k."""
 
 
 def run_linear(config: LinearConfig, world: World, progress: Progress | None = None) -> dict[str, Any]:

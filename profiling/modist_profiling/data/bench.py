@@ -49,10 +49,13 @@ class Options(Report):
     store: Path | None = None
     """Made of the same videos; made for the purpose where absent."""
     rows: tuple[Kind, ...] = get_args(Kind)
+    """Only these; by default all."""
     rounds: int = 5
+    """Turns of each row."""
     samples: int = 12
     """A round and row."""
     batch_size: int = 4
+    """Samples of a step."""
     workers: int = 1
     """Of the peers' DataLoader, beside none."""
 

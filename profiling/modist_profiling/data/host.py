@@ -32,10 +32,13 @@ class Options(Report):
     """Host work of a frame."""
 
     store: Path
+    """A store made by modist prepare."""
     batch_size: int = 32
+    """Samples of a step."""
     steps: int = 10
     """Of a round."""
     rounds: int = 5
+    """Turns, after one that is thrown away."""
 
 
 class HostRow(Row):

@@ -130,8 +130,11 @@ class Report:
     """What the options of a benchmark begin with: where its report goes, beside the terminal."""
 
     json: Path | None = None
+    """File that takes all rows, ratios and the machine."""
     csv: Path | None = None
+    """File that takes the rows."""
     plot: Path | None = None
+    """Picture of the rows."""
 
     def give(
         self,

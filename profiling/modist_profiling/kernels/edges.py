@@ -38,9 +38,11 @@ class Options(KernelOptions):
     frames: int = 32
     """Frames of a call: two clips of 16."""
     size: int = 224
+    """Pixels of a frame's height and width."""
     seconds: float = 8.0
     """Time for each shape, beyond one call of each provider."""
     rounds: int = 300
+    """Turns of each row."""
 
 
 # ---- Providers: functions of the flow, (K, 2, H, W) or (K, H, W, 2) float32, that return edge maps and scores

@@ -34,9 +34,11 @@ class Options(KernelOptions):
     """Benchmark of the loss over the memory banks."""
 
     batch: int = 32
+    """Queries of each modality."""
     num: int = 65536
     """Keys in each bank, N."""
     dim: int = 128
+    """Numbers of a key."""
     seconds: float = 12.0
     """Time for each shape, beyond one call of each provider."""
     rounds: int = 60

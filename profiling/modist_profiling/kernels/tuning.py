@@ -60,6 +60,7 @@ class Options:
     block_rows: tuple[int, ...] = BLOCK_ROWS
     """Query rows of a tile."""
     rounds: int = 30
+    """Turns of each configuration."""
     json: Path | None = None
     """Write what was found into this file."""
     entries: Path | None = None

@@ -20,6 +20,7 @@ class KernelOptions(Report):
     """What the benchmarks of both kernels have."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     threads: int = 1
     """CPU threads."""
     sweep: bool = False

@@ -39,11 +39,13 @@ class Options(Report):
     """Scaling from one process to two."""
 
     preset: str = "modist-r18-128"
+    """Recipe of the step."""
     batch: int = 8
     """B: samples of a step of one process."""
     crop: int = 64
     """Smaller than the preset's 128: less to compute for the same gradients, so that messages weigh more."""
     bank: int = 65536
+    """Keys in each bank."""
     rounds: int = 9
     """Turns of each run."""
     seconds: float = 300.0

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modist_fast.commands.cli import Parser, run_cli
+from modist_fast.commands.help_texts import field_texts
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
 from modist_pipelines.store.reader import Store
@@ -108,12 +109,14 @@ def store_bytes(path: Path) -> float:
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(PRESETS), default="modist-r50")
+    parser.add_argument("--preset", choices=list(PRESETS), default="modist-r50", help="nets and clips")
     parser.add_argument("--store", type=Path, help="take the frames' size from it, at the crop of the preset")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file that takes the tables and what they were made from")
+    texts = field_texts(Assumptions)
     for entry in fields(Assumptions):
         option = f"--{entry.name.replace('_', '-')}"
-        parser.add_argument(option, type=type(entry.default), default=entry.default)
+        text = texts[entry.name].replace("%", "%%")
+        parser.add_argument(option, type=type(entry.default), default=entry.default, help=text)
     options = parser.parse_args()
     assumed = Assumptions(**{entry.name: getattr(options, entry.name) for entry in fields(Assumptions)})
     sizes = SIZES

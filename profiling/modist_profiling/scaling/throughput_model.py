@@ -66,6 +66,7 @@ class Assumptions:
     host_maps_per_core: float = 3400.0
     """Motion maps of 256x341 a second, 24 KB each: measured, see docs/throughput-model.md."""
     pcie_share: float = 0.8
+    """Of the data sheet's rate, reached by copies."""
     host_us_per_frame: float = 15.0
     """modist bench host measures it. Python runs it on one core at a time."""
     augment_passes: float = 8.0
@@ -75,6 +76,7 @@ class Assumptions:
     network_gbs: float = 50.0
     """Between nodes, one direction, for each GPU: 400 Gb/s."""
     gpus_per_node: int = 8
+    """Beyond these, messages go by the network."""
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,17 @@ class Options(Report):
     """Benchmark of the training step and its backbones."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU where there is one that torch can use."""
     part: Literal["all", "step", "backbones"] = "all"
+    """Which tables."""
     preset: str = "modist-r18-128"
     """Recipe of the step: nets and clips; modist-r50 with --crop 224 is the paper's."""
     batch: int = 8
     """Samples of a step."""
     crop: int = 128
+    """Pixels of the clips' height and width."""
     bank: int = 65536
+    """Keys in each bank."""
     backbone_batch: int = 2
     """Clips of 8 × 112² of a backbone's call."""
     threads: int = 2
