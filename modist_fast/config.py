@@ -190,6 +190,11 @@ class TrainConfig:
     """Stop after this many steps; the schedule stays that of --epochs."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do where keys of 200 steps all point one way and find their own no better than by chance."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose gradients are not finite on any rank: end the run, or leave it out. Then weights,
+    momentum nets, banks, statistics and the optimizer stay as they were, on all ranks (docs/reliability.md)."""
+    max_bad_steps: int = ranged(10, COUNT)
+    """With --on-bad-step skip: so many in the whole run; one more ends it."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
     overwrite: bool = False

@@ -21,6 +21,7 @@ from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.collapse import CollapseAlarm
+from modist_fast.watch.late import LeftOut
 from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
 from modist_fast.watch.profiler import StepProfiler
 from modist_fast.watch.spans import annotate
@@ -71,6 +72,7 @@ class Trainer(TrainingLoop[TrainConfig]):
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.step = TrainingStep(config, world)
         self._fingerprint = source.fingerprint()
+        self._left_out = LeftOut(config.max_bad_steps)
 
     def run(self) -> None:
         """Train until the last step or SIGTERM; the state is saved either way."""
@@ -92,7 +94,14 @@ class Trainer(TrainingLoop[TrainConfig]):
         with Display(self.last_step, self.steps_done, self.world.is_main, self._watcher) as display:
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
-                self.config.batch_size, self.step.spans, run_log, display, budget, self.step.gradients, alarm
+                self.config.batch_size,
+                self.step.spans,
+                run_log,
+                display,
+                budget,
+                self.step.gradients,
+                alarm,
+                self._left_out if self.config.on_bad_step == "skip" else None,
             )
 
             def batches() -> Iterator[ClipBatch]:
@@ -153,7 +162,10 @@ class Trainer(TrainingLoop[TrainConfig]):
             super()._save()
 
     def _own_state(self) -> dict[str, Any]:
-        return {"random": torch.get_rng_state(), "store": self._fingerprint}
+        gate = self.step.leave_out
+        # The count, and whether the last step was one of them.
+        left_out = self._left_out.count, gate is not None and gate.bad.item() > 0
+        return {"random": torch.get_rng_state(), "store": self._fingerprint, "left_out": left_out}
 
     def _go_on(self) -> None:
         state = self._resume(
@@ -163,6 +175,8 @@ class Trainer(TrainingLoop[TrainConfig]):
         )
         if state is not None:
             torch.set_rng_state(state["random"].cpu())
+            self._left_out.count, is_last = state.get("left_out", (0, False))  # older versions left none out
+            self.step.go_on(is_last)
 
     def _write_header(self) -> None:
         """RUN/config.json, RUN/environment.json and RUN/clips.png: what was asked, on what, and what the nets see."""

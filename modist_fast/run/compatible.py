@@ -21,6 +21,8 @@ _FREE = (
     "groups_together",
     "max_steps",
     "on_collapse",
+    "on_bad_step",
+    "max_bad_steps",
     "resume",
     "overwrite",
     "loader",

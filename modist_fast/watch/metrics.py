@@ -22,7 +22,7 @@ from modist_fast.host.whole_file import whole_file
 from modist_fast.watch.budget_keeper import BudgetKeeper
 from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.gradients import GradientCheck
-from modist_fast.watch.late import LateLines
+from modist_fast.watch.late import LateLines, LeftOut
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
 
@@ -41,7 +41,7 @@ class RunLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append the figures of one step (`row["step"]`: steps done, counted from 1)."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line_of(row))
         self._file.flush()
         for name, value in row.items():
             if isinstance(value, float) and math.isfinite(value):
@@ -58,13 +58,25 @@ def drop_lines_after(path: Path, step: int) -> None:
         return
     kept = [row for row in read_metrics(path) if row["step"] <= step]
     with whole_file(path) as half:
-        half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        half.write_text("".join(map(_line_of, kept)), encoding="utf-8")
+
+
+def _line_of(row: Mapping[str, Any]) -> str:
+    """JSON has no NaN: a step that was left out has null for its loss."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(finite) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl or budget.jsonl; a last one without its newline is one that a kill cut short."""
+    """The whole lines of metrics.jsonl or budget.jsonl, null as NaN.
+
+    A last one without its newline is one that a kill cut short.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 Watcher = Callable[[int, int, Mapping[str, Any]], None]
@@ -152,8 +164,9 @@ class Recorder(LateLines[_Launched]):
         budget: BudgetKeeper,
         check: GradientCheck | None = None,
         alarm: CollapseAlarm | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:
-        super().__init__(check)
+        super().__init__(check, left_out)
         self._alarm = alarm
         self._batch_size, self._spans, self._log, self._display = batch_size, spans, run_log, display
         self._budget = budget
@@ -215,7 +228,7 @@ class Recorder(LateLines[_Launched]):
         if self._log is not None:
             self._log.write(row)
         self._display.update(row)
-        if self._alarm is not None:
+        if self._alarm is not None and not row.get("step_skipped"):
             self._alarm.see(row["step"], row)
         if not launched.in_budget:
             return
