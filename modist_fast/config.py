@@ -186,6 +186,7 @@ class TrainConfig:
     """Groups that go through the nets in one pass, each still normalized by itself: fewer launches, more memory.
     0: as many as the GPU's memory holds by estimate; one on a CPU, which gains nothing."""
     epochs: int = ranged(200, COUNT)
+    """A resumed run may have more: the rest of it takes the learning rates of the longer schedule."""
     max_steps: int | None = ranged(None, COUNT)
     """Stop after this many steps; the schedule stays that of --epochs."""
     on_collapse: Literal["warn", "stop"] = "warn"
@@ -195,6 +196,9 @@ class TrainConfig:
     momentum nets, banks, statistics and the optimizer stay as they were, on all ranks (docs/reliability.md)."""
     max_bad_steps: int = ranged(10, COUNT)
     """With --on-bad-step skip: so many in the whole run; one more ends it."""
+    init_from: str | None = None
+    """Begin with the backbones of another run (a run directory or a checkpoint: visual and motion), or with the visual
+    one of a file (docs/weights.md). Heads, banks and optimizer begin as ever. A resumed run has begun already."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
     overwrite: bool = False

@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -119,7 +119,7 @@ class TrainingLoop(ABC, Generic[Config]):
         step, kept = self.steps_done, snapshot(state)
         self._writer.begin(lambda: checkpoint.save(self.out, step, kept, self.config))
 
-    def _resume(self, identity: tuple[str, str], begun_with: str) -> dict[str, Any] | None:
+    def _resume(self, identity: Mapping[str, str], begun_with: str) -> dict[str, Any] | None:
         """Go on from the checkpoint that there is; arguments as for `run.beginning.resume`.
 
         Returns:

@@ -12,6 +12,7 @@ from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
 from modist_fast.host.environment import environment, git_revision
 from modist_fast.host.processes import allowed_cores
+from modist_fast.init_from import read_beginning
 from modist_fast.loop import TrainingLoop
 from modist_fast.optim import learning_rate
 from modist_fast.run import checkpoint
@@ -71,14 +72,16 @@ class Trainer(TrainingLoop[TrainConfig]):
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.step = TrainingStep(config, world)
-        self._fingerprint = source.fingerprint()
+        self._fingerprint, self._content = source.fingerprint(), source.content()
         self._left_out = LeftOut(config.max_bad_steps)
 
     def run(self) -> None:
         """Train until the last step or SIGTERM; the state is saved either way."""
         try:
+            begin_from = read_beginning(self.config, self.world)
             claim(self.out, self.config, self.world)
-            self._go_on()
+            if not self._go_on() and begin_from is not None:
+                begin_from(self.step.model)
             self._write_header()
             with self._stopped_by_sigterm():
                 self._loop()
@@ -141,12 +144,12 @@ class Trainer(TrainingLoop[TrainConfig]):
         facts = facts_of(self.config, self.world, self.step.dtype, self.loader.source_name, rejected)
         return BudgetKeeper(self.world, facts, self.out)
 
-    def _learning_rate(self) -> float:
+    def _learning_rate(self, num_steps: int | None = None) -> float:
         return learning_rate(
             self.config.optim,
             self.steps_done,
             self.loader.steps_per_epoch,
-            self.num_steps,
+            num_steps or self.num_steps,
             self.config.batch_size,
         )
 
@@ -165,11 +168,12 @@ class Trainer(TrainingLoop[TrainConfig]):
         gate = self.step.leave_out
         # The count, and whether the last step was one of them.
         left_out = self._left_out.count, gate is not None and gate.bad.item() > 0
-        return {"random": torch.get_rng_state(), "store": self._fingerprint, "left_out": left_out}
+        data = {"store": self._fingerprint, "content": self._content}
+        return {"random": torch.get_rng_state(), **data, "left_out": left_out}
 
-    def _go_on(self) -> None:
+    def _go_on(self) -> bool:
         state = self._resume(
-            ("store", self._fingerprint),
+            {"store": self._fingerprint, "content": self._content},
             f"videos than {self.source.path} holds now, so its order of samples cannot go on. Use the store or the "
             "videos it began with",
         )
@@ -177,6 +181,19 @@ class Trainer(TrainingLoop[TrainConfig]):
             torch.set_rng_state(state["random"].cpu())
             self._left_out.count, is_last = state.get("left_out", (0, False))  # older versions left none out
             self.step.go_on(is_last)
+            self._say_extended(state["config"])
+        return state is not None
+
+    def _say_extended(self, saved: dict[str, Any]) -> None:
+        if saved["epochs"] == self.config.epochs:
+            return
+        before = saved["epochs"] * self.loader.steps_per_epoch
+        rates = [self._learning_rate(num_steps) for num_steps in (before, self.num_steps)]
+        self._say(
+            f"--epochs {self.config.epochs} (saved: {saved['epochs']}): from step {self.steps_done + 1} on, the "
+            f"learning rate is that of a schedule of {self.config.epochs} epochs, {rates[1]:.4g} here where it was "
+            f"{rates[0]:.4g}; what was trained before stays as it is"
+        )
 
     def _write_header(self) -> None:
         """RUN/config.json, RUN/environment.json and RUN/clips.png: what was asked, on what, and what the nets see."""
