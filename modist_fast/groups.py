@@ -102,6 +102,11 @@ class GroupedStep:
             )
         self._learner = self._parallel or net
 
+    @property
+    def groups_of_a_pass(self) -> int:
+        """Groups that go through the net together."""
+        return self._groups_of_a_pass
+
     def _choose_groups_of_a_pass(self) -> int:
         """A divisor of `_num_groups`; asked once the model is on the device."""
         return 1

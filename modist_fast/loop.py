@@ -129,11 +129,15 @@ class TrainingLoop(ABC, Generic[Config]):
         if found is None:
             return None
         path, state = found
+        self._take_over(state)
+        self._say(f"resumed after step {self.steps_done} from {path}")
+        return state
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Go on from a state that was read."""
         for name in _PARTS:
             getattr(self.step, name).load_state_dict(state[name])
         self.steps_done = self._saved_at = state["step"]
-        self._say(f"resumed after step {self.steps_done} from {path}")
-        return state
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

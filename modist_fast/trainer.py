@@ -10,7 +10,7 @@ from modist_fast.batch_norm import agree_on_statistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
-from modist_fast.host.environment import environment, git_revision
+from modist_fast.host.environment import device_name, environment, git_revision, package_version
 from modist_fast.host.processes import allowed_cores
 from modist_fast.init_from import read_beginning
 from modist_fast.loop import TrainingLoop
@@ -23,6 +23,7 @@ from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.late import LeftOut
+from modist_fast.watch.ledger import Begun, Ledger
 from modist_fast.watch.metrics import Display, Recorder, RunLog, Watcher, drop_lines_after
 from modist_fast.watch.profiler import StepProfiler
 from modist_fast.watch.spans import annotate
@@ -92,6 +93,7 @@ class Trainer(TrainingLoop[TrainConfig]):
 
     def _loop(self) -> None:
         run_log = RunLog(self.out, self.steps_done) if self.world.is_main else None
+        ledger = Ledger(self.out, self.steps_done, self.begun()) if self.world.is_main else None
         budget = self._budget()
         profiler = self._profiler()
         with Display(self.last_step, self.steps_done, self.world.is_main, self._watcher) as display:
@@ -105,6 +107,7 @@ class Trainer(TrainingLoop[TrainConfig]):
                 self.step.gradients,
                 alarm,
                 self._left_out if self.config.on_bad_step == "skip" else None,
+                ledger,
             )
 
             def batches() -> Iterator[ClipBatch]:
@@ -120,8 +123,9 @@ class Trainer(TrainingLoop[TrainConfig]):
             self._take_steps(batches, take, recorder)
             profiler.close()
         self._save()
-        if run_log is not None:
+        if run_log is not None and ledger is not None:
             run_log.close()
+            ledger.close()
         self._say(describe(budget.close()))
 
     def _profiler(self) -> StepProfiler:
@@ -178,11 +182,31 @@ class Trainer(TrainingLoop[TrainConfig]):
             "videos it began with",
         )
         if state is not None:
-            torch.set_rng_state(state["random"].cpu())
-            self._left_out.count, is_last = state.get("left_out", (0, False))  # older versions left none out
-            self.step.go_on(is_last)
             self._say_extended(state["config"])
         return state is not None
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        super()._take_over(state)
+        torch.set_rng_state(state["random"].cpu())
+        self._left_out.count, is_last = state.get("left_out", (0, False))  # older versions left none out
+        self.step.go_on(is_last)
+
+    def begun(self) -> Begun:
+        """On what this run computes, for its ledger."""
+        return Begun(
+            plan=self.loader.plan_digest(),
+            store=self._fingerprint,
+            content=self._content,
+            epochs=self.config.epochs,
+            processes=self.world.size,
+            device=device_name(self.world.device),
+            threads=torch.get_num_threads(),
+            precision=str(self.step.dtype).removeprefix("torch."),
+            groups_of_a_pass=self.step.groups_of_a_pass,
+            torch=torch.__version__,
+            modist_fast=package_version("modist-fast"),
+            git_revision=git_revision(),
+        )
 
     def _say_extended(self, saved: dict[str, Any]) -> None:
         if saved["epochs"] == self.config.epochs:

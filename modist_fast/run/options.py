@@ -78,6 +78,27 @@ def _typed(value: Any, hint: Any, prefix: str, name: str) -> Any:
         raise ConfigError(f"{option} {value!r}: {wanted} is wanted, not {type(value).__name__}.") from error
 
 
+def from_plain(kind: type[Options], tree: Mapping[str, Any]) -> Options:
+    """Options of what `plain` made of them; those that did not exist then have their defaults.
+
+    Raises:
+        TypeError, ConfigError: it has others, or values of another type.
+    """
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(tree.keys() - known):
+        raise TypeError(f"there is no option {unknown[0]}")
+    values = {
+        name: from_plain(hints[name], value)
+        if isinstance(value, Mapping) and is_dataclass(hints[name])
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in tree.items()
+    }
+    return as_typed(kind(**values))
+
+
 def check_ranges(options: Any, prefix: str = "") -> None:
     """Refuse numbers outside the range of their field; of a field without one, what is not finite.
 
