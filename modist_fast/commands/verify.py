@@ -22,7 +22,7 @@ from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World, join_world, on_main
 from modist_fast.init_from import read_beginning
 from modist_fast.run import checkpoint
-from modist_fast.run.options import check_ranges, from_plain
+from modist_fast.run.options import from_plain
 from modist_fast.trainer import Trainer
 from modist_fast.watch.ledger import Begun, Entries, first_difference, read_ledger
 from modist_fast.watch.metrics import read_metrics
@@ -73,7 +73,6 @@ class _Replay(Trainer):
 
 def main() -> int:
     config = parse_options(VerifyConfig, description=VerifyConfig.__doc__)
-    check_ranges(config)
     with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)

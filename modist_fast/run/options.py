@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from typeguard import TypeCheckError, check_type
 
 from modist_fast.errors import ConfigError, did_you_mean
-from modist_pipelines.ranges import KEY, Range
+from modist_pipelines.ranges import outside
 
 Options = TypeVar("Options")
 
@@ -99,7 +99,7 @@ def from_plain(kind: type[Options], tree: Mapping[str, Any]) -> Options:
     return as_typed(kind(**values))
 
 
-def check_ranges(options: Any, prefix: str = "") -> None:
+def check_ranges(options: Any) -> None:
     """Refuse numbers outside the range of their field; of a field without one, what is not finite.
 
     Args:
@@ -108,13 +108,5 @@ def check_ranges(options: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: naming the option, its value and its range, in a line.
     """
-    for option in fields(options):
-        value = getattr(options, option.name)
-        name = f"{prefix}{option.name}"
-        if is_dataclass(value):
-            check_ranges(value, f"{name}.")
-            continue
-        within = option.metadata.get(KEY, Range())
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool) and not within.holds(number):
-                raise ConfigError(f"--{name.replace('_', '-')} {number}: it must be {within}.")
+    if (wrong := outside(options)) is not None:
+        raise ConfigError(wrong)

@@ -92,7 +92,7 @@ class Display:
     """
 
     def __init__(self, num_steps: int, start_step: int, shown: bool, watcher: Watcher | None = None) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)  # no line above the bar breaks a path
         self._watcher = watcher
         self._live = shown and self._console.is_terminal and watcher is None
         self._shown = shown

@@ -6,23 +6,24 @@ from typing import Literal
 
 from modist_fast.config import OptimConfig
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
 
 
 @dataclass(frozen=True)
 class SupervisedOptimConfig:
     """SGD with Nesterov momentum. Learning rates are for `lr_batch_size` samples a step and scale linearly."""
 
-    lr: float = 0.01
-    lr_batch_size: int = 64
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = ranged(0.01, FROM_ZERO)
+    lr_batch_size: int = ranged(64, COUNT)
+    momentum: float = ranged(0.9, MOMENTUM)
+    weight_decay: float = ranged(1e-4, FROM_ZERO)
     """Not applied to biases and batch norm."""
-    warmup_epochs: float = 34.0
-    warmup_start_lr: float = 0.001
+    warmup_epochs: float = ranged(34.0, FROM_ZERO)
+    warmup_start_lr: float = ranged(0.001, FROM_ZERO)
     policy: Literal["cosine", "steps"] = "cosine"
-    step_epochs: tuple[float, ...] = ()
+    step_epochs: tuple[float, ...] = ranged((), POSITIVE)
     """steps: the rate is multiplied by `step_factor` at each of these."""
-    step_factor: float = 0.1
+    step_factor: float = ranged(0.1, POSITIVE)
 
     def as_sgd(self) -> OptimConfig:
         """What `build_optimizer` takes."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
 
 _MAX_ITERATIONS = 2000
 _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by C · samples, where L-BFGS ends
@@ -22,7 +23,7 @@ class LbfgsConfig:
     beforehand, never chosen on test videos.
     """
 
-    c: float = 0.01
+    c: float = ranged(0.01, POSITIVE)
     normalize: Literal["standardize", "l2"] = "standardize"
     """standardize: mean 0 and deviation 1 of each feature over the training samples; l2: unit length."""
 
@@ -31,11 +32,11 @@ class LbfgsConfig:
 class SgdConfig:
     """The paper's linear protocol (values of the authors' released code): no weight decay, no dropout, BN in eval."""
 
-    lr: float = 32.0
+    lr: float = ranged(32.0, FROM_ZERO)
     """For a batch of 256; falls to 0 over the epochs as a cosine."""
-    batch_size: int = 256
-    epochs: int = 200
-    momentum: float = 0.9
+    batch_size: int = ranged(256, COUNT)
+    epochs: int = ranged(200, COUNT)
+    momentum: float = ranged(0.9, MOMENTUM)
     normalize: Literal["none", "standardize", "l2"] = "none"
 
 

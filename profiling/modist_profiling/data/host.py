@@ -20,6 +20,7 @@ from modist_pipelines.clips.backends import GpuDecoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
+from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.store.reader import Store
 from modist_profiling.frame.report import Report, conditions, print_rows
 from modist_profiling.frame.rows import Row
@@ -32,10 +33,10 @@ class Options(Report):
     """Host work of a frame."""
 
     store: Path
-    batch_size: int = 32
-    steps: int = 10
+    batch_size: int = ranged(32, COUNT)
+    steps: int = ranged(10, COUNT)
     """Of a round."""
-    rounds: int = 5
+    rounds: int = ranged(5, COUNT)
 
 
 class HostRow(Row):

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 
 from modist_fast.watch.rates import Roofline, roofline
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.frame.device_time import Stopwatch
 from modist_profiling.frame.report import Report, charts, find_device
 from modist_profiling.frame.rows import Row, turns
@@ -20,7 +21,7 @@ class KernelOptions(Report):
     """What the benchmarks of both kernels have."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 1
+    threads: int = ranged(1, COUNT)
     """CPU threads."""
     sweep: bool = False
     """Also measure other shapes around the one given."""
