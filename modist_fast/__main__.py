@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": (f"{_FAST}.prepare", "turn videos into a store of frames and motion maps"),
     "store": (f"{_FAST}.store", "what a store holds, whether it is whole, and its room: info, check, compact"),
     "pretrain": (f"{_FAST}.pretrain", "train on a store or on raw videos; under torchrun on several processes"),
+    "verify": (f"{_FAST}.verify", "take steps of a pre-training run again, and compare"),
     "evaluate": (f"{_FAST}.evaluate", "linear, knn, retrieval, lowshot, finetune, supervised, ava"),
     "features": (f"{_FAST}.features", "features of videos that need no labels, as a file"),
     "predict": (f"{_FAST}.predict", "classes of videos, by a classifier that evaluate trained"),

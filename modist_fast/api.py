@@ -31,7 +31,7 @@ from modist_fast.evaluation.results import write_result
 from modist_fast.host.arithmetic import arithmetic_of
 from modist_fast.host.choices import DeviceOption
 from modist_fast.host.distributed import World, join_world
-from modist_fast.run.options import as_typed
+from modist_fast.run.options import as_typed, check_ranges
 from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import Watcher
 
@@ -90,7 +90,9 @@ def _options(kind: type[Options], own: Sequence[str], **options: Any) -> Options
     for name in options:
         if name not in known:
             raise ConfigError(f"There is no option {name}.{did_you_mean(name, [*known, *own])}")
-    return as_typed(kind(**options))
+    typed = as_typed(kind(**options))
+    check_ranges(typed)
+    return typed
 
 
 def _watcher(progress: bool | Callable[..., None], unit: str) -> Callable[..., None]:

@@ -28,17 +28,23 @@ class KeyBank(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor, video_ids: Tensor) -> None:
+    def enqueue(self, keys: Tensor, video_ids: Tensor, left_out: Tensor | None = None) -> None:
         """Store a batch over the oldest slots, wrapping around the end.
 
         Args:
             keys: (M, B, C) unit vectors, B <= N.
             video_ids: (B,) integers >= 0.
+            left_out: () 1 where the step is left out, and the banks stay as they are.
         """
         size = self.video_ids.shape[0]
         num = video_ids.shape[0]
         assert num <= size, "the configuration refuses banks smaller than the batch"
         slots = (self.pointer + torch.arange(num, device=self.pointer.device)) % size
-        self.keys[:, slots] = keys.to(self.keys.dtype)
-        self.video_ids[slots] = video_ids.to(self.video_ids.dtype)
-        self.pointer.copy_((self.pointer + num) % size)
+        keys, video_ids, pointer = keys.to(self.keys.dtype), video_ids.to(self.video_ids.dtype), self.pointer + num
+        if left_out is not None:
+            keys = torch.where(left_out > 0, self.keys[:, slots], keys)
+            video_ids = torch.where(left_out > 0, self.video_ids[slots], video_ids)
+            pointer = torch.where(left_out > 0, self.pointer, pointer)
+        self.keys[:, slots] = keys
+        self.video_ids[slots] = video_ids
+        self.pointer.copy_(pointer % size)

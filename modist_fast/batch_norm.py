@@ -16,7 +16,8 @@ CALIBRATION_CLIPS = 256  # at most
 CALIBRATION_BATCH = 32
 
 
-def _running_statistics(net: nn.Module) -> list[Tensor]:
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """The (C,) buffers that forward passes in training mode change."""
     return [b for name, b in net.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
@@ -25,7 +26,7 @@ def agree_on_statistics(net: nn.Module) -> None:
 
     Means of moving averages are moving averages of means: every number of ranks comes to the same.
     """
-    mean_over_ranks(_running_statistics(net))
+    mean_over_ranks(running_statistics(net))
 
 
 class StepStatistics:
@@ -42,7 +43,7 @@ class StepStatistics:
     """
 
     def __init__(self, net: nn.Module, num_groups: int, together: int = 1) -> None:
-        self._buffers = _running_statistics(net)
+        self._buffers = running_statistics(net)
         self._result: list[Tensor] = []
         self._num_passes = num_groups // together
         for norm in _norms(net):

@@ -1,6 +1,7 @@
 """The configuration of a pre-training run, and what of it cannot work. Without torch: see `host.choices`."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,6 +14,7 @@ from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTIO
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
 from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, ranged
 
+OutKind = Literal["folder", "file", "either"]
 CrossNegatives = Literal["own", "other"]
 if TYPE_CHECKING:
     MotionChoice: TypeAlias = str
@@ -102,7 +104,7 @@ class ClipsConfig:
     motion_flip: float = ranged(0.0, SHARE)
     """Probability that a motion clip is mirrored (the paper flips RGB clips alone). What points to the right then
     points to the left: the u of `flow` changes its sign."""
-    motion_threshold: float = 0.02
+    motion_threshold: float = ranged(0.02, FROM_ZERO)
     """γ: only motion windows whose mean P exceeds it; 0 takes any window (Table 3c). P is a pixel of the motion input
     as the nets see it, in [0, 1]: γ is a share of full scale, 0.2 for 0.02 in a store's units of [0, 10]."""
     motion_rule: MotionRule = "window"
@@ -213,11 +215,20 @@ class TrainConfig:
     """Groups that go through the nets in one pass, each still normalized by itself: fewer launches, more memory.
     0: as many as the GPU's memory holds by estimate; one on a CPU, which gains nothing."""
     epochs: int = ranged(200, COUNT)
-    """Passes over the videos; the schedule of the learning rate ends with them."""
+    """Passes over the videos; the schedule of the learning rate ends with them. A resumed run may have more: the rest
+    of it takes the rates of the longer schedule."""
     max_steps: int | None = ranged(None, COUNT)
     """Stop after this many steps; the schedule stays that of --epochs."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do where keys of 200 steps all point one way and find their own no better than by chance."""
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose gradients are not finite on any rank: end the run, or leave it out. Then weights,
+    momentum nets, banks, statistics and the optimizer stay as they were, on all ranks (docs/reliability.md)."""
+    max_bad_steps: int = ranged(10, COUNT)
+    """With --on-bad-step skip: so many in the whole run; one more ends it."""
+    init_from: str | None = None
+    """Begin with the backbones of another run (a run directory or a checkpoint: visual and motion), or with the visual
+    one of a file (docs/weights.md). Heads, banks and optimizer begin as ever. A resumed run has begun already."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
     overwrite: bool = False
@@ -274,17 +285,26 @@ def check_beginning(resume: str, overwrite: bool) -> None:
         )
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, kind: OutKind = "folder") -> None:
     """Refuse a folder that cannot be one.
 
+    Args:
+        kind: what it is to be; what it lies in is a folder in any case.
+
     Raises:
-        ConfigError: it, or what it would lie in, is a file.
+        ConfigError: it, or what it would lie in, is a file, or takes no new folder.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file. Choose a folder.")
+    if out.is_dir() and kind == "file":
+        raise ConfigError(f"--out {out} is a folder. Name a file.")
+    if out.exists():
+        if kind == "folder" and not out.is_dir():
+            raise ConfigError(f"--out {out} is a file. Choose a folder.")
+        return
     above = next((folder for folder in out.parents if folder.exists()), None)
     if above is not None and not above.is_dir():
         raise ConfigError(f"--out {out} cannot be made: {above} is a file. Choose another folder.")
+    if above is not None and not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out} cannot be made: {above} may not be written. Choose another folder.")
 
 
 def check(config: TrainConfig, world_size: int) -> None:

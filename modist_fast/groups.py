@@ -19,6 +19,7 @@ from modist_fast.models.layers import lay_gradients_as_weights
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.optim import build_optimizer
 from modist_fast.watch.gradients import GradientCheck
+from modist_fast.watch.undo import LeaveOut, begin_momentum_at_zero
 
 log = logging.getLogger("modist")
 _SHARE = 0.6  # of the free memory; the rest is for decoding, the allocator's gaps and what the estimate leaves out
@@ -91,7 +92,11 @@ class GroupedStep:
             net.compile()
         self.optimizer = build_optimizer(net, optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        if self.scaler.is_enabled():
+            begin_momentum_at_zero(self.optimizer)
         self.gradients = GradientCheck(net.named_parameters(), world.rank, world.size)
+        self.leave_out: LeaveOut | None = None
+        """Set where steps that go bad are left out."""
         self._parallel = None
         if world.size > 1:
             lay_gradients_as_weights(net)
@@ -100,6 +105,11 @@ class GroupedStep:
                 net, **buffers_stay(), gradient_as_bucket_view=True, static_graph=self._num_passes == 1
             )
         self._learner = self._parallel or net
+
+    @property
+    def groups_of_a_pass(self) -> int:
+        """Groups that go through the net together."""
+        return self._groups_of_a_pass
 
     def _choose_groups_of_a_pass(self) -> int:
         """A divisor of `_num_groups`; asked once the model is on the device."""
@@ -122,6 +132,9 @@ class GroupedStep:
         """
         figures = self.gradients.figures()
         self._statistics.end()
+        if self.leave_out is not None:
+            self.leave_out.decide(self.gradients.count_of(figures))
+            self.leave_out.restore()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.scaler.step(self.optimizer)

@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -120,7 +120,7 @@ class TrainingLoop(ABC, Generic[Config]):
         step, kept = self.steps_done, snapshot(state)
         self._writer.begin(lambda: checkpoint.save(self.out, step, kept, self.config))
 
-    def _resume(self, identity: tuple[str, str], begun_with: str) -> dict[str, Any] | None:
+    def _resume(self, identity: Mapping[str, str], begun_with: str) -> dict[str, Any] | None:
         """Go on from the checkpoint that there is; arguments as for `run.beginning.resume`.
 
         Returns:
@@ -130,11 +130,15 @@ class TrainingLoop(ABC, Generic[Config]):
         if found is None:
             return None
         path, state = found
+        self._take_over(state)
+        self._say(f"resumed after step {self.steps_done} from {path}")
+        return state
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Go on from a state that was read."""
         for name in _PARTS:
             getattr(self.step, name).load_state_dict(state[name])
         self.steps_done = self._saved_at = state["step"]
-        self._say(f"resumed after step {self.steps_done} from {path}")
-        return state
 
     def _run_log(self) -> AbstractContextManager[RunLog | None]:
         return RunLog(self.out, self.steps_done) if self.world.is_main else nullcontext()

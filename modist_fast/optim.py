@@ -18,7 +18,13 @@ class LARS(torch.optim.Optimizer):
     """SGD whose step for each weight matrix is scaled to the weight's own norm (You et al., arXiv:1708.03888).
 
     Parameter groups with `adapt=False` (biases, batch norm) take plain SGD steps. Nesterov momentum, as the SGD here.
+
+    Attributes:
+        found_inf: () of the device; where it is 1, a step changes nothing, as of torch's fused SGD. None: every step is
+            taken.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -57,11 +63,26 @@ class LARS(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[param]:
                     self.state[param]["momentum_buffer"] = torch.zeros_like(param)
             velocities = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, updates)
-            torch._foreach_add_(updates, velocities, alpha=group["momentum"])
+            if self.found_inf is not None:
+                self._stay(velocities, updates, group["momentum"], self.found_inf)
+            else:
+                torch._foreach_mul_(velocities, group["momentum"])
+                torch._foreach_add_(velocities, updates)
+                torch._foreach_add_(updates, velocities, alpha=group["momentum"])
             torch._foreach_mul_(updates, -group["lr"])  # a number, or where a graph is replayed a tensor
             torch._foreach_add_(weights, updates)
+
+    @staticmethod
+    def _stay(
+        velocities: list[Tensor], updates: tuple[Tensor, ...] | list[Tensor], momentum: float, bad: Tensor
+    ) -> None:
+        """The momentum's part of a step; where it is `bad`, velocities stay and updates, whatever they hold, are 0."""
+        for update in updates:
+            update.masked_fill_(bad > 0, 0.0)
+        torch._foreach_mul_(velocities, torch.where(bad > 0, 1.0, momentum))
+        torch._foreach_add_(velocities, updates)
+        torch._foreach_add_(updates, velocities, alpha=momentum)
+        torch._foreach_mul_(updates, 1 - bad)
 
 
 def _trust_ratios(weights: Sequence[Tensor], updates: Sequence[Tensor], coefficient: float) -> list[Tensor]:

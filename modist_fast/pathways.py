@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modist_fast.bank import KeyBank
 from modist_fast.config import ModelConfig, ObjectiveConfig
 from modist_fast.models import ProjectionHead, build_motion, build_visual
+from modist_fast.watch.undo import LeaveOut
 
 
 class Pathways(nn.Module):
@@ -63,11 +64,14 @@ class MoDist(nn.Module):
         self.bank = KeyBank(num_modalities, objective.bank_size, config.embedding_dim)
 
     @torch.no_grad()
-    def update_momentum(self, key_momentum: float) -> None:
+    def update_momentum(self, key_momentum: float, leave_out: LeaveOut | None = None) -> None:
         """θ' ← λθ' + (1-λ)θ for all parameters at once.
 
         Batch-norm statistics are not averaged: the key nets normalize by their own batch, as the online nets do.
         """
         momentum: list[Tensor] = list(self.momentum.parameters())
         online: list[Tensor] = list(self.online.parameters())
-        torch._foreach_lerp_(momentum, online, 1.0 - key_momentum)
+        if leave_out is not None:
+            leave_out.move_momentum(momentum, online, 1.0 - key_momentum)
+        else:
+            torch._foreach_lerp_(momentum, online, 1.0 - key_momentum)

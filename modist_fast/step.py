@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from modist_fast.batch_norm import StepStatistics
+from modist_fast.batch_norm import StepStatistics, running_statistics
 from modist_fast.config import TrainConfig
 from modist_fast.groups import GroupedStep, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, least_over_ranks, leave_out
@@ -22,6 +22,7 @@ from modist_fast.replay import Graph, Parts, cuda_graphs
 from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.health import bank_health, retrieval, spread, uniformity
 from modist_fast.watch.spans import Spans, clock_of
+from modist_fast.watch.undo import LeaveOut
 from modist_pipelines.clips.loader import ClipBatch
 
 log = logging.getLogger("modist")
@@ -69,6 +70,9 @@ class TrainingStep(GroupedStep):
         self.model = MoDist(config.model, config.objective, config.motion_channels)
         super().__init__(config, world, self.model, self.model.online, self.model.online, config.optim)
         self._key_statistics = StepStatistics(self.model.momentum, self._num_groups, self._groups_of_a_pass)
+        self._momentum_moved = False
+        if config.on_bad_step == "skip":
+            self.leave_out = LeaveOut(running_statistics(self.model), self.optimizer, self.scaler.is_enabled())
         if config.compile:
             self.model.momentum.compile()
         # A compiled net casts in its own kernels.
@@ -91,6 +95,10 @@ class TrainingStep(GroupedStep):
         if world.is_main:
             said = "on" if self._parts.static else "off"
             log.info("step: %d pass(es) of %d group(s); CUDA graphs %s", self._num_passes, self._groups_of_a_pass, said)
+
+    def go_on(self, left_out: bool) -> None:
+        """Go on after a step that was left out, or was not: one that was has moved the momentum nets already."""
+        self._momentum_moved = left_out
 
     def _choose_groups_of_a_pass(self) -> int:
         config, clips, num = self.config, self.config.clips, self.config.group_size
@@ -157,7 +165,8 @@ class TrainingStep(GroupedStep):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate  # the number, which a checkpoint keeps
         found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
-        self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids))
+        left_out = self.leave_out.bad if self.leave_out is not None else None
+        self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids, left_out))
         return found | checked
 
     def _run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
@@ -186,7 +195,12 @@ class TrainingStep(GroupedStep):
         return torch.empty_like(tensor, dtype=self.dtype if tensor.is_floating_point() else None)
 
     def _update_momentum(self) -> None:
-        self.model.update_momentum(self.config.objective.key_momentum)
+        if self._momentum_moved:  # before any graph is recorded
+            self._momentum_moved = False
+        else:
+            self.model.update_momentum(self.config.objective.key_momentum, self.leave_out)
+        if self.leave_out is not None:
+            self.leave_out.begin()
         if self._key_casts is not None:
             self._key_casts.update(self.dtype)
 

@@ -10,8 +10,9 @@ from modist_fast.batch_norm import agree_on_statistics
 from modist_fast.config import TrainConfig
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
-from modist_fast.host.environment import environment, git_revision
+from modist_fast.host.environment import device_name, environment, git_revision, package_version
 from modist_fast.host.processes import allowed_cores
+from modist_fast.init_from import read_beginning
 from modist_fast.loop import TrainingLoop
 from modist_fast.optim import learning_rate
 from modist_fast.run import checkpoint
@@ -21,6 +22,8 @@ from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep, check_clips
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.collapse import CollapseAlarm
+from modist_fast.watch.late import LeftOut
+from modist_fast.watch.ledger import Begun, Ledger
 from modist_fast.watch.metrics import Display, Recorder, Watcher
 from modist_fast.watch.profiler import StepProfiler
 from modist_fast.watch.run_log import drop_lines_after
@@ -72,13 +75,16 @@ class Trainer(TrainingLoop[TrainConfig]):
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.step = TrainingStep(config, world)
-        self._fingerprint = source.fingerprint()
+        self._fingerprint, self._content = source.fingerprint(), source.content()
+        self._left_out = LeftOut(config.max_bad_steps)
 
     def run(self) -> None:
         """Train until the last step or SIGTERM; the state is saved either way."""
         try:
+            begin_from = read_beginning(self.config, self.world)
             claim(self.out, self.config, self.world)
-            self._go_on()
+            if not self._go_on() and begin_from is not None:
+                begin_from(self.step.model)
             self._write_header()
             with self._stopped_by_sigterm():
                 self._loop()
@@ -88,13 +94,22 @@ class Trainer(TrainingLoop[TrainConfig]):
             self.loader.close()
 
     def _loop(self) -> None:
+        ledger = Ledger(self.out, self.steps_done, self.begun()) if self.world.is_main else None
         budget = self._budget()
         profiler = self._profiler()
         display = Display(self.last_step, self.steps_done, self.world.is_main, self._watcher)
         with self._run_log() as run_log, display:
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
-                self.config.batch_size, self.step.spans, run_log, display, budget, self.step.gradients, alarm
+                self.config.batch_size,
+                self.step.spans,
+                run_log,
+                display,
+                budget,
+                self.step.gradients,
+                alarm,
+                self._left_out if self.config.on_bad_step == "skip" else None,
+                ledger,
             )
 
             def batches() -> Iterator[ClipBatch]:
@@ -110,6 +125,8 @@ class Trainer(TrainingLoop[TrainConfig]):
             self._take_steps(batches, take, recorder)
             profiler.close()
         self._save()
+        if ledger is not None:
+            ledger.close()
         self._say(describe(budget.close()))
 
     def _profiler(self) -> StepProfiler:
@@ -132,12 +149,12 @@ class Trainer(TrainingLoop[TrainConfig]):
         facts = facts_of(self.config, self.world, self.step.dtype, self.loader.source_name, rejected)
         return BudgetKeeper(self.world, facts, self.out)
 
-    def _learning_rate(self) -> float:
+    def _learning_rate(self, num_steps: int | None = None) -> float:
         return learning_rate(
             self.config.optim,
             self.steps_done,
             self.loader.steps_per_epoch,
-            self.num_steps,
+            num_steps or self.num_steps,
             self.config.batch_size,
         )
 
@@ -153,16 +170,55 @@ class Trainer(TrainingLoop[TrainConfig]):
             super()._save()
 
     def _own_state(self) -> dict[str, Any]:
-        return {"random": torch.get_rng_state(), "store": self._fingerprint}
+        gate = self.step.leave_out
+        # The count, and whether the last step was one of them.
+        left_out = self._left_out.count, gate is not None and gate.bad.item() > 0
+        data = {"store": self._fingerprint, "content": self._content}
+        return {"random": torch.get_rng_state(), **data, "left_out": left_out}
 
-    def _go_on(self) -> None:
+    def _go_on(self) -> bool:
         state = self._resume(
-            ("store", self._fingerprint),
+            {"store": self._fingerprint, "content": self._content},
             f"videos than {self.source.path} holds now, so its order of samples cannot go on. Use the store or the "
             "videos it began with",
         )
         if state is not None:
-            torch.set_rng_state(state["random"].cpu())
+            self._say_extended(state["config"])
+        return state is not None
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        super()._take_over(state)
+        torch.set_rng_state(state["random"].cpu())
+        self._left_out.count, is_last = state.get("left_out", (0, False))  # older versions left none out
+        self.step.go_on(is_last)
+
+    def begun(self) -> Begun:
+        """On what this run computes, for its ledger."""
+        return Begun(
+            plan=self.loader.plan_digest(),
+            store=self._fingerprint,
+            content=self._content,
+            epochs=self.config.epochs,
+            processes=self.world.size,
+            device=device_name(self.world.device),
+            threads=torch.get_num_threads(),
+            precision=str(self.step.dtype).removeprefix("torch."),
+            groups_of_a_pass=self.step.groups_of_a_pass,
+            torch=torch.__version__,
+            modist_fast=package_version("modist-fast"),
+            git_revision=git_revision(),
+        )
+
+    def _say_extended(self, saved: dict[str, Any]) -> None:
+        if saved["epochs"] == self.config.epochs:
+            return
+        before = saved["epochs"] * self.loader.steps_per_epoch
+        rates = [self._learning_rate(num_steps) for num_steps in (before, self.num_steps)]
+        self._say(
+            f"--epochs {self.config.epochs} (saved: {saved['epochs']}): from step {self.steps_done + 1} on, the "
+            f"learning rate is that of a schedule of {self.config.epochs} epochs, {rates[1]:.4g} here where it was "
+            f"{rates[0]:.4g}; what was trained before stays as it is"
+        )
 
     def _write_header(self) -> None:
         """RUN/config.json, RUN/environment.json and RUN/clips.png: what was asked, on what, and what the nets see."""

@@ -17,6 +17,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.host.processes import command
 from modist_fast.presets import find_preset
 from modist_fast.watch.run_log import read_metrics
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
 
@@ -47,17 +48,17 @@ class AblationConfig:
     trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = ranged((0, 1, 2), FROM_ZERO)
     """Each arm is trained once with each of these."""
-    jobs: int = 1
+    jobs: int = ranged(1, COUNT)
     """Commands side by side."""
-    processes: int = 1
+    processes: int = ranged(1, COUNT)
     """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
     options: str = ""
     """More options of modist pretrain, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
     """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
-    demo_videos: int = 6000
+    demo_videos: int = ranged(6000, COUNT)
     """small: how many videos to make."""
     dry_run: bool = False
     """Print the commands and run none."""

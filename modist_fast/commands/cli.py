@@ -8,11 +8,11 @@ import re
 import select
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from modist_fast.errors import ConfigError, did_you_mean
@@ -59,15 +59,21 @@ def _reader_left() -> bool:
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, **more: Any) -> Options:
-    """tyro.cli, and the nearest option where one does not exist: tyro names it only where nothing else is wrong."""
+    """tyro.cli, and the nearest option where one does not exist: tyro names it only where nothing else is wrong.
+
+    Raises:
+        ConfigError: a number is outside the range of its option, or --out cannot be made.
+    """
     import tyro  # only here: the doctor must run where it is missing
 
     from modist_fast.commands.help_texts import give_help
+    from modist_fast.config import check_out
+    from modist_fast.run.options import check_ranges
 
     give_help(kind)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return tyro.cli(kind, args=words, **more)
+        options = tyro.cli(kind, args=words, **more)
     except SystemExit as end:
         if end.code == 2:
             first = takewhile(lambda word: not word.startswith("-"), words)  # a sub-command has options of its own
@@ -76,6 +82,10 @@ def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, *
             known = re.findall(r"--[\w.-]+", "\n".join(re.findall(r"^[│ ]*(?:-\w, )?(--.*)", shown.getvalue(), re.M)))
             print(guesses(words, known), end="", file=sys.stderr)
         raise
+    check_ranges(options)
+    if isinstance(out := getattr(options, "out", None), Path):
+        check_out(out, getattr(options, "out_is", "folder"))
+    return options
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,15 +116,20 @@ def guesses(words: Sequence[str], known: Iterable[str]) -> str:
     return "".join(f"There is no option {word}.{guess}\n" for word, guess in near.items() if guess)
 
 
-def _handler() -> logging.Handler:
-    """Lines that wrap and carry the time on a terminal, plain ones in a file."""
-    if not sys.stderr.isatty():
-        return logging.StreamHandler()
-    from rich.console import Console  # only here: the doctor must run where it is missing
-    from rich.logging import RichHandler
+class _Stderr(logging.StreamHandler):
+    """Writes to what standard error is by now: where a bar is shown, above it."""
 
-    console = Console(stderr=True)
-    return RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _handler() -> logging.Handler:
+    """Lines that carry the time on a terminal, plain ones in a file. Neither breaks them: a path stays whole."""
+    handler = _Stderr()
+    if sys.stderr.isatty():
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    return handler
 
 
 def _print_once(message: str) -> None:
@@ -128,6 +143,4 @@ def _print_once(message: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2.0)
         message = f"(rank {rank}) {message}"
-    print(
-        "\n" + textwrap.fill(f"error: {message}", 100, break_long_words=False, break_on_hyphens=False), file=sys.stderr
-    )
+    print(f"\nerror: {message}", file=sys.stderr)  # one line, which a terminal folds without breaking a path

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from modist_fast.commands.cli import parse_options
+from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.host.choices import Inflation, WeightsFormat
@@ -16,6 +17,7 @@ from modist_fast.host.choices import Inflation, WeightsFormat
 class ConvertConfig:
     """Read a backbone of any kind that is known, and write it as another."""
 
+    out_is: ClassVar[OutKind] = "either"
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="in")]
     """A run, an exported backbone, a checkpoint, or weights of PySlowFast, PyTorchVideo, torchvision, timm or MoCo."""
     out: Annotated[Path, tyro.conf.Positional]

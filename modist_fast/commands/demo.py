@@ -15,6 +15,7 @@ from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
 from modist_fast.watch.run_log import read_metrics
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 console = Console()
 
@@ -25,13 +26,13 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Where videos, store and run go. A second call goes on where the first one stopped."""
-    num_videos: int = 192
+    num_videos: int = ranged(192, COUNT)
     """Made-up videos."""
-    num_processes: int | None = None
+    num_processes: int | None = ranged(None, COUNT)
     """Left out: 2, or 1 where there is a single GPU."""
-    max_steps: int | None = None
+    max_steps: int | None = ranged(None, COUNT)
     """Stop early."""
-    seed: int = 0
+    seed: int = ranged(0, FROM_ZERO)
     """Of the videos and the run."""
 
 

@@ -9,6 +9,7 @@ import tyro
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.demo_videos import MOTIONS, make_demo_videos
 from modist_fast.evaluation.ava.made_up import ACTIONS, make_ava
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,12 @@ class DemoVideosConfig:
 
     out: tyro.conf.Positional[Path]
     """Folder; videos that it already holds are left alone."""
-    num_videos: int = 192
+    num_videos: int = ranged(192, COUNT)
     """How many."""
     ava: bool = False
     """Make a set in AVA's format instead: three objects a video with actions of their own, OUT/videos, and the CSVs of
     boxes, the list of actions and the excluded keyframes beside it."""
-    seed: int = 0
+    seed: int = ranged(0, FROM_ZERO)
     """Another one gives other videos."""
 
 

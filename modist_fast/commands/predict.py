@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modist_fast.commands.cli import parse_options
+from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import RANDOM, BackboneConfig, open_backbone
 from modist_fast.evaluation.classifier_file import read_classifier
@@ -24,7 +25,6 @@ from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideos
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import join_world
 from modist_fast.host.whole_file import whole_file
-from modist_fast.run.options import check_ranges
 from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 
 log = logging.getLogger("modist")
@@ -35,6 +35,7 @@ _SHOWN = 20
 class PredictConfig:
     """Show a trained classifier videos that it has not seen; they need no labels."""
 
+    out_is: ClassVar[OutKind] = "file"
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """A folder of videos, some files, or a store."""
     classifier: Path
@@ -51,13 +52,12 @@ class PredictConfig:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
     """Where to compute. auto: on a GPU where there is one that torch can use."""
-    collective_timeout: float = COLLECTIVE_TIMEOUT
+    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
 
 
 def main() -> None:
     config = parse_options(PredictConfig, description=__doc__)
-    check_ranges(config)
     if config.out.suffix != ".csv":
         raise ConfigError(f"--out {config.out}: a file that ends in .csv.")
     found = read_classifier(config.classifier)

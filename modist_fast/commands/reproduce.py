@@ -13,7 +13,6 @@ from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.host.whole_file import whole_file
 from modist_fast.reproduce.gates import Gate, GateConfig, gate_of
 from modist_fast.reproduce.rehearsal import job_of_store, lay_out, stand_ins
-from modist_fast.run.options import check_ranges
 
 log = logging.getLogger("modist")
 REHEARSAL = "a rehearsal: minutes on two cores"
@@ -21,7 +20,6 @@ REHEARSAL = "a rehearsal: minutes on two cores"
 
 def main() -> int:
     config = parse_options(GateConfig, description=__doc__)
-    check_ranges(config)
     if config.rehearse:
         config = stand_ins(config)
     makes_data = config.rehearse and config.gate != "throughput"

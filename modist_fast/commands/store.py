@@ -8,7 +8,6 @@ import tyro
 
 from modist_fast import __version__
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.run.options import check_ranges
 from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos
 from modist_pipelines.ranges import COUNT, SHARE, ranged
 from modist_pipelines.store.reader import VERSION, Store
@@ -33,7 +32,6 @@ class StoreConfig:
 
 def main() -> int:
     config = parse_options(StoreConfig, config=(tyro.conf.FlagCreatePairsOff,))
-    check_ranges(config)
     store = Store.open(config.store)
     if config.action == "info":
         print(_info(store, config))

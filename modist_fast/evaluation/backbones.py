@@ -19,6 +19,7 @@ from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
 from modist_fast.watch.finite import flaw_of
 from modist_fast.weights.reading import read_weights
+from modist_pipelines.ranges import COUNT, ranged
 
 _EXPORT = "backbone.safetensors"
 _VISUAL = "online.visual."  # the visual pathway's place in a checkpoint
@@ -35,7 +36,7 @@ class BackboneConfig:
     batch-norm statistics from clips of the training videos."""
     arch: Arch = "r50"
     """Of a random network."""
-    width: int = 64
+    width: int = ranged(64, COUNT)
     """Channels of a random network's first convolution; of a ViT, the dimensions of a head."""
     inflation: Inflation = "mean"
     """How a net of pictures becomes one of clips. mean: each tap in time has its weights, divided by their number;

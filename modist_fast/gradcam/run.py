@@ -25,6 +25,7 @@ from modist_fast.host.environment import git_revision
 from modist_fast.models import Backbone
 from modist_fast.run.checkpoint import plain
 from modist_pipelines.motion_inputs import DEFAULT, MotionName
+from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.store.reader import Store
 
 log = logging.getLogger("modist")
@@ -50,9 +51,9 @@ class GradCamConfig(FrozenConfig):
     that, the last stages are dilated, for small crops; a ViT has none to dilate."""
     motion_input: MotionName = DEFAULT
     """The stored motion maps that say what moves."""
-    num_shown: int = 8
+    num_shown: int = ranged(8, COUNT)
     """Test clips in gradcam.png, drawn by the seed, from as many classes as there are."""
-    num_filmed: int = 3
+    num_filmed: int = ranged(3, COUNT)
     """Of these, whole videos in gradcam.mp4."""
 
 
@@ -135,8 +136,6 @@ def _open(config: GradCamConfig, world: World) -> list[tuple[str, Frozen]]:
         raise ConfigError("--store is missing: the moving region is found from the edges that a store holds.")
     if config.views.sampling == "segments":
         raise ConfigError("--views.sampling segments: Grad-CAM is drawn on clips; use dense.")
-    if min(config.num_shown, config.num_filmed) < 1:
-        raise ConfigError("--num-shown and --num-filmed: at least 1.")
     opened = [(config.name, open_frozen(config, world))]
     if config.versus is not None:
         other = replace(config, network=replace(config.network, backbone=config.versus))

@@ -57,6 +57,15 @@ def cpu_model() -> str:
     return next(names, platform.processor())
 
 
+def device_name(device: Any) -> str:
+    """Of a torch device: the GPU's, or the processor's with the instructions that torch uses on it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def git_revision() -> str | None:
     """The checked-out commit of this source tree, with "-dirty" where files differ; None outside its checkout."""
     source = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,14 @@ def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:
 
 
 def resume(
-    out: Path, config: RunConfig, world: World, identity: tuple[str, str], begun_with: str
+    out: Path, config: RunConfig, world: World, identity: Mapping[str, str], begun_with: str
 ) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint from which the run in `out` goes on, and its state; None for a run that begins.
 
     Args:
         out: in a directory that was claimed.
-        identity: a key of the state and its value now: the fingerprint of the data that the run began with.
+        identity: keys of the state and their values now, fingerprints of the data: one of them is as it was when the
+            run began.
         begun_with: what that is, in words that follow "was trained on other", ending in what to do about it.
 
     Raises:
@@ -79,8 +80,7 @@ def resume(
     if path is None:
         return None
     state = checkpoint.load(path, config, world.device)
-    key, value = identity
-    if state[key] != value:
+    if not any(state.get(key) == value for key, value in identity.items()):
         raise ConfigError(
             f"--resume: checkpoint {path} was trained on other {begun_with}, or begin anew with --overwrite or another "
             "--out."

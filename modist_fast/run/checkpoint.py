@@ -109,19 +109,24 @@ def _sync(folder: Path) -> None:
 
 
 def _prune(folder: Path, newest: Path, config: CheckpointConfig) -> None:
-    found = _newest_first(folder)
+    found = newest_first(folder)
     for path in found[found.index(newest) :][max(1, config.keep) :]:
         discard(path)
     for half in folder.glob(".step-*.half"):
         discard(half)
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def step_of(path: Path) -> int:
+    """After which step a checkpoint was saved, by its name; -1 of another file."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def newest_first(folder: Path) -> list[Path]:
     """The checkpoints in a folder, by their names."""
     if not folder.is_dir():
         return []
-    named = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named, reverse=True)]
+    return sorted((path for path in folder.iterdir() if step_of(path) >= 0), key=step_of, reverse=True)
 
 
 def is_one(path: Path) -> bool:
@@ -171,7 +176,7 @@ def latest(out: Path) -> Path | None:
     """
     folder = folder_of(out)
     named, problem = _named(folder)
-    found = _newest_first(folder)
+    found = newest_first(folder)
     if named is not None:  # what is newer was not yet durable
         found = [named, *(found[found.index(named) + 1 :] if named in found else found)]
     broken = []

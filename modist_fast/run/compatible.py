@@ -24,6 +24,8 @@ _FREE = (
     "follow_videos",
     "max_steps",
     "on_collapse",
+    "on_bad_step",
+    "max_bad_steps",
     "resume",
     "overwrite",
     "loader",
@@ -71,7 +73,11 @@ def count_threshold_in_shares(saved: dict[str, Any]) -> str:
 
 def refuse_difference(path: Path, saved: dict[str, Any], wanted: dict[str, Any], note: str) -> None:
     """Raise ConfigError, ending in `note`, where an option that takes part in the computation differs."""
-    before, now = spelled(_without_free(saved)), spelled(_without_free(wanted))
+    before, now = _without_free(saved), _without_free(wanted)
+    # Pre-training alone says by which rule its schedule goes on.
+    if "objective" in now and isinstance(before.get("epochs"), int) and now["epochs"] > before["epochs"]:
+        now["epochs"] = before["epochs"]
+    before, now = spelled(before), spelled(now)
     changed = [
         f"--{key} {now.get(key)} (saved: {before.get(key)})"
         for key in sorted(before.keys() | now.keys())

@@ -13,6 +13,8 @@ RUN = (
     "clips.png",
     "metrics.jsonl",
     ".metrics.jsonl.*.half",
+    "ledger.jsonl",
+    ".ledger.jsonl.*.half",
     "budget.jsonl",
     ".budget.jsonl.*.half",
     "budget.json",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from typeguard import TypeCheckError, check_type
 
 from modist_fast.errors import ConfigError, did_you_mean
-from modist_pipelines.ranges import KEY, Range
+from modist_pipelines.ranges import outside
 
 Options = TypeVar("Options")
 
@@ -78,7 +78,28 @@ def _typed(value: Any, hint: Any, prefix: str, name: str) -> Any:
         raise ConfigError(f"{option} {value!r}: {wanted} is wanted, not {type(value).__name__}.") from error
 
 
-def check_ranges(options: Any, prefix: str = "") -> None:
+def from_plain(kind: type[Options], tree: Mapping[str, Any]) -> Options:
+    """Options of what `plain` made of them; those that did not exist then have their defaults.
+
+    Raises:
+        TypeError, ConfigError: it has others, or values of another type.
+    """
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(tree.keys() - known):
+        raise TypeError(f"there is no option {unknown[0]}")
+    values = {
+        name: from_plain(hints[name], value)
+        if isinstance(value, Mapping) and is_dataclass(hints[name])
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in tree.items()
+    }
+    return as_typed(kind(**values))
+
+
+def check_ranges(options: Any) -> None:
     """Refuse numbers outside the range of their field; of a field without one, what is not finite.
 
     Args:
@@ -87,13 +108,5 @@ def check_ranges(options: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: naming the option, its value and its range, in a line.
     """
-    for option in fields(options):
-        value = getattr(options, option.name)
-        name = f"{prefix}{option.name}"
-        if is_dataclass(value):
-            check_ranges(value, f"{name}.")
-            continue
-        within = option.metadata.get(KEY, Range())
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool) and not within.holds(number):
-                raise ConfigError(f"--{name.replace('_', '-')} {number}: it must be {within}.")
+    if (wrong := outside(options)) is not None:
+        raise ConfigError(wrong)

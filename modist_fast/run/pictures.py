@@ -31,7 +31,7 @@ def save_loss_curve(path: Path, metrics: Path, bank_size: int, batch_size: int) 
 
     Steps before the banks are full are shaded: with few negatives any loss is low.
     """
-    rows = read_metrics(metrics)
+    rows = [row for row in read_metrics(metrics) if math.isfinite(row["loss"])]  # the others were left out
     steps = np.array([row["step"] for row in rows])
     figure = Figure(figsize=(12.5, 4), layout="constrained")
     (loss_axis, top1_axis) = figure.subplots(1, 2)

@@ -46,6 +46,11 @@ class GradientCheck:
         ranks[self._rank] = 1 - own.float()
         return figures | {f"{_RANK}{rank}": value for rank, value in enumerate(ranks.unbind())}
 
+    @staticmethod
+    def count_of(figures: Mapping[str, Tensor]) -> Tensor:
+        """() how many tensors are bad, of the figures before they are averaged: every rank's are alike."""
+        return figures[_COUNT]
+
 
 def take_fault(found: dict[str, float], names: list[str]) -> str:
     """Take the figures of a `GradientCheck` out of those of a step, the peak of an unharmed first gradient with them.

@@ -18,7 +18,8 @@ from modist_fast.host.distributed import mean_over_ranks
 from modist_fast.watch.budget_keeper import BudgetKeeper
 from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.gradients import GradientCheck
-from modist_fast.watch.late import LateLines
+from modist_fast.watch.late import LateLines, LeftOut
+from modist_fast.watch.ledger import Ledger, digest_of_figures, digest_of_samples
 from modist_fast.watch.run_log import RunLog
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
@@ -39,7 +40,7 @@ class Display:
     """
 
     def __init__(self, num_steps: int, start_step: int, shown: bool, watcher: Watcher | None = None) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)  # no line above the bar breaks a path
         self._watcher = watcher
         self._live = shown and self._console.is_terminal and watcher is None
         self._shown = shown
@@ -96,6 +97,8 @@ class _Launched:
     background: dict[str, float]
     counters: dict[str, int]
     in_budget: bool
+    samples: str
+    """Their digest, for the ledger."""
 
 
 class Recorder(LateLines[_Launched]):
@@ -112,9 +115,11 @@ class Recorder(LateLines[_Launched]):
         budget: BudgetKeeper,
         check: GradientCheck | None = None,
         alarm: CollapseAlarm | None = None,
+        left_out: LeftOut | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        super().__init__(check, run_log)
-        self._alarm = alarm
+        super().__init__(check, run_log, left_out)
+        self._alarm, self._ledger = alarm, ledger
         self._batch_size, self._spans, self._display = batch_size, spans, display
         self._budget = budget
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
@@ -159,7 +164,8 @@ class Recorder(LateLines[_Launched]):
             **batch.counters,
         }
         times = self._spans.take()
-        launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget)
+        samples = digest_of_samples(batch.video_ids, batch.deal) if self._ledger is not None else ""
+        launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget, samples)
         self._follow(launched, list(mine), mean)
 
     def _write_due(self) -> None:
@@ -167,6 +173,8 @@ class Recorder(LateLines[_Launched]):
             super()._write_due()
 
     def _row(self, launched: _Launched, found: dict[str, float]) -> dict[str, Any]:
+        if self._ledger is not None:
+            self._figures = digest_of_figures(found)
         return launched.row | found
 
     def _write(self, row: dict[str, Any], launched: _Launched) -> None:
@@ -174,8 +182,10 @@ class Recorder(LateLines[_Launched]):
         row |= {"data_wait": data_wait / row["seconds"], "spans": spans, **self._budget.memory()}
         if self._log is not None:
             self._log.write(row)
+        if self._ledger is not None:
+            self._ledger.write(row["step"], launched.samples, row["loss"], self._figures)
         self._display.update(row)
-        if self._alarm is not None:
+        if self._alarm is not None and not row.get("step_skipped"):
             self._alarm.see(row["step"], row)
         if not launched.in_budget:
             return

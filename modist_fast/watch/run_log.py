@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,7 +57,7 @@ class RunLog:
         self._writer.begin(lambda: self._append(rows))
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._file.write("".join(map(_line_of, rows)))
         self._file.flush()
         for row in rows:
             for name, value in row.items():
@@ -80,10 +81,22 @@ def drop_lines_after(path: Path, step: int) -> None:
         return
     kept = [row for row in read_metrics(path) if row["step"] <= step]
     with whole_file(path) as half:
-        half.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        half.write_text("".join(map(_line_of, kept)), encoding="utf-8")
+
+
+def _line_of(row: Mapping[str, Any]) -> str:
+    """JSON has no NaN: a step that was left out has null for its loss."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(finite) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl or budget.jsonl; a last one without its newline is one that a kill cut short."""
+    """The whole lines of metrics.jsonl or budget.jsonl, null as NaN.
+
+    A last one without its newline is one that a kill cut short.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]

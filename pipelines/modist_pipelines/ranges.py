@@ -1,8 +1,8 @@
 """The range of a number among the options, declared beside its field."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 KEY = "range"
 """Of a field's metadata."""
@@ -39,6 +39,8 @@ FROM_ZERO = Range(low=0)
 POSITIVE = Range(low=0, open_low=True)
 MOMENTUM = Range(low=0, high=1, open_high=True)
 SHARE = Range(low=0, high=1)
+PART = Range(low=0, high=1, open_low=True)
+"""A share of which nothing is no choice."""
 
 
 def ranged(default: Any, within: Range) -> Any:
@@ -49,3 +51,30 @@ def ranged(default: Any, within: Range) -> Any:
 def required(within: Range) -> Any:
     """The same without a default."""
     return field(metadata={KEY: within})
+
+
+def outside(options: Any, prefix: str = "") -> str | None:
+    """The first number outside the range of its field, in a line: its option, value and range; None where none is.
+
+    Args:
+        options: a dataclass, others nested in it. In a field without a range, numbers that are not finite are outside.
+        prefix: of the options' names.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if is_dataclass(value):
+            if wrong := outside(value, prefix if _is_unnamed(hints[option.name]) else f"{prefix}{option.name}."):
+                return wrong
+            continue
+        within = option.metadata.get(KEY, Range())
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool) and not within.holds(number):
+                name = f"{prefix}{option.name}".replace("_", "-")
+                return f"--{name} {number}: it must be {within}."
+    return None
+
+
+def _is_unnamed(hint: Any) -> bool:
+    """Whether the options of a part go without its name, as tyro has it."""
+    return get_origin(hint) is Annotated and any(getattr(note, "name", None) == "" for note in get_args(hint)[1:])

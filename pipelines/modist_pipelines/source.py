@@ -131,6 +131,10 @@ class ClipSource(Protocol):
         """What tells these videos from others: a resumed run must draw from those that it began with."""
         ...
 
+    def content(self) -> str:
+        """The same, of the videos alone: a copy elsewhere, or one prepared again alike, has it too."""
+        ...
+
     def card(self) -> dict[str, Any]:
         """What a trained backbone's card says of where its clips came from; JSON-ready."""
         ...

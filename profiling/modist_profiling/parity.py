@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from modist_fast.commands.cli import parse_options, run_cli
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.data.parity import clip_parity
 from modist_profiling.frame.accuracy import Parity
 from modist_profiling.frame.report import conditions, find_device, table, write_json
@@ -26,11 +27,11 @@ class Options:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU where there is one that torch can use."""
-    num: int = 65536
+    num: int = ranged(65536, COUNT)
     """Keys in each bank."""
-    size: int = 224
+    size: int = ranged(224, COUNT)
     """Side of the frames of flow."""
-    clips: int = 24
+    clips: int = ranged(24, COUNT)
     """Clips of each kind."""
     json: Path | None = None
     """File that takes the differences."""

@@ -27,6 +27,7 @@ from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
 from modist_fast.run.files import traces
 from modist_fast.watch.run_log import read_metrics
+from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE
 
 
 @dataclass
@@ -196,6 +197,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all samples there")
     parser.add_argument("pretrain", nargs="*", help="options for modist pretrain, after --")
     options = parser.parse_args()
+    for name, within in {"processes": COUNT, "interval": POSITIVE, "tolerance": FROM_ZERO}.items():
+        if not within.holds(value := getattr(options, name)):
+            raise ConfigError(f"--{name} {value}: it must be {within}.")
     if options.epochs < 3:
         raise ConfigError(f"--epochs {options.epochs}: one to warm up and two to compare are needed, 3 at least.")
     return options

@@ -10,6 +10,7 @@ import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,8 +42,8 @@ def _count(path: Path) -> None:
 def _plant(num: int) -> None:
     original = MoDist.update_momentum
 
-    def talkative(self: MoDist, key_momentum: float) -> None:
-        original(self, key_momentum)
+    def talkative(self: MoDist, key_momentum: float, leave_out: Any = None) -> None:
+        original(self, key_momentum, leave_out)
         dist.all_reduce(torch.zeros(num))
 
     MoDist.update_momentum = talkative

@@ -103,6 +103,36 @@ def _busy_core(num_others: int) -> None:
         subprocess.Popen([sys.executable, "-c", spin])
 
 
+def _bad_clip(number: int) -> None:
+    """One number of this rank's clips of a step is a NaN."""
+    original = step.TrainingStep.__call__
+
+    def call(self: Any, batch: Any, *rest: Any) -> Any:
+        if batch.step + 1 == number:
+            batch.visual_query[0, 0, 0, 0, 0] = torch.nan
+        return original(self, batch, *rest)
+
+    step.TrainingStep.__call__ = call  # pyright: ignore[reportAttributeAccessIssue], it passes all on
+
+
+def _bad_gradient(number: int) -> None:
+    """A gradient of this rank overflows in a step; its loss is finite."""
+    original = step.TrainingStep._pass
+
+    def passed(self: Any, index: int, *rest: Any) -> Any:
+        self.planted = getattr(self, "planted", 0) + 1
+        if self.planted > (number - 1) * self._num_passes:
+            parameter = next(self.model.online.parameters())
+            handle = parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+            try:
+                return original(self, index, *rest)
+            finally:
+                handle.remove()
+        return original(self, index, *rest)
+
+    step.TrainingStep._pass = passed  # pyright: ignore[reportAttributeAccessIssue], likewise
+
+
 # In backward passes a call. A step of its own is three or four of them; it loads four videos, and plans, reads and
 # decodes them by eight, four and two calls.
 FAULTS: dict[str, Callable[[], None]] = {
@@ -118,6 +148,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "calls": lambda: _slow(Pathways, "forward", 40),
     "arithmetic": lambda: _more_arithmetic(6),
     "busy": lambda: _busy_core(3),
+    "bad-clip": lambda: _bad_clip(2),
+    "bad-gradient": lambda: _bad_gradient(4),
 }
 
 

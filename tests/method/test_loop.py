@@ -75,7 +75,7 @@ class Toy(TrainingLoop[ToyConfig]):
         self._diverges_at, self._stopped_in = diverges_at, stopped_in
 
     def run(self) -> bool:
-        self._resume(("data", "toy"), "toys")
+        self._resume({"data": "toy"}, "toys")
         before = signal.signal(signal.SIGTERM, self._request_stop)
         try:
             lines = ToyLines(self.events)

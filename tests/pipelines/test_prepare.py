@@ -392,7 +392,7 @@ def test_finished_store_of_other_options(folder, store_path, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"short_side": 4}, "--short-side 4 is out of range"),
+        ({"short_side": 4}, "--short-side 4: it must be at least 32 and at most 4096"),
         ({"grid": 0}, "--grid 0"),
         ({"jpeg_quality": 101}, "--jpeg-quality 101"),
         ({"fps": 0.0}, "--fps 0"),

@@ -9,6 +9,7 @@ from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.finetune.config import LabelledTrainingConfig, Plain, check_training
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig
+from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, SHARE, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class AvaDataConfig:
     """Lists of the frames of both parts: original_vido_id video_id frame_id path labels."""
     store: Path | None = None
     """A store made by modist prepare --grid 2 (or 1)."""
-    start_second: float = 900.0
+    start_second: float = ranged(900.0, FROM_ZERO)
     """Of the movie, at which videos or frames begin."""
     train_boxes: tuple[Path, ...] = ()
     """CSVs of annotated boxes to train on: video, second, x1, y1, x2, y2, action, person."""
@@ -33,13 +34,13 @@ class AvaDataConfig:
     """The CSV of annotated boxes that is tested against."""
     test_boxes: Path | None = None
     """The CSV of a person detector's boxes that are classified; without it, the annotated ones are."""
-    min_score: float = 0.9
+    min_score: float = ranged(0.9, SHARE)
     """A detector's boxes below this score are left out."""
     classes: Path | None = None
     """The .pbtxt of the actions that count (AVA: 60)."""
     excluded: tuple[Path, ...] = ()
     """CSVs of keyframes that do not count: video, second."""
-    num_actions: int = 80
+    num_actions: int = ranged(80, COUNT)
     """Actions that the detector tells apart, numbered from 1; more than those that count."""
 
 
@@ -48,15 +49,15 @@ class AvaConfig(LabelledTrainingConfig):
     """Train an action detector on AVA, and its mAP at an IoU of .5 (paper Table 5, recipe of SlowFast)."""
 
     data: Annotated[AvaDataConfig, Plain] = field(default_factory=AvaDataConfig)
-    num_frames: int = 8
+    num_frames: int = ranged(8, COUNT)
     """Of a clip about a keyframe."""
-    stride: int = 8
+    stride: int = ranged(8, COUNT)
     """Nominal frames (30 a second) from one frame to the next."""
-    crop_size: int = 224
+    crop_size: int = ranged(224, COUNT)
     """Pixels of a training crop, cut where the short side is scaled to 8/7 … 10/7 of it (256 … 320)."""
-    flip: float = 0.5
+    flip: float = ranged(0.5, SHARE)
     """Probability in training."""
-    short_side: int = 256
+    short_side: int = ranged(256, COUNT)
     """Pixels of the whole frame's short side at test."""
     optim: SupervisedOptimConfig = field(
         default_factory=lambda: SupervisedOptimConfig(
@@ -68,9 +69,9 @@ class AvaConfig(LabelledTrainingConfig):
             step_epochs=(10.0, 15.0),
         )
     )
-    epochs: float = 20.0
+    epochs: float = ranged(20.0, POSITIVE)
     """Passes over the training keyframes."""
-    precise_bn_clips: int = 0
+    precise_bn_clips: int = ranged(0, FROM_ZERO)
     """Training clips that the batch-norm statistics are computed from at the end; 0 keeps the moving averages."""
 
 

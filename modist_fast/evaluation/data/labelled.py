@@ -14,6 +14,7 @@ import torch
 
 from modist_fast.errors import ConfigError
 from modist_pipelines.prepare.listing import Entry, ListFormat, read_entries
+from modist_pipelines.ranges import Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos
@@ -40,7 +41,7 @@ class LabelledConfig:
     """The list of the videos that are tested, with --train-list."""
     list_format: ListFormat = "auto"
     """What the lists are, where that cannot be told from them."""
-    hmdb_split: int = 1
+    hmdb_split: int = ranged(1, Range(1, 3))
     """Which of the three splits of HMDB51 to take from a folder of split files."""
     label_column: str | None = None
     """The CSV's column of labels, where it is not "label", "class" or "category"."""

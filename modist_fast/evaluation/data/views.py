@@ -9,6 +9,7 @@ import numpy as np
 
 from modist_fast.errors import ConfigError
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
+from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.source import VideoInfo
 
 _SINGLE_SCALE = 8 / 7  # short side over crop where there is one crop: 256 / 224 in PySlowFast
@@ -19,7 +20,7 @@ _LARGEST_SCALE = 10 / 7  # in training, 320 / 224
 class ViewsConfig:
     """The views of a video at test (paper section 4.1: 10 × 3). None means: as the backbone's card says."""
 
-    temporal: int = 10
+    temporal: int = ranged(10, COUNT)
     """Clips at equal distances; a single one is in the middle."""
     spatial: Literal[1, 3] = 3
     """Crops: one, or both ends and the middle of the long side."""
@@ -33,18 +34,18 @@ class ViewsConfig:
     sampling: Literal["dense", "segments"] = "dense"
     """dense: `stride` frames apart; segments: one frame from each of num_frames equal parts of the video (TSN), as the
     recipe for Something-Something v2 does. There is then one clip a video."""
-    num_frames: int | None = None
+    num_frames: int | None = ranged(None, COUNT)
     """Frames of a clip; left out, as the backbone was trained."""
-    stride: int | None = None
+    stride: int | None = ranged(None, COUNT)
     """Nominal frames (30 a second) from one frame to the next."""
-    crop_size: int | None = None
+    crop_size: int | None = ranged(None, COUNT)
     """Pixels of the network's input."""
-    test_crop_size: int | None = None
+    test_crop_size: int | None = ranged(None, COUNT)
     """The same at test, by default crop_size (the paper: 256 after training on 224)."""
     pooling: Literal["global", "sliding"] = "global"
     """At test, of a crop that is larger than in training. sliding: averages over windows of the size that training
     saw, one at each place (7 × 7 of 8 × 8 for 256 after 224); the places' softmax is averaged (the authors' code)."""
-    short_side: int | None = None
+    short_side: int | None = ranged(None, COUNT)
     """Pixels to which the frame's short side is scaled before a square is cut for the test. By default the crop's size
     with three crops, 8/7 of it with one (256 for 224), as in PySlowFast."""
 

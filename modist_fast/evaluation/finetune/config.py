@@ -17,7 +17,7 @@ from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, PART, POSITIVE, ranged
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 
@@ -84,9 +84,9 @@ class FinetuneConfig(LabelledTrainingConfig):
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """Of the test; clip length, stride, crop and sampling are those of training too."""
     augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
-    fraction: float = 1.0
+    fraction: float = ranged(1.0, PART)
     """Low-shot: train on this share of each class's training videos, at least one; drawn by the seed."""
-    shares: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ranged((), PART)
     """Low-shot in one command: train on each of these shares in turn, each in OUT/shares; in place of --fraction."""
 
 

@@ -15,6 +15,7 @@ from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.clips.handover import work_on
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan, augmented_clip, video_order
+from modist_pipelines.ranges import POSITIVE, SHARE, ranged
 
 _PREFETCH = 2  # steps
 
@@ -27,17 +28,17 @@ class TrainingAugmentation:
     """resized: a crop of random area and aspect, brought to a square, and colour (the authors' UCF101 recipe);
     scaled: a random square of the frame, its short side scaled to 8/7 … 10/7 of the crop, and no colour (PySlowFast's
     SSv2 recipe)."""
-    crop_area: tuple[float, float] = (0.3, 1.0)
+    crop_area: tuple[float, float] = ranged((0.3, 1.0), POSITIVE)
     """resized: share of the frame that a crop covers."""
-    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    crop_aspect: tuple[float, float] = ranged((0.5, 2.0), POSITIVE)
     """resized: width over height."""
-    flip: float = 0.5
+    flip: float = ranged(0.5, SHARE)
     """Probability. 0 where left and right differ in meaning."""
-    color: float = 0.6
+    color: float = ranged(0.6, SHARE)
     """resized: probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
-    color_strength: float = 0.4
+    color_strength: float = ranged(0.4, SHARE)
     """How far brightness, contrast and saturation may change: by a factor from 1 - s to 1 + s."""
-    gray: float = 0.5
+    gray: float = ranged(0.5, SHARE)
     """resized: probability."""
 
 

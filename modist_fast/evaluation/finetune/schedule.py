@@ -6,29 +6,30 @@ from typing import Literal
 
 from modist_fast.config import OptimConfig
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
 
 
 @dataclass(frozen=True)
 class SupervisedOptimConfig:
     """SGD with Nesterov momentum. Learning rates are for `lr_batch_size` samples a step and scale linearly."""
 
-    lr: float = 0.01
+    lr: float = ranged(0.01, FROM_ZERO)
     """Peak learning rate for `lr_batch_size` clips a step; scaled linearly with --batch-size."""
-    lr_batch_size: int = 64
+    lr_batch_size: int = ranged(64, COUNT)
     """Clips a step that the rates are meant for."""
-    momentum: float = 0.9
+    momentum: float = ranged(0.9, MOMENTUM)
     """Nesterov's."""
-    weight_decay: float = 1e-4
+    weight_decay: float = ranged(1e-4, FROM_ZERO)
     """Not applied to biases and batch norm."""
-    warmup_epochs: float = 34.0
+    warmup_epochs: float = ranged(34.0, FROM_ZERO)
     """Epochs over which the rate grows to its peak, in a line."""
-    warmup_start_lr: float = 0.001
+    warmup_start_lr: float = ranged(0.001, FROM_ZERO)
     """Where it begins, for `lr_batch_size` clips a step."""
     policy: Literal["cosine", "steps"] = "cosine"
     """How the rate falls: half a cosine to zero, or by `step_factor` at each of the given epochs."""
-    step_epochs: tuple[float, ...] = ()
+    step_epochs: tuple[float, ...] = ranged((), POSITIVE)
     """steps: the rate is multiplied by `step_factor` at each of these."""
-    step_factor: float = 0.1
+    step_factor: float = ranged(0.1, POSITIVE)
     """What the rate is multiplied by at a step."""
 
     def as_sgd(self) -> OptimConfig:

@@ -201,7 +201,7 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
     def run(self) -> Trained | None:
         """Train to the last step and set precise batch-norm statistics; None where SIGTERM came before."""
         self._resume(
-            ("fingerprint", self._fingerprint),
+            {"fingerprint": self._fingerprint},
             "videos, labels or parts of them, or from another backbone. Use those it began with",
         )
         if self.world.is_main:

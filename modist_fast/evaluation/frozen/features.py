@@ -34,6 +34,7 @@ from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
 _SHARD = 16  # videos
@@ -46,12 +47,12 @@ class FeaturesConfig:
 
     folder: Path | None = None
     """Where features are kept, by default OUT/features. Evaluations that share it compute them once."""
-    batch_size: int = 16
+    batch_size: int = ranged(16, COUNT)
     """Clips that pass through the network together."""
     precision: PrecisionOption = "auto"
     """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
     log says which."""
-    num_threads: int = 0
+    num_threads: int = ranged(0, FROM_ZERO)
     """Reading and decoding threads of each process; 0 takes its share of the cores."""
 
 

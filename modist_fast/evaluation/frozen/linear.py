@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
 
 _MAX_ITERATIONS = 2000
 _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by C · samples, where L-BFGS ends
@@ -22,7 +23,7 @@ class LbfgsConfig:
     beforehand, never chosen on test videos.
     """
 
-    c: float = 0.01
+    c: float = ranged(0.01, POSITIVE)
     """Inverse of the weight of the L2 penalty, as scikit-learn's C."""
     normalize: Literal["standardize", "l2"] = "standardize"
     """standardize: mean 0 and deviation 1 of each feature over the training samples; l2: unit length."""
@@ -32,13 +33,13 @@ class LbfgsConfig:
 class SgdConfig:
     """The paper's linear protocol (values of the authors' released code): no weight decay, no dropout, BN in eval."""
 
-    lr: float = 32.0
+    lr: float = ranged(32.0, FROM_ZERO)
     """For a batch of 256; falls to 0 over the epochs as a cosine."""
-    batch_size: int = 256
+    batch_size: int = ranged(256, COUNT)
     """Features a step."""
-    epochs: int = 200
+    epochs: int = ranged(200, COUNT)
     """Passes over the features."""
-    momentum: float = 0.9
+    momentum: float = ranged(0.9, MOMENTUM)
     """Of SGD."""
     normalize: Literal["none", "standardize", "l2"] = "none"
     """Features are scaled to length 1 first."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 
 _QUERIES_AT_A_TIME = 4096
 
@@ -15,9 +16,9 @@ _QUERIES_AT_A_TIME = 4096
 class KnnConfig:
     """The vote: each of the k nearest training videos adds exp(cosine / temperature) to its class (Wu et al., 2018)."""
 
-    k: int = 20
+    k: int = ranged(20, COUNT)
     """Neighbours that vote."""
-    temperature: float = 0.07
+    temperature: float = ranged(0.07, POSITIVE)
     """Of their votes, exp(cosine / temperature)."""
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
+from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos
@@ -24,6 +25,7 @@ from modist_fast.host.distributed import World
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, ranged
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import META_NAME, Store
 from modist_pipelines.video.raw import RawVideos
@@ -35,21 +37,22 @@ SUFFIXES = (".parquet", ".safetensors")
 class PlainVideosConfig:
     """Write the features of videos to a file: (N, V, D), the names of N videos, and when each view begins and ends."""
 
+    out_is: ClassVar[OutKind] = "file"
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """A folder of videos, some files, or a store."""
     network: Annotated[BackboneConfig, tyro.conf.arg(name="")]
     out: Path
     """F.parquet, a row a view, or F.safetensors. F.parts beside it keeps what is done: a killed call goes on."""
-    every: float | None = None
+    every: float | None = ranged(None, POSITIVE)
     """A clip every so many seconds (to the nearest stored frame), in place of the views at equal distances: then N
     counts clips, and V is 1 (or 3 with --views.spatial 3)."""
     views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=10, spatial=1))
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
     """Where to compute. auto: on a GPU where there is one that torch can use."""
-    collective_timeout: float = COLLECTIVE_TIMEOUT
+    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
-    seed: int = 0
+    seed: int = ranged(0, FROM_ZERO)
     """Of a random backbone."""
 
 

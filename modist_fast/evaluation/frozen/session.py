@@ -36,6 +36,7 @@ from modist_fast.host.environment import git_revision
 from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
@@ -56,9 +57,9 @@ class FrozenConfig:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     device: DeviceOption = "auto"
     """Where to compute. auto: on a GPU where there is one that torch can use."""
-    collective_timeout: float = COLLECTIVE_TIMEOUT
+    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
-    seed: int = 0
+    seed: int = ranged(0, FROM_ZERO)
     """Of a random backbone, the classifier, the subsets and the intervals."""
 
 

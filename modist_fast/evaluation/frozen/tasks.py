@@ -24,6 +24,7 @@ from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.ranges import COUNT, FROM_ZERO, PART, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class LinearConfig(FrozenConfig):
     average: Literal["auto", "features", "softmax"] = "auto"
     """Over a video's views. features: their mean, in training and at test; softmax: each view trains by itself, and the
     views' probabilities are averaged. auto: features with lbfgs, softmax with sgd."""
-    augmented_views: int = 0
+    augmented_views: int = ranged(0, FROM_ZERO)
     """Train on this many randomly placed, scaled and flipped clips of each video in place of its test views."""
     lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
     sgd: SgdConfig = field(default_factory=SgdConfig)
@@ -45,9 +46,9 @@ class LinearConfig(FrozenConfig):
 class LowShotConfig(LinearConfig):
     """The linear classifier on parts of the training videos (paper, low-shot)."""
 
-    shares: tuple[float, ...] = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
+    shares: tuple[float, ...] = ranged((0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0), PART)
     """Of each class's training videos; at least one. Every share's videos are among those of the next."""
-    subsets: int = 3
+    subsets: int = ranged(3, COUNT)
     """How many draws of each share are scored."""
 
 
@@ -62,7 +63,7 @@ class KnnEvaluationConfig(FrozenConfig):
 class RetrievalConfig(FrozenConfig):
     """Retrieve training videos for each test video: R@k, is one of the k nearest of its class?"""
 
-    ks: tuple[int, ...] = (1, 5, 10, 20)
+    ks: tuple[int, ...] = ranged((1, 5, 10, 20), COUNT)
     """Right where a video of the class is among the k nearest; for each of these k."""
 
 

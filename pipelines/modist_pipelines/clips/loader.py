@@ -1,5 +1,6 @@
 """The loader: the plan's clips of each step, read, decoded and augmented ahead of the training step."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -180,6 +181,11 @@ class ClipLoader:
                 "are usable). Prepare more videos or lower --batch-size."
             )
         return videos
+
+    def plan_digest(self) -> str:
+        """SHA-256 of the rule by which clips are drawn, the seed, and the videos to draw from."""
+        rule = f"{self._plan!r} {self._seed} {self._batch_size} {self._shuffle_keys}"
+        return hashlib.sha256(rule.encode() + self._videos.astype("<i8").tobytes()).hexdigest()
 
     @property
     def source_name(self) -> str:

@@ -33,6 +33,7 @@ from modist_pipelines.prepare.settings import (
 )
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
+from modist_pipelines.ranges import Range, outside, ranged
 from modist_pipelines.store.reader import (
     META_NAME,
     QUARANTINE_NAME,
@@ -59,7 +60,7 @@ class PrepareConfig:
     out: Path
     """Folder of the store. Run again after an interruption, or when videos were added, removed or replaced: only what
     is missing is done."""
-    short_side: int = 256
+    short_side: int = ranged(256, Range(32, 4096))
     """Pixels of the shorter side of the stored frames (144 for the 128-pixel models)."""
     motion_inputs: tuple[MotionName, ...] = (DEFAULT,)
     """Motion maps to store (Table 3b; docs/motion-inputs.md); one store may hold several, or none."""
@@ -69,15 +70,15 @@ class PrepareConfig:
     """File of torchvision's RAFT weights; without it, torch's hub cache is looked at."""
     device: FlowDevice = "auto"
     """Where RAFT runs; nvof needs a GPU."""
-    sobel_gain: float = 1.0
+    sobel_gain: float = ranged(1.0, Range(1e-6, 1e6))
     """Factor on the plain 3x3 Sobel filter of the flow edges (kornia's filter is 0.125)."""
     border: Border = "replicate"
     """What the Sobel filter sees beyond the frame."""
-    clamp: float = 10.0
+    clamp: float = ranged(10.0, Range(1e-6, 1e6))
     """Upper end of the flow edges, in pixels per 5 frames."""
-    fps: float = 30.0
+    fps: float = ranged(30.0, Range(1, 1000))
     """Frames a second of the nominal clock that all videos are put on."""
-    grid: int = 4
+    grid: int = ranged(4, Range(1, 1000))
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
     aspect: AspectOption = "auto"
     """Pixels that are not square: "display" makes them so, as players do; "storage" keeps the shape of the file. By
@@ -85,7 +86,7 @@ class PrepareConfig:
     size_change: SizeChangeOption = "auto"
     """Videos whose frames change their shape: "refuse" puts them into quarantine, "scale" brings each frame to the
     shape of the first. By default what the store in --out has, refuse for a new one."""
-    jpeg_quality: int = 90
+    jpeg_quality: int = ranged(90, Range(1, 100))
     """Of frames and motion maps, 1 to 100."""
     root: Path | None = None
     """Folder that the paths of a list are relative to; by default the list's own."""
@@ -96,11 +97,11 @@ class PrepareConfig:
     the same --out; when they are done, --merge makes the store."""
     merge: bool = False
     """Join the parts of --shard to a store. Nothing is encoded again."""
-    video_timeout: float = 600.0
+    video_timeout: float = ranged(600.0, Range(1, 1e9))
     """Seconds after which a video that a worker is still at is given up."""
     retry_quarantined: bool = False
     """Try the videos that are in quarantine once more."""
-    workers: int = 0
+    workers: int = ranged(0, Range(0, 4096))
     """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
     0 takes up to four for each, as their free memory allows."""
     dry_run: bool = False
@@ -111,20 +112,8 @@ class PrepareConfig:
         Raises:
             DataError: an option out of its range.
         """
-        ranges = {
-            "short_side": (32, 4096),
-            "sobel_gain": (1e-6, 1e6),
-            "clamp": (1e-6, 1e6),
-            "fps": (1, 1000),
-            "grid": (1, 1000),
-            "jpeg_quality": (1, 100),
-            "workers": (0, 4096),
-            "video_timeout": (1, 1e9),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                option = name.replace("_", "-")
-                raise DataError(f"--{option} {getattr(self, name)} is out of range: {low:g} to {high:g}.")
+        if (wrong := outside(self)) is not None:
+            raise DataError(wrong)
         for name in self.motion_inputs:
             find_motion_input(name, OPTION)
         if len(set(self.motion_inputs)) < len(self.motion_inputs):
@@ -428,7 +417,7 @@ def _make_shards(
     num_missing = sum(len(task.videos) for task in missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
     columns = (*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, soft_wrap=True)) as progress:
         watch = _Watch(progress, num_videos, num_videos - num_missing)
         pool.run(missing, maker, watch.on_report, watch.on_death, patience)
 

@@ -327,6 +327,18 @@ class Store:
         with (self.path / INDEX_NAME).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def content(self) -> str:
+        """SHA-256 of what the plan and the nets see: names, lengths, sizes, scores and the checksums of all frames.
+
+        Not of where in the shards they lie: a store prepared again from the same videos may have others.
+        """
+        digest = hashlib.sha256(f"{self.fps} {self.grid} {self.kinds}\n".encode())
+        digest.update("\n".join(self.videos).encode(errors="surrogateescape"))
+        columns = [*self._crc32.values(), *self._scores.values()]
+        for values in (self.num_frames, self.width, self.height, *(column.values for column in columns)):
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
     def card(self) -> dict[str, Any]:
         """The contents of store.json."""
         return json.loads(self.meta.to_json())

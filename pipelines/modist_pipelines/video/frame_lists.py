@@ -103,6 +103,10 @@ class FrameLists:
         listing = "\n".join(f"{name}\t{size}\t{files}" for name, size, files in rows)
         return hashlib.sha256(f"{self.fps}\n{listing}".encode()).hexdigest()
 
+    def content(self) -> str:
+        """As the fingerprint: files are named as the lists have them."""
+        return self.fingerprint()
+
     def card(self) -> dict[str, Any]:
         return {"format": "frame-lists", "fps": self.fps, "grid": self.grid, "num_videos": self.num_videos}
 

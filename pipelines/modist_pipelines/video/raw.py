@@ -229,6 +229,10 @@ class RawVideos:
         listing = "\n".join(f"{name}\t{probe.listed()}" for name, probe in zip(self.videos, self._probes, strict=True))
         return hashlib.sha256(f"{self.fps} {self.grid}\n{listing}".encode()).hexdigest()
 
+    def content(self) -> str:
+        """As the fingerprint: it knows no folder."""
+        return self.fingerprint()
+
     def card(self) -> dict[str, Any]:
         return {"format": "raw-videos", "fps": self.fps, "grid": self.grid, "num_videos": self.num_videos}
 

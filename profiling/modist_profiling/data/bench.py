@@ -26,6 +26,7 @@ import torch
 
 from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 from modist_pipelines.video.discovery import discover_videos
 from modist_pipelines.video.index import read_index
 from modist_pipelines.video.reader import VideoError
@@ -50,13 +51,13 @@ class Options(Report):
     """Made of the same videos; made for the purpose where absent."""
     rows: tuple[Kind, ...] = get_args(Kind)
     """Only these; by default all."""
-    rounds: int = 5
+    rounds: int = ranged(5, COUNT)
     """Turns of each row."""
-    samples: int = 12
+    samples: int = ranged(12, COUNT)
     """A round and row."""
-    batch_size: int = 4
+    batch_size: int = ranged(4, COUNT)
     """Samples of a step."""
-    workers: int = 1
+    workers: int = ranged(1, FROM_ZERO)
     """Of the peers' DataLoader, beside none."""
 
 

@@ -20,6 +20,7 @@ from modist_pipelines.clips.backends import GpuDecoder
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.plan import ClipSpec, PlanConfig
+from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.store.reader import Store
 from modist_profiling.frame.report import Report, conditions, print_rows
 from modist_profiling.frame.rows import Row
@@ -33,11 +34,11 @@ class Options(Report):
 
     store: Path
     """A store made by modist prepare."""
-    batch_size: int = 32
+    batch_size: int = ranged(32, COUNT)
     """Samples of a step."""
-    steps: int = 10
+    steps: int = ranged(10, COUNT)
     """Of a round."""
-    rounds: int = 5
+    rounds: int = ranged(5, COUNT)
     """Turns, after one that is thrown away."""
 
 

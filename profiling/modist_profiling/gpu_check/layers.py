@@ -22,6 +22,7 @@ from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.pathways import Pathways
 from modist_fast.presets import find_preset
 from modist_kernels import batch_norm
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.frame.device_time import median_milliseconds
 from modist_profiling.frame.report import conditions, find_device, write_json
 
@@ -32,9 +33,9 @@ class Options:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     preset: str = "modist-r50"
-    batch: int = 8
-    crop: int = 224
-    num: int | None = None
+    batch: int = ranged(8, COUNT)
+    crop: int = ranged(224, COUNT)
+    num: int | None = ranged(None, COUNT)
     """Only so many distinct layers of each kind."""
     json: Path | None = None
 

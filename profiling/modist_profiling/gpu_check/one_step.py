@@ -22,6 +22,7 @@ from modist_fast.host.distributed import join_world
 from modist_fast.replay import WARM_UP
 from modist_fast.watch.budget_keeper import step_flops
 from modist_fast.watch.rates import peak_memory
+from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 from modist_profiling.frame.report import conditions, find_device, write_json
 from modist_profiling.step.worker import made_up_batch, our_runner, step_config
 
@@ -34,16 +35,16 @@ class Options:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     preset: str = "modist-r50"
-    groups: int = 1
+    groups: int = ranged(1, COUNT)
     """Groups of 8 samples of the step, on this one process."""
-    group: int = 8
+    group: int = ranged(8, COUNT)
     """Samples of a group."""
-    crop: int = 224
-    bank: int = 65536
+    crop: int = ranged(224, COUNT)
+    bank: int = ranged(65536, COUNT)
     compile: bool = False
     graphs: Literal["auto", "off"] = "auto"
-    groups_together: int = 0
-    steps: int = 10
+    groups_together: int = ranged(0, FROM_ZERO)
+    steps: int = ranged(10, COUNT)
     """Steps timed without a wait between them."""
     json: Path | None = None
     trace: Path | None = None

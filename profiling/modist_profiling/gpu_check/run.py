@@ -28,6 +28,7 @@ import torch
 
 from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import POSITIVE, ranged
 from modist_profiling.gpu_check.page import ATTACHMENT_LIMIT_MB, DRY_RUN, machine, next_steps, write_results, write_zip
 from modist_profiling.gpu_check.runner import Folders, Result, read_figures, readable, run_stages
 from modist_profiling.gpu_check.stage import Setting, Stage
@@ -48,7 +49,7 @@ class Options:
     """Stages to run, and those that they need; `first` is all of `first-…`. All by default."""
     skip_done: bool = False
     """Go on with what OUT holds: stages that were ok there do not run again."""
-    deadline: float | None = None
+    deadline: float | None = ranged(None, POSITIVE)
     """Be done within so many seconds: limits are cut to what is left, and stages without 20 s are skipped."""
     write: bool = False
     """Take the fastest launch configurations over into kernels/modist_kernels/configurations.json."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from modist_fast.commands.cli import parse_options
 from modist_fast.watch.rates import Roofline
 from modist_kernels import flow_edges, flow_edges_reference
+from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 from modist_profiling.frame.report import conditions, print_rows
 from modist_profiling.kernels.traffic import counted_in_interpreter, edges_compulsory_bytes
 from modist_profiling.kernels.turns import KernelOptions, KernelRow, is_usable, measure, plot_sizes
@@ -35,13 +36,13 @@ Result = tuple[Tensor, Tensor]
 class Options(KernelOptions):
     """Benchmark of flow edges."""
 
-    frames: int = 32
+    frames: int = ranged(32, COUNT)
     """Frames of a call: two clips of 16."""
-    size: int = 224
+    size: int = ranged(224, COUNT)
     """Pixels of a frame's height and width."""
-    seconds: float = 8.0
+    seconds: float = ranged(8.0, POSITIVE)
     """Time for each shape, beyond one call of each provider."""
-    rounds: int = 300
+    rounds: int = ranged(300, COUNT)
     """Turns of each row."""
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from modist_fast.commands.cli import parse_options
 from modist_fast.watch.rates import Roofline
 from modist_kernels import queue_infonce, queue_infonce_reference
+from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 from modist_profiling.frame.report import conditions, print_rows
 from modist_profiling.kernels.traffic import counted_in_interpreter, loss_compulsory_bytes
 from modist_profiling.kernels.turns import KernelOptions, KernelRow, is_usable, measure, plot_sizes
@@ -33,15 +34,15 @@ TITLE = "loss, forward and backward"
 class Options(KernelOptions):
     """Benchmark of the loss over the memory banks."""
 
-    batch: int = 32
+    batch: int = ranged(32, COUNT)
     """Queries of each modality."""
-    num: int = 65536
+    num: int = ranged(65536, COUNT)
     """Keys in each bank, N."""
-    dim: int = 128
+    dim: int = ranged(128, COUNT)
     """Numbers of a key."""
-    seconds: float = 12.0
+    seconds: float = ranged(12.0, POSITIVE)
     """Time for each shape, beyond one call of each provider."""
-    rounds: int = 60
+    rounds: int = ranged(60, COUNT)
     """Turns at most."""
     compile: bool = True
     """Include torch.compile of plain torch (half a minute at first)."""

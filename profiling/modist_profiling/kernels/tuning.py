@@ -36,6 +36,7 @@ from modist_kernels.configurations import (
 from modist_kernels.flow_edges.kernels import forward as edges_forward
 from modist_kernels.queue_infonce.launches import SUPPORTED_DIMS
 from modist_kernels.queue_infonce.launches import forward as loss_forward
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.kernels.ahead_of_time import SHARED_MEMORY_LIMIT, Resources, compile_partial
 from modist_profiling.kernels.table import Table, read_table, taken_over, write_table
 from modist_profiling.kernels.turns import interleave
@@ -53,13 +54,13 @@ class Options:
     """Compile for chips that are not here, and print registers, spills, shared memory and instructions."""
     candidates: bool = False
     """With --ahead-of-time: all candidates, not only the shipped entries."""
-    architecture: int | None = None
+    architecture: int | None = ranged(None, COUNT)
     """With --ahead-of-time: one of 80, 89, 90, 100, 120; all by default."""
-    dims: tuple[int, ...] = SUPPORTED_DIMS
+    dims: tuple[int, ...] = ranged(SUPPORTED_DIMS, COUNT)
     """C of the queries."""
-    block_rows: tuple[int, ...] = BLOCK_ROWS
+    block_rows: tuple[int, ...] = ranged(BLOCK_ROWS, COUNT)
     """Query rows of a tile."""
-    rounds: int = 30
+    rounds: int = ranged(30, COUNT)
     """Turns of each configuration."""
     json: Path | None = None
     """Write what was found into this file."""

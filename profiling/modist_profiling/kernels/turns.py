@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 
 from modist_fast.watch.rates import Roofline, roofline
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.frame.device_time import Stopwatch
 from modist_profiling.frame.report import Report, charts, find_device
 from modist_profiling.frame.rows import Row, turns
@@ -21,7 +22,7 @@ class KernelOptions(Report):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU where there is one that torch can use."""
-    threads: int = 1
+    threads: int = ranged(1, COUNT)
     """CPU threads."""
     sweep: bool = False
     """Also measure other shapes around the one given."""

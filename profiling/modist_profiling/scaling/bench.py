@@ -24,6 +24,7 @@ import torch
 
 from modist_fast.commands.cli import parse_options
 from modist_fast.errors import ConfigError
+from modist_pipelines.ranges import COUNT, POSITIVE, ranged
 from modist_profiling.frame.report import Report, conditions, print_rows
 from modist_profiling.frame.rows import Row, Worker, turns
 from modist_profiling.scaling.sent_bytes import Sent, minimum_bytes, print_sent, sent_of
@@ -40,15 +41,15 @@ class Options(Report):
 
     preset: str = "modist-r18-128"
     """Recipe of the step."""
-    batch: int = 8
+    batch: int = ranged(8, COUNT)
     """B: samples of a step of one process."""
-    crop: int = 64
+    crop: int = ranged(64, COUNT)
     """Smaller than the preset's 128: less to compute for the same gradients, so that messages weigh more."""
-    bank: int = 65536
+    bank: int = ranged(65536, COUNT)
     """Keys in each bank."""
-    rounds: int = 9
+    rounds: int = ranged(9, COUNT)
     """Turns of each run."""
-    seconds: float = 300.0
+    seconds: float = ranged(300.0, POSITIVE)
     """No further turn after this time; three turns at least."""
     counted: tuple[str, ...] = ("demo", "modist-r18-128", "modist-r50")
     """Presets whose messages are counted: their own batch, on crops of 32², since crops do not travel."""

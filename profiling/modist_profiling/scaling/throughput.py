@@ -19,6 +19,7 @@ from modist_fast.commands.cli import Parser, run_cli
 from modist_fast.commands.help_texts import field_texts
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
+from modist_fast.run.options import check_ranges
 from modist_pipelines.store.reader import Store
 from modist_profiling.scaling.throughput_model import (
     DEVICES,
@@ -119,6 +120,7 @@ def main() -> None:
         parser.add_argument(option, type=type(entry.default), default=entry.default, help=text)
     options = parser.parse_args()
     assumed = Assumptions(**{entry.name: getattr(options, entry.name) for entry in fields(Assumptions)})
+    check_ranges(assumed)
     sizes = SIZES
     if options.store is not None:
         store = Store.open(options.store)

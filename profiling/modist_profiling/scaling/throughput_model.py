@@ -7,6 +7,7 @@ it wrong.
 from dataclasses import dataclass
 
 from modist_pipelines.clips.graph import HW_DECODER_LOAD
+from modist_pipelines.ranges import COUNT, FROM_ZERO, PART, POSITIVE, SHARE, ranged
 from modist_pipelines.resources import decodes_motion_on_host
 
 _FULL_HD = 1920 * 1080
@@ -51,31 +52,31 @@ SOURCES = {
 class Assumptions:
     """What no data sheet says."""
 
-    compute_share: float = 0.35
+    compute_share: float = ranged(0.35, PART)
     """Of the peak, reached by 3D convolutions and everything around them."""
-    small_frame_share: float = 0.5
+    small_frame_share: float = ranged(0.5, PART)
     """Of the engines' pixel rate, reached on frames far below full HD."""
-    hw_decoder_load: float = HW_DECODER_LOAD
+    hw_decoder_load: float = ranged(HW_DECODER_LOAD, SHARE)
     """Share of a GPU's JPEGs that the engines decode: the trainer's --loader.hw-decoder-load."""
-    other_jpeg_full_hd: float = 1600.0
+    other_jpeg_full_hd: float = ranged(1600.0, POSITIVE)
     """4:2:0 JPEGs of 1920x1080 a second of a GPU's host threads and cores, which decode the rest. Made up: with it
     DALI's default share is the best one for the engines of an A100."""
-    host_cores: int = 14
+    host_cores: int = ranged(14, FROM_ZERO)
     """Of a GPU, to decode motion maps beside it: 112 cores for eight. Below 8 the GPU decodes these too, as the
     trainer's --loader.motion-decoding has it by itself."""
-    host_maps_per_core: float = 3400.0
+    host_maps_per_core: float = ranged(3400.0, POSITIVE)
     """Motion maps of 256x341 a second, 24 KB each: measured, see docs/throughput-model.md."""
-    pcie_share: float = 0.8
+    pcie_share: float = ranged(0.8, PART)
     """Of the data sheet's rate, reached by copies."""
-    host_us_per_frame: float = 15.0
+    host_us_per_frame: float = ranged(15.0, POSITIVE)
     """modist bench host measures it. Python runs it on one core at a time."""
-    augment_passes: float = 8.0
+    augment_passes: float = ranged(8.0, POSITIVE)
     """Times that the clips' float32 bytes cross the GPU's memory: resize, blur in two passes, colour, copy."""
-    raw_amplification: float = 4.6
+    raw_amplification: float = ranged(4.6, POSITIVE)
     """Frames decoded for one used, from raw video: modist bench pipeline, key frames 250 apart."""
-    network_gbs: float = 50.0
+    network_gbs: float = ranged(50.0, POSITIVE)
     """Between nodes, one direction, for each GPU: 400 Gb/s."""
-    gpus_per_node: int = 8
+    gpus_per_node: int = ranged(8, COUNT)
     """Beyond these, messages go by the network."""
 
 

@@ -23,6 +23,7 @@ from modist_fast.commands.cli import parse_options
 from modist_fast.watch.budget_keeper import step_flops
 from modist_fast.watch.rates import count_flops
 from modist_kernels.dispatch import multiplies_bf16
+from modist_pipelines.ranges import COUNT, ranged
 from modist_profiling.frame.report import Report, by_table, conditions, find_device, print_rows
 from modist_profiling.frame.rows import Row, Worker, digits, run_rows
 from modist_profiling.step.launches import of_preset
@@ -43,19 +44,19 @@ class Options(Report):
     """Which tables."""
     preset: str = "modist-r18-128"
     """Recipe of the step: nets and clips; modist-r50 with --crop 224 is the paper's."""
-    batch: int = 8
+    batch: int = ranged(8, COUNT)
     """Samples of a step."""
-    crop: int = 128
+    crop: int = ranged(128, COUNT)
     """Pixels of the clips' height and width."""
-    bank: int = 65536
+    bank: int = ranged(65536, COUNT)
     """Keys in each bank."""
-    backbone_batch: int = 2
+    backbone_batch: int = ranged(2, COUNT)
     """Clips of 8 × 112² of a backbone's call."""
-    threads: int = 2
+    threads: int = ranged(2, COUNT)
     """CPU threads."""
-    rounds: int = 11
+    rounds: int = ranged(11, COUNT)
     """Turns of each row."""
-    together: int = 6
+    together: int = ranged(6, COUNT)
     """Rows that are measured, and held in memory, at a time. The first of a table is always among them."""
     choices: bool = True
     """Rows for the choices between the plain step and the project's; False leaves these two."""
