@@ -12,6 +12,7 @@ from modist_pipelines.prepare.shards import ShardMaker
 from modist_pipelines.prepare.workers import WorkerPool
 from modist_pipelines.store.writer import MotionJpegs, each_jpeg
 from modist_pipelines.video.discovery import file_size
+from modist_pipelines.video.names import file_path
 from modist_pipelines.video.reader import VideoError, VideoReader
 
 NUM_SAMPLES = 12
@@ -89,7 +90,7 @@ class _Sampler:
     _is_warm: bool = False
 
     def __call__(self, video: str, report: Callable[[Sample], None]) -> None:
-        path = self.maker.videos / video
+        path = file_path(self.maker.videos, video)
         counter = _Counter()
         encoder = self.maker.encoder()
         try:
@@ -125,7 +126,7 @@ def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patienc
         on_death=lambda task, sample, code: None,
         patience=patience,
     )
-    return extrapolate(samples, sum(file_size(maker.videos / video) for video in videos), pool.num_workers)
+    return extrapolate(samples, sum(file_size(file_path(maker.videos, video)) for video in videos), pool.num_workers)
 
 
 def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:

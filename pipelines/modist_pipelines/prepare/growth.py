@@ -12,6 +12,7 @@ from isal.isal_zlib import crc32
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
+from modist_pipelines.video.names import file_path
 
 _BLOCK = 1 << 20
 
@@ -59,13 +60,14 @@ class Known:
     def videos(self) -> list[str]:
         return _names(self.index)
 
-    def quarantined(self) -> list[str]:
-        return _names(self.quarantine)
+    def quarantined(self, but: str = "") -> list[str]:
+        """Names in quarantine, without those of one reason."""
+        return [row["video"] for row in self.quarantine.to_pylist() if row["reason"] != but]
 
     def replaced(self, root: Path, videos: Iterable[str]) -> set[str]:
         """Videos whose files are others than those that were read: by size, then time, then content."""
         noted = {row["video"]: row for row in self.sources.to_pylist()}
-        return {video for video in videos if video in noted and _is_replaced(root / video, noted[video])}
+        return {video for video in videos if video in noted and _is_replaced(file_path(root, video), noted[video])}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Growth:
 
     @staticmethod
     def between(known: Known, root: Path, videos: Sequence[str], retry_quarantined: bool) -> "Growth":
-        there, out = set(known.videos()), set(known.quarantined())
+        # What a list named before it was there was never tried.
+        there, out = set(known.videos()), set(known.quarantined(but="missing"))
         wanted = set(videos)
         replaced = known.replaced(root, wanted & (there | out))
         return Growth(

@@ -19,6 +19,8 @@ from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
+from modist_pipelines.video.discovery import folder_label
+from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
 
@@ -89,7 +91,7 @@ class ShardMaker:
                         continue
                     report(VideoReport(video, "begun"))
                     with contextlib.suppress(OSError):  # the encoder says that it cannot be read
-                        sources.append(source_row(video, self.videos / video))
+                        sources.append(source_row(video, file_path(self.videos, video)))
                     report(self._add(video, task, writer, quarantine))
                 index = writer.table()
         except OSError as error:
@@ -112,12 +114,12 @@ class ShardMaker:
 
     def _add(self, video: str, task: ShardTask, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
         try:
-            encoded = self.encoder().encode(self.videos / video, writer)
+            encoded = self.encoder().encode(file_path(self.videos, video), writer)
         except VideoError as error:
             writer.drop_video()
             quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})
             return VideoReport(video, "quarantined")
-        label = Path(video).parent.name or None if task.labels is None else task.labels[video]
+        label = folder_label(video) if task.labels is None else task.labels[video]
         writer.finish_video(
             video,
             label=label,

@@ -47,6 +47,8 @@ REASONS = {
     "changes_shape": "frames of several shapes",
     "crashed": "ended the process that read it, twice",
     "hung": "took longer than --video-timeout",
+    "missing": "named by the list, and not there",
+    "unlisted": "folders that cannot be listed",
 }
 
 
