@@ -86,15 +86,14 @@ def _label(rows: list[list[str]], width: int, path: int, separator: str) -> tupl
     cells = {place: [row[place].strip() for row in rows] for place in range(width) if place != path}
     cells = {place: values for place, values in cells.items() if any(values)}
     split = next((place for place, values in cells.items() if {v.lower() for v in values} <= SPLITS), None)
-    texts = [
-        place for place, values in cells.items() if place != split and not all(map(is_number, filter(None, values)))
-    ]
+    others = {place: list(filter(None, values)) for place, values in cells.items() if place != split}
+    texts = [place for place, values in others.items() if not all(map(is_number, values))]
     if texts:
         return texts[0], split, "" if len(texts) == 1 else "the first column of text"
-    whole = [place for place, values in cells.items() if all(map(is_whole_number, filter(None, values)))]
+    whole = [place for place, values in others.items() if all(map(is_whole_number, values))]
     if not whole:
         return None, split, ""
-    values = {place: [int(value) for value in cells[place] if value] for place in whole}
+    values = {place: [int(value) for value in others[place]] for place in whole}
     last = whole[-1]
     are_lengths = min(values[last]) >= _FRAMES and len(set(values[last])) > len(values[last]) / 2
     if len(cells) == 1 and separator == "," and are_lengths:

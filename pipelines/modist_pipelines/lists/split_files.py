@@ -46,8 +46,8 @@ def read_hmdb51(path: Path) -> list[Entry]:
             name, _, part = (cell.strip() for cell in line.strip().rpartition(" "))
             if part not in ("0", "1", "2") or not name:
                 raise DataError(
-                    f"{file}, line {number}, column 2: {line.strip()!r} is no line of HMDB51: a name, and 1 (training), "
-                    "2 (test) or 0 (neither)."
+                    f"{file}, line {number}, column 2: {line.strip()!r} is no line of HMDB51: a name, and 1 for "
+                    "training, 2 for test or 0 for neither."
                 )
             if part != "0":
                 split = {"split": "train" if part == "1" else "test"}

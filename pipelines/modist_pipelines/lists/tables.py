@@ -121,7 +121,7 @@ def _narrowed(path: Path, line: int, cells: list[str], separator: str, columns: 
         (row,) = split_behind_path(separator.join(cells), separator, columns.width)
         if len(row.cells) == columns.width:
             return row.cells
-    if columns.width - 1 == columns.label and columns.path < columns.label:
+    if columns.label == columns.width - 1 and columns.path != columns.label:
         return [*cells[: columns.width - 1], separator.join(cells[columns.width - 1 :])]
     raise DataError(
         f"{path}, line {line}, column {columns.width + 1}: {len(cells)} columns where the list has {columns.width} "
