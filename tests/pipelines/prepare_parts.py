@@ -63,6 +63,12 @@ def endless_for_wide_videos(flows, *, gain, border, clamp):
     return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
 
 
+def unhurried_edges(flows, *, gain, border, clamp):
+    """Take a third of a second for each frame."""
+    time.sleep(len(flows) / 3)
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
+
+
 def faulty_edges(flows, *, gain, border, clamp):
     raise ZeroDivisionError("a fault of the program, not of a video")
 

@@ -72,7 +72,18 @@ def errors() -> list[Exception]:
     of_ffmpeg = [kind(5, kind.__name__) for kind in dict.fromkeys([av.FFmpegError, *kinds(av.FFmpegError)])]
     assert len(of_ffmpeg) > 40
     undecodable = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-    return [*of_ffmpeg, MemoryError(), OverflowError("too large"), ZeroDivisionError("by zero"), undecodable]
+    of_python = [MemoryError(), OverflowError("too large"), ZeroDivisionError("by zero"), RecursionError("too deep")]
+    of_bindings = [
+        TypeError("an integer is required"),
+        AttributeError("no codec"),
+        AssertionError("side data"),
+        Unheard(),
+    ]
+    return [*of_ffmpeg, undecodable, *of_python, *of_bindings]
+
+
+class Unheard(Exception):
+    """Of no kind that anyone knows."""
 
 
 class Broken:

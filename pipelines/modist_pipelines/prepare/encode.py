@@ -83,13 +83,20 @@ class VideoEncoder:
         self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
         """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
-    def encode(self, path: Path, sink: FrameSink, max_seconds: float | None = None) -> EncodedVideo:
+    def encode(
+        self,
+        path: Path,
+        sink: FrameSink,
+        max_seconds: float | None = None,
+        on_progress: Callable[[int], None] = lambda num: None,
+    ) -> EncodedVideo:
         """Append the grid frames of a video to a sink.
 
         Args:
             path: the file.
             sink: takes the frames; what it got before an error is to be dropped.
             max_seconds: stop after this much of the video, though not before `MIN_FRAMES` of the clock.
+            on_progress: called now and then with the number of nominal frames so far, while frames are decoded.
 
         Raises:
             VideoError: the video cannot be used.
@@ -105,6 +112,7 @@ class VideoEncoder:
             for batch in self._batches(windows, batch_size):
                 largest_change = max(largest_change, *(_change(window) for window in batch))
                 self._encode_batch(batch, sink)
+                on_progress(reader.num_nominal_frames)
             if largest_change <= _MOTIONLESS_LEVELS:
                 raise VideoError("motionless", f"no pixel changes by more than {largest_change} gray levels")
             assert scaler.size is not None

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,10 +31,20 @@ class Estimate:
     """Videos that the estimate rests on."""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds of work for a grid frame by stage: decode, flow, encode (motion maps and JPEGs)."""
+    longest: str = ""
+    """The video that keeps a worker busy for the longest, by file size, and how long it is."""
 
     @staticmethod
     def of_nothing() -> "Estimate":
         return Estimate(0.0, 0.0, 0.0, 0)
+
+    def bounded_by(self, longest: "Sample") -> "Estimate":
+        """With the longest video, which one worker does from its first frame to its last."""
+        length, work = (format_seconds(seconds) for seconds in (longest.duration, longest.hours() * 3600))
+        said = f"the longest is {longest.video}: {length} of video, {work} for one worker"
+        if longest.hours() > self.hours:
+            said += ", so all others are done before it"
+        return replace(self, hours=max(self.hours, longest.hours()), longest=said)
 
     def bottleneck(self) -> str:
         """The stage with the most work, and its share."""
@@ -49,6 +59,7 @@ class Estimate:
         return (
             f"estimate: {_number(self.video_hours)} h of video, store of {_number(self.gigabytes)} GB, "
             f"{format_seconds(self.hours * 3600)} (from {SAMPLE_SECONDS:g} s of {self.num_samples} videos)"
+            + (f"\n{self.longest}" if self.longest else "")
             + (f"\nmost of the time goes to {self.bottleneck()}" if self.stage_ms else "")
         )
 
@@ -68,6 +79,11 @@ class Sample(NamedTuple):
     """Grid frames of the piece."""
     stages: Mapping[str, float] = {}
     """Seconds of `cost` by stage."""
+    video: str = ""
+
+    def hours(self) -> float:
+        """Of one worker, for the whole video."""
+        return self.duration * self.cost / self.seconds / 3600
 
 
 class _Counter:
@@ -108,7 +124,8 @@ class _Sampler:
         except VideoError:
             return  # the run itself will say what is wrong with it
         if num_bytes := file_size(path):  # else it has been removed meanwhile
-            report(Sample(num_bytes, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages))
+            sample = Sample(num_bytes, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages, video)
+            report(sample)
 
 
 def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patience: float | None = None) -> Estimate:
@@ -118,15 +135,20 @@ def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patienc
         patience: seconds after which a video is given up.
     """
     step = max(1, len(videos) // NUM_SAMPLES)
-    samples: list[Sample] = []
+    sizes = {video: file_size(file_path(maker.videos, video)) for video in videos}
+    chosen = videos[step // 2 :: step][:NUM_SAMPLES]
+    largest = max(videos, key=sizes.__getitem__)
+    samples: dict[str, Sample] = {}
     pool.run(
-        videos[step // 2 :: step][:NUM_SAMPLES],
+        list(dict.fromkeys([*chosen, largest])),
         _Sampler(maker),
-        on_report=lambda task, sample: samples.append(sample),
+        on_report=lambda task, sample: samples.update({sample.video: sample}),
         on_death=lambda task, sample, code: None,
         patience=patience,
     )
-    return extrapolate(samples, sum(file_size(file_path(maker.videos, video)) for video in videos), pool.num_workers)
+    spread = [samples[video] for video in chosen if video in samples]
+    expected = extrapolate(spread or list(samples.values()), sum(sizes.values()), pool.num_workers)
+    return expected.bounded_by(samples[largest]) if largest in samples and len(videos) > 1 else expected
 
 
 def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:

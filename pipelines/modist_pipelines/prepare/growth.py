@@ -1,7 +1,7 @@
 """What a store, finished or half made, has of the videos that are asked for, and what is left to do."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,14 +117,22 @@ def relabelled(index: pa.Table, labels: Mapping[str, str | None] | None) -> pa.T
     return index.set_column(index.column_names.index("label"), index.schema.field("label"), column)
 
 
-def source_row(video: str, path: Path) -> dict[str, str | int]:
+def source_row(video: str, path: Path, on_progress: Callable[[int], None] = lambda num: None) -> dict[str, str | int]:
     """A row of sources.parquet.
+
+    Args:
+        on_progress: called now and then, with 0, while the file is read.
 
     Raises:
         OSError: the file cannot be read.
     """
     status = path.stat()
-    return {"video": video, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "crc32": _checksum(path)}
+    return {
+        "video": video,
+        "bytes": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "crc32": _checksum(path, on_progress),
+    }
 
 
 def _is_replaced(path: Path, noted: Mapping[str, int]) -> bool:
@@ -137,12 +145,13 @@ def _is_replaced(path: Path, noted: Mapping[str, int]) -> bool:
         return True
 
 
-def _checksum(path: Path) -> int:
+def _checksum(path: Path, on_progress: Callable[[int], None] = lambda num: None) -> int:
     checksum = 0
     # As media are opened: a pipe that nobody writes into must not hold us up.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         while block := file.read(_BLOCK):
             checksum = crc32(block, checksum)
+            on_progress(0)
     return checksum
 
 

@@ -32,7 +32,7 @@ from modist_pipelines.prepare.settings import (
     SizeChangeOption,
     picture_rules,
 )
-from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.store.reader import (
     META_NAME,
@@ -101,7 +101,8 @@ class PrepareConfig:
     merge: bool = False
     """Join the parts of --shard to a store. Nothing is encoded again."""
     video_timeout: float = 600.0
-    """Seconds after which a video that a worker is still at is given up."""
+    """Seconds after which a video of which a worker has decoded no more frames is given up. However long it is, it may
+    take its time while it gets on."""
     retry_quarantined: bool = False
     """Try the videos that are in quarantine once more."""
     workers: int = 0
@@ -208,7 +209,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             partial.agree(plan)
             partial.remove_leftovers([task.shard for task in tasks])
             num_videos = sum(len(task.videos) for task in tasks)
-            _make_shards(missing, maker, pool, num_videos, config.video_timeout)
+            _make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
     if part is not None:
         left = sum(not partial.is_finished(task.shard) for task in everything)
         logger.info(
@@ -381,13 +382,17 @@ class _Watch:
         self._seen: set[str] = set()
         self._num_done = num_done
         self._num_frames = 0
+        self._going: dict[str, int] = {}
         self._crashes: Counter[str] = Counter()
 
     def on_report(self, task: ShardTask, report: VideoReport) -> None:
         if report.state == "begun" or report.video in self._seen:
             return
-        self._seen.add(report.video)
-        self._num_frames += report.num_nominal_frames
+        self._num_frames += report.num_nominal_frames - self._going.pop(report.video, 0)
+        if report.state == "going":
+            self._going[report.video] = report.num_nominal_frames
+        else:
+            self._seen.add(report.video)
         elapsed = self._progress.tasks[self._bar].elapsed or 0.0
         rate = f"{self._num_frames / elapsed:,.0f} frames/s" if elapsed else ""
         self._progress.update(self._bar, completed=self._num_done + len(self._seen), rate=rate)
@@ -395,7 +400,7 @@ class _Watch:
     def on_death(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
         video = report.video if report is not None else task.videos[0]
         if exit_code == HUNG and report is not None:
-            logger.warning("%s took longer than --video-timeout: its worker was ended", video)
+            logger.warning("%s did not get on for longer than --video-timeout: its worker was ended", video)
             return replace(task, left_out={**task.left_out, video: ("hung", "the process that read it was ended")})
         ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
         self._crashes[video] += 1

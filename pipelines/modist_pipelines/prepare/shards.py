@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
-from modist_pipelines.video.discovery import folder_label
+from modist_pipelines.video.discovery import file_size, folder_label
 from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
@@ -27,6 +28,7 @@ from modist_pipelines.video.reader import VideoError
 # Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
 _MANY_SHARDS = 128
 _MAX_VIDEOS_PER_SHARD = 64
+_REPORT_EVERY = 0.5  # seconds; well below the shortest --video-timeout
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class VideoReport(NamedTuple):
     """What a worker says of a video."""
 
     video: str
-    state: Literal["begun", "kept", "quarantined"]
+    state: Literal["begun", "going", "kept", "quarantined"]
     num_nominal_frames: int = 0
+    """So far."""
 
 
 def plan_shards(
@@ -60,6 +63,15 @@ def plan_shards(
         ShardTask(number, chunk, {video: labels[video] for video in chunk} if labels is not None else None)
         for number, chunk in enumerate(chunks, first)
     ]
+
+
+def largest_first(tasks: Sequence[ShardTask], root: Path) -> list[ShardTask]:
+    """In the order in which workers begin them, so that none comes to a long video when the others are done."""
+
+    def num_bytes(task: ShardTask) -> int:
+        return sum(file_size(file_path(root, video)) for video in task.videos)
+
+    return sorted(tasks, key=num_bytes, reverse=True)
 
 
 @dataclass
@@ -90,9 +102,10 @@ class ShardMaker:
                         report(VideoReport(video, "quarantined"))
                         continue
                     report(VideoReport(video, "begun"))
+                    progress = _Progress(video, report)
                     with contextlib.suppress(OSError):  # the encoder says that it cannot be read
-                        sources.append(source_row(video, file_path(self.videos, video)))
-                    report(self._add(video, task, writer, quarantine))
+                        sources.append(source_row(video, file_path(self.videos, video), progress))
+                    report(self._add(video, task, writer, quarantine, progress))
                 index = writer.table()
         except OSError as error:
             raise DataError(
@@ -112,9 +125,16 @@ class ShardMaker:
             self._encoder = make_encoder(self.meta, self.edge_function, self.raft_weights, self.device)
         return self._encoder
 
-    def _add(self, video: str, task: ShardTask, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
+    def _add(
+        self,
+        video: str,
+        task: ShardTask,
+        writer: ShardWriter,
+        quarantine: list[dict[str, str]],
+        progress: Callable[[int], None],
+    ) -> VideoReport:
         try:
-            encoded = self.encoder().encode(file_path(self.videos, video), writer)
+            encoded = self.encoder().encode(file_path(self.videos, video), writer, on_progress=progress)
         except VideoError as error:
             writer.drop_video()
             quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})
@@ -130,6 +150,20 @@ class ShardMaker:
             note=encoded.note,
         )
         return VideoReport(video, "kept", encoded.num_nominal_frames)
+
+
+class _Progress:
+    """Says that a video is getting on, not too often."""
+
+    def __init__(self, video: str, report: Callable[[VideoReport], None]) -> None:
+        self._video, self._report = video, report
+        self._next = time.monotonic() + _REPORT_EVERY
+
+    def __call__(self, num_nominal_frames: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _REPORT_EVERY
+            self._report(VideoReport(self._video, "going", num_nominal_frames))
 
 
 def make_encoder(

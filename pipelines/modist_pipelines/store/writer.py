@@ -5,18 +5,21 @@ import os
 import tempfile
 import uuid
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
 
-# Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file.
-_SPOOL_BYTES = 64 << 20
+# Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file. Small, so that a
+# long video takes no more memory than a short one.
+_SPOOL_BYTES = 4 << 20
 
 
 MotionJpegs: TypeAlias = bytes | Sequence[bytes]
@@ -33,21 +36,21 @@ def _spool(folder: Path) -> tempfile.SpooledTemporaryFile:
 
 @dataclass
 class _FrameList:
-    """Sizes and checksums of the JPEGs of one kind of the video being written, and scores of its frames."""
+    """Sizes and checksums of the JPEGs of one kind of the video being written, and scores of its frames.
 
-    sizes: list[int] = field(default_factory=list)
-    crc32: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    As arrays, which take a tenth of what lists take: a video of hours has 100 000 frames.
+    """
+
+    sizes: array = field(default_factory=lambda: array("Q"))
+    crc32: array = field(default_factory=lambda: array("I"))
+    scores: array = field(default_factory=lambda: array("d"))
 
     def append(self, jpeg: bytes) -> None:
         self.sizes.append(len(jpeg))
         self.crc32.append(zlib.crc32(jpeg))
 
-    def offsets(self, begin: int) -> list[int]:
-        offsets = [begin]
-        for size in self.sizes:
-            offsets.append(offsets[-1] + size)
-        return offsets
+    def offsets(self, begin: int) -> np.ndarray:
+        return np.concatenate([[begin], begin + np.cumsum(np.asarray(self.sizes, dtype=np.int64))]).astype(np.int64)
 
 
 class ShardWriter:
@@ -123,10 +126,10 @@ class ShardWriter:
         begin = self._begin
         for kind, frames in self._frames.items():
             offsets = frames.offsets(begin)
-            row |= {f"{kind}_offsets": offsets, f"{kind}_crc32": frames.crc32}
-            begin = offsets[-1]
+            row |= {f"{kind}_offsets": offsets, f"{kind}_crc32": np.asarray(frames.crc32, dtype=np.uint32)}
+            begin = int(offsets[-1])
         for name, spool in self._spools.items():
-            row[f"{name}_scores"] = self._frames[name].scores
+            row[f"{name}_scores"] = np.asarray(self._frames[name].scores, dtype=np.float32)
             spool.seek(0)
             while block := spool.read(1 << 20):
                 self._file.write(block)

@@ -46,7 +46,7 @@ REASONS = {
     "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
     "changes_shape": "frames of several shapes",
     "crashed": "ended the process that read it, twice",
-    "hung": "took longer than --video-timeout",
+    "hung": "no frame was decoded for longer than --video-timeout",
     "missing": "named by the list, and not there",
     "unlisted": "folders that cannot be listed",
 }
