@@ -1,11 +1,9 @@
 """How big a store will be and how long it will take, from a sample of its videos."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from modist_pipelines.prepare.shards import ShardMaker
@@ -183,11 +181,3 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{_number(seconds / 60)} min" if seconds < 5400 else f"{_number(seconds / 3600)} h"
-
-
-def free_gigabytes(path: Path) -> float:
-    """Room on the file system that a folder is or will be on."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free / 1e9

@@ -15,10 +15,11 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.errors import DataError
 from modist_pipelines.lists.entry import ListFormat
 from modist_pipelines.motion_inputs import DEFAULT, MotionName, find_motion_input
-from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
+from modist_pipelines.prepare.estimate import Estimate, estimate
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator, uses_gpu
 from modist_pipelines.prepare.growth import Growth, Known, relabelled
 from modist_pipelines.prepare.inputs import Inputs, find_inputs
@@ -207,9 +208,16 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             if is_growing:
                 partial.note({**plan, "grows": True})
             partial.agree(plan)
-            partial.remove_leftovers([task.shard for task in tasks])
+            mine = [task.shard for task in tasks]
+            partial.remove_leftovers(mine)
+            maker = replace(maker, gigabytes=expected.gigabytes)
             num_videos = sum(len(task.videos) for task in tasks)
-            _make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
+            try:
+                _make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
+            except BaseException:
+                pool.stop()
+                partial.remove_leftovers(mine)  # on a full disk half shards take the room that is left
+                raise
     if part is not None:
         left = sum(not partial.is_finished(task.shard) for task in everything)
         logger.info(
@@ -295,7 +303,14 @@ def _finish(
         quarantine = pa.concat_tables([known.quarantine, quarantine_table(inputs.unusable)])
         if known.index.num_rows == 0:
             _give_up(config, quarantine, partial)
-        write_tables(config.out, meta, relabelled(known.index, inputs.labels), quarantine, known.sources, True)
+        try:
+            write_tables(config.out, meta, relabelled(known.index, inputs.labels), quarantine, known.sources, True)
+        except OSError as error:
+            raise DataError(
+                f"Writing the tables of {config.out} failed: {error.strerror or error}; "
+                f"{free_gigabytes(config.out):,.2f} GB are free. Make room and run the same command again: all shards "
+                "are there."
+            ) from error
         partial.remove()
     return Summary.of(Store.open(config.out))
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import cv2
 import pyarrow as pa
 
+from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
@@ -86,7 +87,15 @@ class ShardMaker:
     device: FlowDevice
     num_gpus: int = 0
     """That flow is computed on, worker i on GPU i modulo their number; 0 computes it on the CPU."""
+    gigabytes: float = 0.0
+    """That a run is expected to write; 0 where nobody knows."""
     _encoder: VideoEncoder | None = field(default=None, init=False)
+
+    def _room(self) -> str:
+        if not self.gigabytes:
+            return ""
+        free = free_gigabytes(self.store)
+        return f"By the estimate this call writes {self.gigabytes:,.2f} GB in all; {free:,.2f} GB are free now. "
 
     def __call__(self, task: ShardTask, report: Callable[[VideoReport], None]) -> None:
         partial = PartialStore(self.store)
@@ -107,13 +116,13 @@ class ShardMaker:
                         sources.append(source_row(video, file_path(self.videos, video), progress))
                     report(self._add(video, task, writer, quarantine, progress))
                 index = writer.table()
+            files = pa.Table.from_pylist(sources, schema=SOURCES_SCHEMA)
+            partial.finish(task.shard, index, quarantine_table(quarantine), files)
         except OSError as error:
             raise DataError(
-                f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. Make room, "
-                "or mend the disk, and run the same command again: it does only what is missing."
+                f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. {self._room()}"
+                "Make room, or mend the disk, and run the same command again: it does only what is missing."
             ) from error
-        files = pa.Table.from_pylist(sources, schema=SOURCES_SCHEMA)
-        partial.finish(task.shard, index, quarantine_table(quarantine), files)
 
     def encoder(self) -> VideoEncoder:
         """The encoder of this process, made at its first video."""

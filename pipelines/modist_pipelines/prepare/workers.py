@@ -48,8 +48,13 @@ class WorkerPool:
         return self
 
     def __exit__(self, *error) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes, whatever they are at."""
         for worker in self._workers:
             worker.stop()
+        self._workers.clear()
 
     def run(
         self,

@@ -1,9 +1,7 @@
 """Writing a store: shards that appear only when they are whole, and the tables that describe them."""
 
 import contextlib
-import os
 import tempfile
-import uuid
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
@@ -15,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modist_pipelines.disk.durable import publish, removed_on_error, write_file
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
 
 # Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file. Small, so that a
 # long video takes no more memory than a short one.
-_SPOOL_BYTES = 4 << 20
+_SPOOL_BYTES = 1 << 20
 
 
 MotionJpegs: TypeAlias = bytes | Sequence[bytes]
@@ -155,8 +154,9 @@ class ShardWriter:
         if not self._rows:
             self._abandon()
             return
-        self._file.close()
-        publish(self._temporary, self.path)
+        with removed_on_error(self._temporary):
+            self._file.close()
+            publish(self._temporary, self.path)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -242,31 +242,6 @@ def write_tables(
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    publish(temporary, path)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
-    # Several machines may write the same file at the same moment.
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    publish(temporary, path)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a written file its name, once its bytes are on the disk."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with removed_on_error(path.with_name(path.name + ".tmp")) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        publish(temporary, path)
