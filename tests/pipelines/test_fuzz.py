@@ -3,6 +3,7 @@
 python tests/pipelines/test_fuzz.py 2000    # so many of each, in place of the few of the test
 """
 
+import logging
 import random
 import sys
 import tempfile
@@ -134,6 +135,7 @@ def test_nothing_ends_the_run(fuzz: Callable[[Path, int], Counter[str]], num: in
 
 
 if __name__ == "__main__":
+    logging.getLogger("modist").setLevel(logging.ERROR)
     for fuzz in (fuzz_lists, fuzz_media):
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()

@@ -233,7 +233,7 @@ def test_folders_that_cannot_be_listed_are_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", refusing)
     inputs = find_inputs(tmp_path, None, "auto", 0)
     assert inputs.videos == ["open/a.mp4"]
-    detail = "the folder cannot be listed (Permission denied)"
+    detail = "it cannot be listed (Permission denied)"
     assert inputs.unusable == [{"video": "shut/", "reason": "unlisted", "detail": detail}]
 
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,7 @@ from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
 from modist_pipelines.video.names import file_path
+from modist_pipelines.video.opener import open_bytes, status
 from modist_pipelines.video.raw import RawVideos
 
 log = logging.getLogger("modist")
@@ -106,9 +108,8 @@ class LabelledVideos:
     def likeness(self, video: int) -> tuple[int, ...]:
         """What copies of one video have in common at least, known without a look into it."""
         info = self.info(video)
-        num_bytes = (
-            0 if isinstance(self.source, Store) else file_path(self.source.path, self.names[video]).stat().st_size
-        )
+        path = file_path(self.source.path, self.names[video])
+        num_bytes = 0 if isinstance(self.source, Store) else status(path).num_bytes
         return info.num_frames, info.width, info.height, num_bytes
 
     def content(self, video: int) -> str:
@@ -116,8 +117,11 @@ class LabelledVideos:
         row = int(self.rows[video])
         if isinstance(self.source, Store):
             return hashlib.sha256(self.source.frame_checksums(row).tobytes()).hexdigest()
-        with file_path(self.source.path, self.names[video]).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with closing(open_bytes(file_path(self.source.path, self.names[video])).file) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def fingerprint(self) -> str:
         """What features of these videos depend on, apart from the network and the views."""

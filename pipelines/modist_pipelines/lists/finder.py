@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modist_pipelines.lists.entry import MEDIA_NAME, Entry
 from modist_pipelines.video.names import file_path
+from modist_pipelines.video.opener import is_video_place
 
 _MOST_MISSES = 2000
 _PLAIN_PATH = re.compile(r"[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*")
@@ -162,7 +163,7 @@ def finder_of_folder(root: Path, all_names: Callable[[], Iterable[str]]) -> Find
         if num_misses >= _MOST_MISSES and not name.startswith(".."):
             known = known or frozenset(all_names())  # cheaper by now than to ask for each
             return name in known
-        is_file = os.path.isfile(file_path(root, name)) if "\0" not in name else False
+        is_file = "\0" not in name and is_video_place(file_path(root, name))
         num_misses += not is_file
         return is_file
 

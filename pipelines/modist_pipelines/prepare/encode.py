@@ -74,12 +74,14 @@ class VideoEncoder:
         flow: FlowEstimator | None,
         motion: MotionMaps,
         rules: PictureRules = RULES,
+        frames_fps: float = 30.0,
     ) -> None:
         self._short_side, self._fps, self._grid = short_side, fps, grid
         self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._flow = flow
         self._motion = motion
         self._rules = rules
+        self._frames_fps = frames_fps
         self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
         """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
@@ -101,7 +103,7 @@ class VideoEncoder:
         Raises:
             VideoError: the video cannot be used.
         """
-        with VideoReader(path) as reader:
+        with VideoReader(path, self._frames_fps) as reader:
             scaler = FrameScaler(self._short_side, reader.pixel_aspect, self._rules)
             nominal = reader.nominal_frames(self._fps)
             if max_seconds is not None:

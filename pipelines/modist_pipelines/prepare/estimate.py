@@ -117,7 +117,7 @@ class _Sampler:
             cost = time.perf_counter() - began
             stages = {stage: total - before[stage] for stage, total in encoder.seconds.items()}
             seconds = encoded.num_nominal_frames / self.maker.meta.fps
-            with VideoReader(path) as reader:
+            with VideoReader(path, self.maker.meta.frames_fps) as reader:
                 duration = reader.duration or seconds
         except VideoError:
             return  # the run itself will say what is wrong with it

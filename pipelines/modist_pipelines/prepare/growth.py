@@ -1,7 +1,7 @@
 """What a store, finished or half made, has of the videos that are asked for, and what is left to do."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
 from modist_pipelines.video.names import file_path
+from modist_pipelines.video.opener import open_bytes, status
 
 _BLOCK = 1 << 20
 
@@ -126,29 +127,23 @@ def source_row(video: str, path: Path, on_progress: Callable[[int], None] = lamb
     Raises:
         OSError: the file cannot be read.
     """
-    status = path.stat()
-    return {
-        "video": video,
-        "bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "crc32": _checksum(path, on_progress),
-    }
+    num_bytes, mtime_ns = status(path)
+    return {"video": video, "bytes": num_bytes, "mtime_ns": mtime_ns, "crc32": _checksum(path, on_progress)}
 
 
 def _is_replaced(path: Path, noted: Mapping[str, int]) -> bool:
     try:
-        status = path.stat()
-        if status.st_size != noted["bytes"]:
+        num_bytes, mtime_ns = status(path)
+        if num_bytes != noted["bytes"]:
             return True
-        return status.st_mtime_ns != noted["mtime_ns"] and _checksum(path) != noted["crc32"]
+        return mtime_ns != noted["mtime_ns"] and _checksum(path) != noted["crc32"]
     except OSError:  # for the encoder to say
         return True
 
 
 def _checksum(path: Path, on_progress: Callable[[int], None] = lambda num: None) -> int:
     checksum = 0
-    # As media are opened: a pipe that nobody writes into must not hold us up.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with closing(open_bytes(path).file) as file:
         while block := file.read(_BLOCK):
             checksum = crc32(block, checksum)
             on_progress(0)

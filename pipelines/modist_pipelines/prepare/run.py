@@ -82,6 +82,9 @@ class PrepareConfig:
     """Frames a second of the nominal clock that all videos are put on."""
     grid: int = 4
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
+    frames_fps: float = 30.0
+    """Frames a second of videos that are folders of pictures (img_00001.jpg): of AVA 30, Charades 24, and of
+    Something-Something v2 12."""
     aspect: AspectOption = "auto"
     """Pixels that are not square: "display" makes them so, as players do; "storage" keeps the shape of the file. By
     default what the store in --out has, display for a new one."""
@@ -122,6 +125,7 @@ class PrepareConfig:
             "sobel_gain": (1e-6, 1e6),
             "clamp": (1e-6, 1e6),
             "fps": (1, 1000),
+            "frames_fps": (0.1, 1000),
             "grid": (1, 1000),
             "jpeg_quality": (1, 100),
             "workers": (0, 4096),
@@ -332,6 +336,7 @@ def _meta(config: PrepareConfig) -> StoreMeta:
         flow_weights=weights,
         sobel_gain=config.sobel_gain,
         border=config.border,
+        frames_fps=config.frames_fps,
         **asdict(picture_rules(config)),
     )
 

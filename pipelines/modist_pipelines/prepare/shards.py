@@ -193,4 +193,5 @@ def make_encoder(
         flow=flow,
         motion=motion,
         rules=PictureRules(meta.aspect, meta.untagged_hd, meta.size_change),
+        frames_fps=meta.frames_fps,
     )

@@ -5,9 +5,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.video import archives
+from modist_pipelines.video.frame_folders import frames_in, is_picture
 from modist_pipelines.video.names import as_text, file_path
+from modist_pipelines.video.opener import grouped, status
 from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_video_by_content
 
 logger = logging.getLogger("modist")
@@ -17,11 +21,12 @@ _MOST_SUFFIXES = 20
 
 
 def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Media files in a folder and its subfolders, following links. Others are counted and named by their suffixes.
+    """Media files in a folder and its subfolders, following links; folders of frames, and what archives hold of both.
+    Others are counted and named by their suffixes.
 
     Returns:
-        Sorted names relative to the folder, as `names.as_text` has them; and quarantine rows of subfolders that cannot
-        be listed.
+        Sorted names relative to the folder, as `names.as_text` has them; and quarantine rows of subfolders and archives
+        that cannot be listed.
 
     Raises:
         DataError: not a folder, or nothing in it.
@@ -32,12 +37,16 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     videos: list[str] = []
     unlisted: list[OSError] = []
     others: dict[str, list[str]] = defaultdict(list)
-    for name in _walk(folder, unlisted):
+    num_frame_folders = 0
+    for name, kind in _walk(folder, unlisted):
         suffix = os.path.splitext(name)[1].lower()
-        is_video = suffix in MEDIA_SUFFIXES or (
-            suffix not in OTHER_SUFFIXES and is_video_by_content(file_path(folder, name))
-        )
+        is_video = kind == "frames" or suffix in MEDIA_SUFFIXES
+        if not is_video and kind == "file" and suffix not in OTHER_SUFFIXES:
+            is_video = is_video_by_content(file_path(folder, name))
+        num_frame_folders += kind == "frames"
         (videos if is_video else others[suffix or "no suffix"]).append(name)
+    if num_frame_folders:
+        logger.info("%d folders of numbered pictures are taken for videos (--frames-fps)", num_frame_folders)
     rows = [_unlisted_row(folder, error) for error in unlisted]
     num_other = sum(map(len, others.values()))
     if not videos:
@@ -45,7 +54,7 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
             f"VIDEOS {folder} holds no video: {num_other} other files"
             + (f" ({_named(others)})" if others else "")
             + ", and none that ends in .mp4, .avi, .mkv, .mov, .webm or the like, or begins as they do"
-            + (f"; {len(rows)} subfolders cannot be listed, such as {rows[0]['video']}." if rows else ".")
+            + (f"; {len(rows)} subfolders or archives cannot be listed, such as {rows[0]['video']}." if rows else ".")
         )
     if num_other:
         logger.info(
@@ -60,8 +69,8 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def all_files(folder: Path) -> Iterator[str]:
-    """Names of all files of a folder and its subfolders, whatever they are."""
-    return _walk(folder, [])
+    """Names of all that may be a video in a folder and below it: files, folders of frames, members of archives."""
+    return (name for name, _ in _walk(folder, []))
 
 
 def folder_label(video: str, depth: int = 0) -> str | None:
@@ -73,7 +82,7 @@ def folder_label(video: str, depth: int = 0) -> str | None:
     Returns:
         None where there is no such folder.
     """
-    folders = video.split("/")[:-1]
+    folders = [part for part in video.split("/")[:-1] if not part.lower().endswith(archives.SUFFIXES)]
     if not folders or depth > len(folders):
         return None
     return folders[depth - 1]
@@ -105,12 +114,14 @@ def say_labels(videos: list[str], depth: int) -> None:
 def file_size(path: Path) -> int:
     """Bytes; 0 for a link to nothing, which the decoder will report."""
     try:
-        return path.stat().st_size
+        return status(path).num_bytes
     except OSError:
         return 0
 
 
-def _walk(folder: Path, unlisted: list[OSError]) -> Iterator[str]:
+def _walk(folder: Path, unlisted: list[OSError]) -> Iterator[tuple[str, Literal["file", "frames", "member"]]]:
+    """Names and kinds of what is in a folder: files, folders of frames in place of their pictures, members of archives
+    beside the archives."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=unlisted.append):
         try:
@@ -122,14 +133,38 @@ def _walk(folder: Path, unlisted: list[OSError]) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
+        here = as_text(Path(parent).relative_to(folder).as_posix())
+        if here != "." and frames_in(files) and not any(is_media(file) for file in files):
+            yield here, "frames"
+            files = [file for file in files if not is_picture(file)]
         for file in files:
-            yield as_text(Path(parent, file).relative_to(folder).as_posix())
+            name = as_text(file) if here == "." else f"{here}/{as_text(file)}"
+            yield name, "file"
+            if name.lower().endswith(archives.SUFFIXES):
+                yield from _members(name, Path(parent, file), unlisted)
+
+
+def _members(name: str, path: Path, unlisted: list[OSError]) -> Iterator[tuple[str, Literal["frames", "member"]]]:
+    try:
+        frames, rest = grouped(list(archives.members(path)))
+    except OSError as error:
+        unlisted.append(OSError(error.errno or 0, error.strerror or str(error), str(path)))
+        return
+    for inside in frames:
+        yield f"{name}/{inside}", "frames"
+    for inside in rest:
+        yield f"{name}/{inside}", "member"
+
+
+def is_media(name: str) -> bool:
+    """Whether a name ends as media files do."""
+    return os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES
 
 
 def _unlisted_row(folder: Path, error: OSError) -> dict[str, str]:
     path = Path(os.fsdecode(error.filename or folder))
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-    detail = f"the folder cannot be listed ({error.strerror})"
+    detail = f"it cannot be listed ({error.strerror})"
     return {"video": f"{as_text(name)}/", "reason": "unlisted", "detail": detail}
 
 

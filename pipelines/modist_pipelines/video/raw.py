@@ -132,7 +132,7 @@ class RawVideos:
         if num_special := sum(not probe.is_plain for probe in self._probes):
             log.info(
                 "%d files of %s are decoded by PyAV on the CPU: mirrored, of several streams, HD without a colour "
-                "matrix, or of pixels that are not square",
+                "matrix, of pixels that are not square, frames, or in archives",
                 num_special,
                 self.path,
             )
@@ -251,7 +251,8 @@ def _probe(path: Path, fps: float, rules: PictureRules) -> _Probe:
         orientation = Orientation.of(first)
         is_plain = (rules.aspect == "storage" or reader.pixel_aspect == 1) and chroma_matrix(first, rules) is None
         is_plain &= orientation.is_rotation()
-        is_plain &= len(reader.container.streams.video) == 1
+        # Other decoders are handed a path, and open files alone.
+        is_plain &= len(reader.container.streams.video) == 1 and path.is_file()
         if duration is None:  # the head does not say, so all packets must
             step = float(reader.frame_step)
             duration = step * (1 + sum(1 for _ in reader.decoded_frames()))
