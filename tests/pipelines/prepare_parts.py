@@ -1,5 +1,6 @@
 """What the tests of preparing hand to worker processes, which import it by name: it has to be light."""
 
+import errno
 import os
 import signal
 import sys
@@ -61,6 +62,28 @@ def endless_for_wide_videos(flows, *, gain, border, clamp):
     while flows.shape[2] > 2 * flows.shape[1]:
         time.sleep(60)
     return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
+
+
+def unhurried_edges(flows, *, gain, border, clamp):
+    """Take a third of a second for each frame."""
+    time.sleep(len(flows) / 3)
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
+
+
+def full_disk_edges(flows, *, gain, border, clamp):
+    """A disk that is full when a worker writes, but not for the estimate, whose workers write nothing."""
+    if _is_writing():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
+
+
+def _is_writing() -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_add":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def faulty_edges(flows, *, gain, border, clamp):

@@ -17,7 +17,7 @@ import pytest
 from made_videos import numbered_picture, read_number, write_video
 
 from modist_pipelines.clips.loader import ClipLoader
-from modist_pipelines.errors import DamagedError, DataError
+from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipSpec, PlanConfig
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask
@@ -27,6 +27,7 @@ from modist_pipelines.video import picture
 from modist_pipelines.video import reader as video
 from modist_pipelines.video.frames import decode_nominal
 from modist_pipelines.video.index import read_index
+from modist_pipelines.video.names import as_text, file_path
 from modist_pipelines.video.raw import RawVideos
 from modist_pipelines.video.reader import VideoReader
 
@@ -71,7 +72,18 @@ def errors() -> list[Exception]:
     of_ffmpeg = [kind(5, kind.__name__) for kind in dict.fromkeys([av.FFmpegError, *kinds(av.FFmpegError)])]
     assert len(of_ffmpeg) > 40
     undecodable = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-    return [*of_ffmpeg, MemoryError(), OverflowError("too large"), ZeroDivisionError("by zero"), undecodable]
+    of_python = [MemoryError(), OverflowError("too large"), ZeroDivisionError("by zero"), RecursionError("too deep")]
+    of_bindings = [
+        TypeError("an integer is required"),
+        AttributeError("no codec"),
+        AssertionError("side data"),
+        Unheard(),
+    ]
+    return [*of_ffmpeg, undecodable, *of_python, *of_bindings]
+
+
+class Unheard(Exception):
+    """Of no kind that anyone knows."""
 
 
 class Broken:
@@ -227,13 +239,14 @@ def test_any_name_is_the_file_of_that_name(tmp_path, monkeypatch):
     shutil.copyfile(tmp_path / "videos/a:b.mp4", tmp_path / "videos" / os.fsdecode(b"latin\xfc.mp4"))
     monkeypatch.chdir(tmp_path / "videos")  # paths relative to here begin with the name
     store = prepared(Path(), tmp_path / "store")
-    assert list(store.videos) == sorted(NAMES)
-    assert quarantine(tmp_path / "store").keys() == {"latin\\udcfc.mp4"}
+    numbers = {name: NAMES.index(name) for name in NAMES} | {r"latin\xfc.mp4": NAMES.index("a:b.mp4")}
+    assert list(store.videos) == sorted(numbers)
+    assert quarantine(tmp_path / "store") == {}
     source = RawVideos(Path())
-    assert list(source.videos) == sorted(NAMES)
-    assert source.refused == {"latin\\udcfc.mp4": "unreadable: the name is not UTF-8, so the index cannot hold it"}
-    for row, name in enumerate(sorted(NAMES)):
-        assert read_number(source.read(row, {"rgb": [2]}).frames["rgb"][0]) == NAMES.index(name) + 8
+    assert list(source.videos) == sorted(numbers)
+    assert source.refused == {}
+    for row, name in enumerate(sorted(numbers)):
+        assert read_number(source.read(row, {"rgb": [2]}).frames["rgb"][0]) == numbers[name] + 8
         assert Path(name).parent.name == (store.labels[row] or "")
 
 
@@ -273,10 +286,15 @@ def test_only_the_file_itself_is_opened(tmp_path):
     }
 
 
-def test_folder_of_misnamed_files_says_so(tmp_path):
-    numbered(tmp_path / "a.mp4").rename(tmp_path / os.fsdecode(b"\xfc.mp4"))
-    with pytest.raises(DataError, match="but for 1 whose names are not UTF-8: rename them"):
-        RawVideos(tmp_path)
+def test_bytes_of_a_name_are_found_again(tmp_path):
+    """An escape stands for its byte, unless a file is called just so."""
+    for name in (b"a\xfc.mp4", rb"b\xfc.mp4", b"c\xc3\xbc\xff.mp4", b"d\xff/e\xfe.mp4"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name)
+        text = as_text(os.fsdecode(name))
+        text.encode()
+        assert file_path(tmp_path, text).read_bytes() == name
 
 
 def test_titles_need_not_be_text(tmp_path):

@@ -342,9 +342,7 @@ def test_discovery_follows_links_once(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "a/loop").symlink_to(tmp_path)
     (tmp_path / "a" / os.fsdecode(b"bad\xff.mp4")).touch()
-    videos, misnamed = discover_videos(tmp_path)
-    assert videos == ["a/.z.mkv", "a/x.MP4"]
-    assert [row["reason"] for row in misnamed] == ["unreadable"]
+    assert discover_videos(tmp_path) == (["a/.z.mkv", r"a/bad\xff.mp4", "a/x.MP4"], [])
 
 
 def test_link_to_nothing_is_quarantined(tmp_path):

@@ -14,7 +14,7 @@ from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip
 from modist_pipelines.plan import ClipPlan, PlanConfig
 from modist_pipelines.source import ClipSource, VideoInfo
-from modist_pipelines.video.discovery import MEDIA_SUFFIXES
+from modist_pipelines.video.suffixes import MEDIA_SUFFIXES
 
 SECONDS = range(902, 1799)
 """Of a movie, that have annotations."""

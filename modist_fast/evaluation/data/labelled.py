@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,11 +14,15 @@ import numpy as np
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_pipelines.prepare.listing import Entry, ListFormat, read_entries
+from modist_pipelines.lists.entry import Entry, ListFormat
+from modist_pipelines.lists.finder import Finder, finder_of_names
+from modist_pipelines.lists.listing import read_entries
 from modist_pipelines.ranges import Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
-from modist_pipelines.video.discovery import discover_videos
+from modist_pipelines.video.discovery import discover_videos, folder_label
+from modist_pipelines.video.names import file_path
+from modist_pipelines.video.opener import open_bytes, status
 from modist_pipelines.video.raw import RawVideos
 
 log = logging.getLogger("modist")
@@ -33,14 +38,17 @@ class LabelledConfig:
     videos: Path | None = None
     """A folder of videos, decoded as they are."""
     labels: Path | None = None
-    """A list with the videos' labels, and other columns (group, split): CSV or TSV, or a split file of UCF101, HMDB51
-    (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the labels."""
+    """A list with the videos' labels, and other columns (group, split): a table or JSON, or a split file of UCF101,
+    HMDB51 (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the
+    labels."""
     train_list: Path | None = None
     """With --test-list, in place of --labels: the lists of the two parts of a split."""
     test_list: Path | None = None
     """The list of the videos that are tested, with --train-list."""
     list_format: ListFormat = "auto"
     """What the lists are, where that cannot be told from them."""
+    label_depth: int = ranged(0, Range(0, 100))
+    """Without a list: which of the folders of a path is the label, counted from 1; 0 takes the innermost."""
     hmdb_split: int = ranged(1, Range(1, 3))
     """Which of the three splits of HMDB51 to take from a folder of split files."""
     label_column: str | None = None
@@ -103,7 +111,8 @@ class LabelledVideos:
     def likeness(self, video: int) -> tuple[int, ...]:
         """What copies of one video have in common at least, known without a look into it."""
         info = self.info(video)
-        num_bytes = 0 if isinstance(self.source, Store) else (self.source.path / self.names[video]).stat().st_size
+        path = file_path(self.source.path, self.names[video])
+        num_bytes = 0 if isinstance(self.source, Store) else status(path).num_bytes
         return info.num_frames, info.width, info.height, num_bytes
 
     def content(self, video: int) -> str:
@@ -111,8 +120,11 @@ class LabelledVideos:
         row = int(self.rows[video])
         if isinstance(self.source, Store):
             return hashlib.sha256(self.source.frame_checksums(row).tobytes()).hexdigest()
-        with (self.source.path / self.names[video]).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with closing(open_bytes(file_path(self.source.path, self.names[video])).file) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def fingerprint(self) -> str:
         """What features of these videos depend on, apart from the network and the views."""
@@ -132,20 +144,23 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
     """
     if (config.store is None) == (config.videos is None):
         raise ConfigError("Pass one of --store STORE (made by modist prepare) and --videos FOLDER.")
-    entries = _entries(config)
     if config.store is not None:
         source: ClipSource = Store.open(config.store)
         odd = source.quarantine()
-        listed = _find(entries, {*source.videos, *odd}) if entries else _folders([*source.videos, *odd])
-        if not entries:  # the store may have its labels from a list
+        finder = finder_of_names([*source.videos, *odd])
+        entries = _entries(config, finder)
+        listed = _find(entries, finder) if entries else _folders([*source.videos, *odd], config.label_depth)
+        if not entries and not config.label_depth:  # the store may have its labels from a list
             listed |= {name: Entry((name,), label) for name, label in zip(source.videos, source.labels, strict=True)}
         listed = _chosen(config, listed)
         missing = "not in the store, nor in its quarantine"
     else:
         assert config.videos is not None
-        names, misnamed = discover_videos(config.videos)
-        odd = {row["video"]: f"{row['reason']}: {row['detail']}" for row in misnamed}
-        listed = _chosen(config, _find(entries, set(names)) if entries else _folders([*names, *odd]))
+        names, unlisted = discover_videos(config.videos)
+        odd = {row["video"]: f"{row['reason']}: {row['detail']}" for row in unlisted}
+        finder = finder_of_names(names, config.videos)
+        entries = _entries(config, finder)
+        listed = _chosen(config, _find(entries, finder) if entries else _folders(names, config.label_depth))
         wanted = sorted(listed.keys() & set(names))
         if not wanted:
             raise _nothing_found(config, listed)
@@ -173,7 +188,7 @@ def _label(labelled: LabelledVideos, video: int) -> str:
     return labelled.classes[labelled.labels[video]]
 
 
-def _entries(config: LabelledConfig) -> list[Entry]:
+def _entries(config: LabelledConfig, finder: Finder) -> list[Entry]:
     if config.labels is not None and (config.train_list or config.test_list):
         raise ConfigError(
             "--labels is one list of everything, --train-list and --test-list are two: pass the one or the others."
@@ -181,21 +196,21 @@ def _entries(config: LabelledConfig) -> list[Entry]:
     if (config.train_list is None) != (config.test_list is None):
         raise ConfigError("--train-list and --test-list go together.")
     if config.labels is not None:
-        return _read(config.labels, config)
+        return _read(config.labels, config, finder)
     parts = (("train", config.train_list), ("test", config.test_list))
     return [
-        Entry(entry.candidates, entry.label, {**entry.columns, "split": split})
+        replace(entry, columns={**entry.columns, "split": split})
         for split, path in parts
         if path is not None
-        for entry in _read(path, config)
+        for entry in _read(path, config, finder)
     ]
 
 
-def _read(path: Path, config: LabelledConfig) -> list[Entry]:
+def _read(path: Path, config: LabelledConfig, finder: Finder) -> list[Entry]:
     if not path.exists():
         raise ConfigError(f"the list {path} does not exist.")
     if not path.is_dir():
-        return read_entries(path, config.list_format)
+        return read_entries(path, config.list_format, finder)
     files = sorted(path.glob(f"*_test_split{config.hmdb_split}.txt"))
     if not files:
         raise ConfigError(
@@ -205,15 +220,19 @@ def _read(path: Path, config: LabelledConfig) -> list[Entry]:
     return [entry for file in files for entry in read_entries(file, "hmdb51")]
 
 
-def _find(entries: Sequence[Entry], there: set[str]) -> dict[str, Entry]:
+def _find(entries: Sequence[Entry], finder: Finder) -> dict[str, Entry]:
     """Entries under the names that their videos have, the likeliest one where none is there."""
+    resolved = finder.resolve(entries)
+    for way, number in resolved.ways.items():
+        log.info("%d videos of the list were found %s", number, way)
     found: dict[str, Entry] = {}
-    for entry in entries:
-        name = next((name for name in entry.candidates if name in there), entry.candidates[0])
+    named = [(name, entry) for name, same in resolved.found.items() for entry in same]
+    for name, entry in [*named, *((entry.candidates[0], entry) for entry, _ in resolved.absent)]:
         before = found.setdefault(name, entry)
         if (before.label, before.columns) != (entry.label, entry.columns):
             raise ConfigError(
-                f"the list has {name} twice and not the same: {_describe(before)}; {_describe(entry)}. Mend the list."
+                f"the list has {name} twice and not the same: line {before.line} has {_describe(before)}; line "
+                f"{entry.line} has {_describe(entry)}. Mend the list."
             )
     return found
 
@@ -222,8 +241,8 @@ def _describe(entry: Entry) -> str:
     return ", ".join(f"{key} {value!r}" for key, value in {"label": entry.label, **entry.columns}.items())
 
 
-def _folders(names: Sequence[str]) -> dict[str, Entry]:
-    return {name: Entry((name,), Path(name).parent.name or None) for name in names}
+def _folders(names: Sequence[str], depth: int) -> dict[str, Entry]:
+    return {name: Entry((name,), folder_label(name, depth)) for name in names}
 
 
 def _chosen(config: LabelledConfig, listed: dict[str, Entry]) -> dict[str, Entry]:

@@ -28,6 +28,7 @@ from modist_pipelines.plan import ClipPlan
 from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, ranged
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import META_NAME, Store
+from modist_pipelines.video.names import as_text
 from modist_pipelines.video.raw import RawVideos
 
 SUFFIXES = (".parquet", ".safetensors")
@@ -142,7 +143,7 @@ def _open(
     grid = math.gcd(4, stride)
     whole = [path.absolute() for path in paths]
     folder = whole[0] if whole[0].is_dir() else Path(os.path.commonpath([path.parent for path in whole]))
-    names = None if whole[0].is_dir() else sorted({str(path.relative_to(folder)) for path in whole})
+    names = None if whole[0].is_dir() else sorted({as_text(str(path.relative_to(folder))) for path in whole})
     videos = RawVideos(folder, grid=grid, device=str(device), num_threads=num_threads, names=names)
     if not videos.num_videos:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(videos.refused.items())[:3])

@@ -74,27 +74,36 @@ class VideoEncoder:
         flow: FlowEstimator | None,
         motion: MotionMaps,
         rules: PictureRules = RULES,
+        frames_fps: float = 30.0,
     ) -> None:
         self._short_side, self._fps, self._grid = short_side, fps, grid
         self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._flow = flow
         self._motion = motion
         self._rules = rules
+        self._frames_fps = frames_fps
         self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
         """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
-    def encode(self, path: Path, sink: FrameSink, max_seconds: float | None = None) -> EncodedVideo:
+    def encode(
+        self,
+        path: Path,
+        sink: FrameSink,
+        max_seconds: float | None = None,
+        on_progress: Callable[[int], None] = lambda num: None,
+    ) -> EncodedVideo:
         """Append the grid frames of a video to a sink.
 
         Args:
             path: the file.
             sink: takes the frames; what it got before an error is to be dropped.
             max_seconds: stop after this much of the video, though not before `MIN_FRAMES` of the clock.
+            on_progress: called now and then with the number of nominal frames so far, while frames are decoded.
 
         Raises:
             VideoError: the video cannot be used.
         """
-        with VideoReader(path) as reader:
+        with VideoReader(path, self._frames_fps) as reader:
             scaler = FrameScaler(self._short_side, reader.pixel_aspect, self._rules)
             nominal = reader.nominal_frames(self._fps)
             if max_seconds is not None:
@@ -105,6 +114,7 @@ class VideoEncoder:
             for batch in self._batches(windows, batch_size):
                 largest_change = max(largest_change, *(_change(window) for window in batch))
                 self._encode_batch(batch, sink)
+                on_progress(reader.num_nominal_frames)
             if largest_change <= _MOTIONLESS_LEVELS:
                 raise VideoError("motionless", f"no pixel changes by more than {largest_change} gray levels")
             assert scaler.size is not None

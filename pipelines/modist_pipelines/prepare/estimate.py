@@ -1,17 +1,16 @@
 """How big a store will be and how long it will take, from a sample of its videos."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from modist_pipelines.prepare.shards import ShardMaker
 from modist_pipelines.prepare.workers import WorkerPool
 from modist_pipelines.store.writer import MotionJpegs, each_jpeg
 from modist_pipelines.video.discovery import file_size
+from modist_pipelines.video.names import file_path
 from modist_pipelines.video.reader import VideoError, VideoReader
 
 NUM_SAMPLES = 12
@@ -30,10 +29,20 @@ class Estimate:
     """Videos that the estimate rests on."""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds of work for a grid frame by stage: decode, flow, encode (motion maps and JPEGs)."""
+    longest: str = ""
+    """The video that keeps a worker busy for the longest, by file size, and how long it is."""
 
     @staticmethod
     def of_nothing() -> "Estimate":
         return Estimate(0.0, 0.0, 0.0, 0)
+
+    def bounded_by(self, longest: "Sample") -> "Estimate":
+        """With the longest video, which one worker does from its first frame to its last."""
+        length, work = (format_seconds(seconds) for seconds in (longest.duration, longest.hours() * 3600))
+        said = f"the longest is {longest.video}: {length} of video, {work} for one worker"
+        if longest.hours() > self.hours:
+            said += ", so all others are done before it"
+        return replace(self, hours=max(self.hours, longest.hours()), longest=said)
 
     def bottleneck(self) -> str:
         """The stage with the most work, and its share."""
@@ -48,6 +57,7 @@ class Estimate:
         return (
             f"estimate: {_number(self.video_hours)} h of video, store of {_number(self.gigabytes)} GB, "
             f"{format_seconds(self.hours * 3600)} (from {SAMPLE_SECONDS:g} s of {self.num_samples} videos)"
+            + (f"\n{self.longest}" if self.longest else "")
             + (f"\nmost of the time goes to {self.bottleneck()}" if self.stage_ms else "")
         )
 
@@ -67,6 +77,11 @@ class Sample(NamedTuple):
     """Grid frames of the piece."""
     stages: Mapping[str, float] = {}
     """Seconds of `cost` by stage."""
+    video: str = ""
+
+    def hours(self) -> float:
+        """Of one worker, for the whole video."""
+        return self.duration * self.cost / self.seconds / 3600
 
 
 class _Counter:
@@ -89,7 +104,7 @@ class _Sampler:
     _is_warm: bool = False
 
     def __call__(self, video: str, report: Callable[[Sample], None]) -> None:
-        path = self.maker.videos / video
+        path = file_path(self.maker.videos, video)
         counter = _Counter()
         encoder = self.maker.encoder()
         try:
@@ -102,12 +117,13 @@ class _Sampler:
             cost = time.perf_counter() - began
             stages = {stage: total - before[stage] for stage, total in encoder.seconds.items()}
             seconds = encoded.num_nominal_frames / self.maker.meta.fps
-            with VideoReader(path) as reader:
+            with VideoReader(path, self.maker.meta.frames_fps) as reader:
                 duration = reader.duration or seconds
         except VideoError:
             return  # the run itself will say what is wrong with it
         if num_bytes := file_size(path):  # else it has been removed meanwhile
-            report(Sample(num_bytes, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages))
+            sample = Sample(num_bytes, duration, seconds, counter.num_bytes, cost, counter.num_frames, stages, video)
+            report(sample)
 
 
 def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patience: float | None = None) -> Estimate:
@@ -117,15 +133,20 @@ def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patienc
         patience: seconds after which a video is given up.
     """
     step = max(1, len(videos) // NUM_SAMPLES)
-    samples: list[Sample] = []
+    sizes = {video: file_size(file_path(maker.videos, video)) for video in videos}
+    chosen = videos[step // 2 :: step][:NUM_SAMPLES]
+    largest = max(videos, key=sizes.__getitem__)
+    samples: dict[str, Sample] = {}
     pool.run(
-        videos[step // 2 :: step][:NUM_SAMPLES],
+        list(dict.fromkeys([*chosen, largest])),
         _Sampler(maker),
-        on_report=lambda task, sample: samples.append(sample),
+        on_report=lambda task, sample: samples.update({sample.video: sample}),
         on_death=lambda task, sample, code: None,
         patience=patience,
     )
-    return extrapolate(samples, sum(file_size(maker.videos / video) for video in videos), pool.num_workers)
+    spread = [samples[video] for video in chosen if video in samples]
+    expected = extrapolate(spread or list(samples.values()), sum(sizes.values()), pool.num_workers)
+    return expected.bounded_by(samples[largest]) if largest in samples and len(videos) > 1 else expected
 
 
 def extrapolate(samples: Sequence[Sample], total_bytes: int, num_workers: int) -> Estimate:
@@ -160,11 +181,3 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{_number(seconds / 60)} min" if seconds < 5400 else f"{_number(seconds / 3600)} h"
-
-
-def free_gigabytes(path: Path) -> float:
-    """Room on the file system that a folder is or will be on."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free / 1e9

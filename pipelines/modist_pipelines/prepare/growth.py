@@ -1,7 +1,7 @@
 """What a store, finished or half made, has of the videos that are asked for, and what is left to do."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from isal.isal_zlib import crc32
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
+from modist_pipelines.video.names import file_path
+from modist_pipelines.video.opener import open_bytes, status
 
 _BLOCK = 1 << 20
 
@@ -59,13 +61,14 @@ class Known:
     def videos(self) -> list[str]:
         return _names(self.index)
 
-    def quarantined(self) -> list[str]:
-        return _names(self.quarantine)
+    def quarantined(self, but: str = "") -> list[str]:
+        """Names in quarantine, without those of one reason."""
+        return [row["video"] for row in self.quarantine.to_pylist() if row["reason"] != but]
 
     def replaced(self, root: Path, videos: Iterable[str]) -> set[str]:
         """Videos whose files are others than those that were read: by size, then time, then content."""
         noted = {row["video"]: row for row in self.sources.to_pylist()}
-        return {video for video in videos if video in noted and _is_replaced(root / video, noted[video])}
+        return {video for video in videos if video in noted and _is_replaced(file_path(root, video), noted[video])}
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Growth:
 
     @staticmethod
     def between(known: Known, root: Path, videos: Sequence[str], retry_quarantined: bool) -> "Growth":
-        there, out = set(known.videos()), set(known.quarantined())
+        # What a list named before it was there was never tried.
+        there, out = set(known.videos()), set(known.quarantined(but="missing"))
         wanted = set(videos)
         replaced = known.replaced(root, wanted & (there | out))
         return Growth(
@@ -114,32 +118,35 @@ def relabelled(index: pa.Table, labels: Mapping[str, str | None] | None) -> pa.T
     return index.set_column(index.column_names.index("label"), index.schema.field("label"), column)
 
 
-def source_row(video: str, path: Path) -> dict[str, str | int]:
+def source_row(video: str, path: Path, on_progress: Callable[[int], None] = lambda num: None) -> dict[str, str | int]:
     """A row of sources.parquet.
+
+    Args:
+        on_progress: called now and then, with 0, while the file is read.
 
     Raises:
         OSError: the file cannot be read.
     """
-    status = path.stat()
-    return {"video": video, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "crc32": _checksum(path)}
+    num_bytes, mtime_ns = status(path)
+    return {"video": video, "bytes": num_bytes, "mtime_ns": mtime_ns, "crc32": _checksum(path, on_progress)}
 
 
 def _is_replaced(path: Path, noted: Mapping[str, int]) -> bool:
     try:
-        status = path.stat()
-        if status.st_size != noted["bytes"]:
+        num_bytes, mtime_ns = status(path)
+        if num_bytes != noted["bytes"]:
             return True
-        return status.st_mtime_ns != noted["mtime_ns"] and _checksum(path) != noted["crc32"]
+        return mtime_ns != noted["mtime_ns"] and _checksum(path) != noted["crc32"]
     except OSError:  # for the encoder to say
         return True
 
 
-def _checksum(path: Path) -> int:
+def _checksum(path: Path, on_progress: Callable[[int], None] = lambda num: None) -> int:
     checksum = 0
-    # As media are opened: a pipe that nobody writes into must not hold us up.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with closing(open_bytes(path).file) as file:
         while block := file.read(_BLOCK):
             checksum = crc32(block, checksum)
+            on_progress(0)
     return checksum
 
 

@@ -10,22 +10,23 @@ A shard is done in this order, each step durable before the next: the .bin file,
 its index rows. Killed anywhere, the next run does again what has no index rows.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modist_pipelines.disk.durable import write_file
+from modist_pipelines.disk.lock import HeldError, held
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.settings import PLAN_NAME, with_picture_rules
 from modist_pipelines.store.reader import PARTIAL_NAME, shard_path
-from modist_pipelines.store.writer import SOURCES_SCHEMA, write_file, write_parquet
+from modist_pipelines.store.writer import SOURCES_SCHEMA, write_parquet
 
 _NUM_BYTES = b"shard_num_bytes"
 
@@ -47,24 +48,20 @@ class PartialStore:
         Raises:
             DataError: another run is at work, or the folder cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path / f"lock{part}", os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
-        except OSError as error:
-            raise DataError(
-                f"--out {self.store} cannot be written: {error.strerror}. Choose a folder that can."
-            ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"--out {self.store}: another modist prepare is making this store. Wait for it, or "
-                "choose another folder."
-            ) from None
-        else:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path / f"lock{part}"))
+            except HeldError as error:
+                raise DataError(
+                    f"--out {self.store}: another modist prepare is making this store ({error}). Wait for it, or "
+                    "choose another folder."
+                ) from None
+            except OSError as error:
+                raise DataError(
+                    f"--out {self.store} cannot be written: {error.strerror}. Choose a folder that can."
+                ) from error
             yield
-        finally:
-            os.close(fd)
 
     def agree(self, plan: Mapping[str, Any]) -> None:
         """Note the plan of this store, or check that it is the one noted before.

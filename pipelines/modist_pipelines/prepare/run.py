@@ -15,12 +15,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.errors import DataError
+from modist_pipelines.lists.entry import ListFormat
 from modist_pipelines.motion_inputs import DEFAULT, MotionName, find_motion_input
-from modist_pipelines.prepare.estimate import Estimate, estimate, free_gigabytes
+from modist_pipelines.prepare.estimate import Estimate, estimate
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, find_raft_weights, make_flow_estimator, uses_gpu
 from modist_pipelines.prepare.growth import Growth, Known, relabelled
-from modist_pipelines.prepare.listing import ListFormat, read_listing
+from modist_pipelines.prepare.inputs import Inputs, find_inputs
 from modist_pipelines.prepare.motion import OPTION, EdgeFunction, motion_scales
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
 from modist_pipelines.prepare.placement import Placement, free_bytes, place
@@ -31,7 +33,7 @@ from modist_pipelines.prepare.settings import (
     SizeChangeOption,
     picture_rules,
 )
-from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, plan_shards
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.ranges import Range, outside, ranged
 from modist_pipelines.store.reader import (
@@ -43,7 +45,8 @@ from modist_pipelines.store.reader import (
 )
 from modist_pipelines.store.summary import Summary
 from modist_pipelines.store.writer import quarantine_table, write_parquet, write_tables
-from modist_pipelines.video.discovery import discover_videos, file_size
+from modist_pipelines.video.discovery import file_size
+from modist_pipelines.video.names import file_path
 
 logger = logging.getLogger("modist")
 
@@ -55,8 +58,8 @@ class PrepareConfig:
     """Turn videos into a store: frames, flow edges and motion scores, ready to train on."""
 
     videos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEOS")]
-    """Folder of videos; its subfolders too, whose names become labels. Or a list: CSV or TSV of paths and labels, or a
-    split file of UCF101, HMDB51 (or the folder of them), Kinetics or Something-Something v2."""
+    """Folder of videos; its subfolders too, whose names become labels. Or a list: a table or JSON of paths and labels,
+    or a split file of UCF101, HMDB51 (or the folder of them), Kinetics, Something-Something v2 (docs/data.md)."""
     out: Path
     """Folder of the store. Run again after an interruption, or when videos were added, removed or replaced: only what
     is missing is done."""
@@ -80,6 +83,9 @@ class PrepareConfig:
     """Frames a second of the nominal clock that all videos are put on."""
     grid: int = ranged(4, Range(1, 1000))
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
+    frames_fps: float = ranged(30.0, Range(0.1, 1000))
+    """Frames a second of videos that are folders of pictures (img_00001.jpg): of AVA 30, Charades 24, and of
+    Something-Something v2 12."""
     aspect: AspectOption = "auto"
     """Pixels that are not square: "display" makes them so, as players do; "storage" keeps the shape of the file. By
     default what the store in --out has, display for a new one."""
@@ -92,13 +98,16 @@ class PrepareConfig:
     """Folder that the paths of a list are relative to; by default the list's own."""
     list_format: ListFormat = "auto"
     """What VIDEOS is, where it is a list."""
+    label_depth: int = ranged(0, Range(0, 100))
+    """Which of the folders under VIDEOS is the label, counted from 1; 0 takes the innermost."""
     shard: str | None = None
     """I/N: do part I of N, counted from 1, on this machine; "slurm" takes both from the job array. All parts write into
     the same --out; when they are done, --merge makes the store."""
     merge: bool = False
     """Join the parts of --shard to a store. Nothing is encoded again."""
     video_timeout: float = ranged(600.0, Range(1, 1e9))
-    """Seconds after which a video that a worker is still at is given up."""
+    """Seconds after which a video of which a worker has decoded no more frames is given up. However long it is, it may
+    take its time while it gets on."""
     retry_quarantined: bool = False
     """Try the videos that are in quarantine once more."""
     workers: int = ranged(0, Range(0, 4096))
@@ -161,12 +170,11 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     """
     config.check()
     part = config.part()
-    root, videos, labels, misnamed = _find_videos(config)
+    inputs = find_inputs(config.videos, config.root, config.list_format, config.label_depth)
     meta = _meta(config)
-    plan = _plan(config, meta, root, videos, labels)
+    plan = _plan(config, meta, inputs)
     partial = PartialStore(config.out)
-    unusable = [row["video"] for row in misnamed]
-    is_growing, tasks = _tasks(config, meta, partial, plan, (root, videos, labels), unusable)
+    is_growing, tasks = _tasks(config, meta, partial, plan, inputs)
     if tasks is None:
         logger.info("%s is complete already: nothing to do", config.out)
         partial.remove()
@@ -178,9 +186,11 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     if config.merge:
         if missing:
             _refuse_merge(config, tasks, missing)
-        return _finish(config, meta, partial, (videos, labels), misnamed)
+        return _finish(config, meta, partial, inputs)
     placement = _place(config, meta)
-    maker = ShardMaker(root, config.out, meta, edge_function, config.raft_weights, config.device, placement.num_gpus)
+    maker = ShardMaker(
+        inputs.root, config.out, meta, edge_function, config.raft_weights, config.device, placement.num_gpus
+    )
     with WorkerPool(placement.num_workers) as pool:
         expected = _announce(config, maker, tasks, missing, pool, placement)
         if config.dry_run:
@@ -189,9 +199,16 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             if is_growing:
                 partial.note({**plan, "grows": True})
             partial.agree(plan)
-            partial.remove_leftovers([task.shard for task in tasks])
+            mine = [task.shard for task in tasks]
+            partial.remove_leftovers(mine)
+            maker = replace(maker, gigabytes=expected.gigabytes)
             num_videos = sum(len(task.videos) for task in tasks)
-            _make_shards(missing, maker, pool, num_videos, config.video_timeout)
+            try:
+                _make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
+            except BaseException:
+                pool.stop()
+                partial.remove_leftovers(mine)  # on a full disk half shards take the room that is left
+                raise
     if part is not None:
         left = sum(not partial.is_finished(task.shard) for task in everything)
         logger.info(
@@ -202,24 +219,12 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             "Run the other parts, then --merge." if left else "Run the same command with --merge in place of --shard.",
         )
         return None
-    return _finish(config, meta, partial, (videos, labels), misnamed)
+    return _finish(config, meta, partial, inputs)
 
 
 def _place(config: PrepareConfig, meta: StoreMeta) -> Placement:
     on_gpu = meta.flow != "none" and uses_gpu(config.flow, config.device)
     return place(config.workers, free_bytes() if on_gpu else (), config.flow, config.short_side)
-
-
-def _find_videos(
-    config: PrepareConfig,
-) -> tuple[Path, list[str], Mapping[str, str | None] | None, list[dict[str, str]]]:
-    """Root, sorted paths, labels by path where a list gives them, and quarantine rows of unusable names."""
-    is_list = config.list_format != "auto" or (config.videos.is_file())
-    if is_list or (config.videos.is_dir() and next(config.videos.glob("*_test_split*.txt"), None) is not None):
-        listing = read_listing(config.videos, config.root, config.list_format)
-        return listing.root, listing.videos, listing.labels, []
-    videos, misnamed = discover_videos(config.videos)
-    return config.videos, videos, None, misnamed
 
 
 def _refuse_merge(config: PrepareConfig, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]) -> None:
@@ -236,12 +241,12 @@ def _tasks(
     meta: StoreMeta,
     partial: PartialStore,
     plan: Mapping[str, Any],
-    found: tuple[Path, Sequence[str], Mapping[str, str | None] | None],
-    unusable: Sequence[str],
+    inputs: Inputs,
 ) -> tuple[bool, list[ShardTask] | None]:
     """Whether a store that is there takes up other videos than it was made of, and the shards to make; None where
     all is done."""
-    root, videos, labels = found
+    root, videos, labels = inputs.root, inputs.videos, inputs.labels
+    unusable = [row["video"] for row in inputs.unusable]
     is_finished = (config.out / META_NAME).exists()
     if is_finished:
         check_same_plan(
@@ -281,17 +286,22 @@ def _finish(
     config: PrepareConfig,
     meta: StoreMeta,
     partial: PartialStore,
-    wanted: tuple[Sequence[str], Mapping[str, str | None] | None],
-    misnamed: Sequence[Mapping[str, str]],
+    inputs: Inputs,
 ) -> Summary:
     """Join the tables of the shards, and of the store that they extend; only now is it a store."""
-    videos, labels = wanted
     with partial.locked():
-        known = Known.of(config.out, partial).restricted(videos)
-        quarantine = pa.concat_tables([known.quarantine, quarantine_table(misnamed)])
+        known = Known.of(config.out, partial).restricted(inputs.videos)
+        quarantine = pa.concat_tables([known.quarantine, quarantine_table(inputs.unusable)])
         if known.index.num_rows == 0:
             _give_up(config, quarantine, partial)
-        write_tables(config.out, meta, relabelled(known.index, labels), quarantine, known.sources, True)
+        try:
+            write_tables(config.out, meta, relabelled(known.index, inputs.labels), quarantine, known.sources, True)
+        except OSError as error:
+            raise DataError(
+                f"Writing the tables of {config.out} failed: {error.strerror or error}; "
+                f"{free_gigabytes(config.out):,.2f} GB are free. Make room and run the same command again: all shards "
+                "are there."
+            ) from error
         partial.remove()
     return Summary.of(Store.open(config.out))
 
@@ -313,6 +323,7 @@ def _meta(config: PrepareConfig) -> StoreMeta:
         flow_weights=weights,
         sobel_gain=config.sobel_gain,
         border=config.border,
+        frames_fps=config.frames_fps,
         **asdict(picture_rules(config)),
     )
 
@@ -321,18 +332,12 @@ def _options(meta: StoreMeta) -> dict[str, Any]:
     return {name: getattr(meta, name) for name in (*OPTIONS, *PICTURE_OPTIONS)}
 
 
-def _plan(
-    config: PrepareConfig,
-    meta: StoreMeta,
-    root: Path,
-    videos: Sequence[str],
-    labels: Mapping[str, str | None] | None,
-) -> dict[str, Any]:
+def _plan(config: PrepareConfig, meta: StoreMeta, inputs: Inputs) -> dict[str, Any]:
     """All that the bytes of the store depend on."""
     digest = hashlib.sha256()
-    for video in videos:
-        label = f"{labels[video]}\0" if labels is not None else ""
-        digest.update(f"{video}\0{file_size(root / video)}\0{label}".encode())
+    for video in inputs.videos:
+        label = f"{inputs.labels[video]}\0" if inputs.labels is not None else ""
+        digest.update(f"{video}\0{file_size(file_path(inputs.root, video))}\0{label}".encode())
     return {
         **_options(meta),
         "motion_inputs": list(config.motion_inputs),
@@ -384,13 +389,17 @@ class _Watch:
         self._seen: set[str] = set()
         self._num_done = num_done
         self._num_frames = 0
+        self._going: dict[str, int] = {}
         self._crashes: Counter[str] = Counter()
 
     def on_report(self, task: ShardTask, report: VideoReport) -> None:
         if report.state == "begun" or report.video in self._seen:
             return
-        self._seen.add(report.video)
-        self._num_frames += report.num_nominal_frames
+        self._num_frames += report.num_nominal_frames - self._going.pop(report.video, 0)
+        if report.state == "going":
+            self._going[report.video] = report.num_nominal_frames
+        else:
+            self._seen.add(report.video)
         elapsed = self._progress.tasks[self._bar].elapsed or 0.0
         rate = f"{self._num_frames / elapsed:,.0f} frames/s" if elapsed else ""
         self._progress.update(self._bar, completed=self._num_done + len(self._seen), rate=rate)
@@ -398,7 +407,7 @@ class _Watch:
     def on_death(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
         video = report.video if report is not None else task.videos[0]
         if exit_code == HUNG and report is not None:
-            logger.warning("%s took longer than --video-timeout: its worker was ended", video)
+            logger.warning("%s did not get on for longer than --video-timeout: its worker was ended", video)
             return replace(task, left_out={**task.left_out, video: ("hung", "the process that read it was ended")})
         ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
         self._crashes[video] += 1

@@ -8,7 +8,7 @@ from modist_pipelines.store.reader import META_NAME, PARTIAL_NAME, StoreMeta
 from modist_pipelines.video.picture import RULES, PictureRules
 
 PLAN_NAME = "plan.json"
-OPTIONS = ("short_side", "fps", "grid", "jpeg_quality", "flow", "sobel_gain", "border")
+OPTIONS = ("short_side", "fps", "grid", "jpeg_quality", "flow", "sobel_gain", "border", "frames_fps")
 PICTURE_OPTIONS = ("aspect", "untagged_hd", "size_change")
 AspectOption = Literal["auto", "display", "storage"]
 SizeChangeOption = Literal["auto", "refuse", "scale"]
@@ -44,7 +44,7 @@ def picture_rules(options: PictureOptions) -> PictureRules:
 
 def with_picture_rules(noted: dict[str, Any]) -> dict[str, Any]:
     """A plan as noted by a run, with what it leaves unsaid where there were no rules yet."""
-    return {name: getattr(StoreMeta, name) for name in PICTURE_OPTIONS} | noted
+    return {name: getattr(StoreMeta, name) for name in (*PICTURE_OPTIONS, "frames_fps")} | noted
 
 
 def _noted(store: Path) -> dict[str, Any] | None:

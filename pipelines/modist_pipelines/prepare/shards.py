@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 import cv2
 import pyarrow as pa
 
+from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
@@ -19,12 +21,15 @@ from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
+from modist_pipelines.video.discovery import file_size, folder_label
+from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
 
 # Enough shards that many workers stay busy to the end, few enough that a shard stays worth opening.
 _MANY_SHARDS = 128
 _MAX_VIDEOS_PER_SHARD = 64
+_REPORT_EVERY = 0.5  # seconds; well below the shortest --video-timeout
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class VideoReport(NamedTuple):
     """What a worker says of a video."""
 
     video: str
-    state: Literal["begun", "kept", "quarantined"]
+    state: Literal["begun", "going", "kept", "quarantined"]
     num_nominal_frames: int = 0
+    """So far."""
 
 
 def plan_shards(
@@ -60,6 +66,15 @@ def plan_shards(
     ]
 
 
+def largest_first(tasks: Sequence[ShardTask], root: Path) -> list[ShardTask]:
+    """In the order in which workers begin them, so that none comes to a long video when the others are done."""
+
+    def num_bytes(task: ShardTask) -> int:
+        return sum(file_size(file_path(root, video)) for video in task.videos)
+
+    return sorted(tasks, key=num_bytes, reverse=True)
+
+
 @dataclass
 class ShardMaker:
     """The work of a worker process: encode the videos of a shard. Travels to the process by pickle."""
@@ -72,7 +87,15 @@ class ShardMaker:
     device: FlowDevice
     num_gpus: int = 0
     """That flow is computed on, worker i on GPU i modulo their number; 0 computes it on the CPU."""
+    gigabytes: float = 0.0
+    """That a run is expected to write; 0 where nobody knows."""
     _encoder: VideoEncoder | None = field(default=None, init=False)
+
+    def _room(self) -> str:
+        if not self.gigabytes:
+            return ""
+        free = free_gigabytes(self.store)
+        return f"By the estimate this call writes {self.gigabytes:,.2f} GB in all; {free:,.2f} GB are free now. "
 
     def __call__(self, task: ShardTask, report: Callable[[VideoReport], None]) -> None:
         partial = PartialStore(self.store)
@@ -88,17 +111,18 @@ class ShardMaker:
                         report(VideoReport(video, "quarantined"))
                         continue
                     report(VideoReport(video, "begun"))
+                    progress = _Progress(video, report)
                     with contextlib.suppress(OSError):  # the encoder says that it cannot be read
-                        sources.append(source_row(video, self.videos / video))
-                    report(self._add(video, task, writer, quarantine))
+                        sources.append(source_row(video, file_path(self.videos, video), progress))
+                    report(self._add(video, task, writer, quarantine, progress))
                 index = writer.table()
+            files = pa.Table.from_pylist(sources, schema=SOURCES_SCHEMA)
+            partial.finish(task.shard, index, quarantine_table(quarantine), files)
         except OSError as error:
             raise DataError(
-                f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. Make room, "
-                "or mend the disk, and run the same command again: it does only what is missing."
+                f"Writing shard {task.shard} of {self.store} failed: {error.strerror or error}. {self._room()}"
+                "Make room, or mend the disk, and run the same command again: it does only what is missing."
             ) from error
-        files = pa.Table.from_pylist(sources, schema=SOURCES_SCHEMA)
-        partial.finish(task.shard, index, quarantine_table(quarantine), files)
 
     def encoder(self) -> VideoEncoder:
         """The encoder of this process, made at its first video."""
@@ -110,14 +134,21 @@ class ShardMaker:
             self._encoder = make_encoder(self.meta, self.edge_function, self.raft_weights, self.device)
         return self._encoder
 
-    def _add(self, video: str, task: ShardTask, writer: ShardWriter, quarantine: list[dict[str, str]]) -> VideoReport:
+    def _add(
+        self,
+        video: str,
+        task: ShardTask,
+        writer: ShardWriter,
+        quarantine: list[dict[str, str]],
+        progress: Callable[[int], None],
+    ) -> VideoReport:
         try:
-            encoded = self.encoder().encode(self.videos / video, writer)
+            encoded = self.encoder().encode(file_path(self.videos, video), writer, on_progress=progress)
         except VideoError as error:
             writer.drop_video()
             quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})
             return VideoReport(video, "quarantined")
-        label = Path(video).parent.name or None if task.labels is None else task.labels[video]
+        label = folder_label(video) if task.labels is None else task.labels[video]
         writer.finish_video(
             video,
             label=label,
@@ -128,6 +159,20 @@ class ShardMaker:
             note=encoded.note,
         )
         return VideoReport(video, "kept", encoded.num_nominal_frames)
+
+
+class _Progress:
+    """Says that a video is getting on, not too often."""
+
+    def __init__(self, video: str, report: Callable[[VideoReport], None]) -> None:
+        self._video, self._report = video, report
+        self._next = time.monotonic() + _REPORT_EVERY
+
+    def __call__(self, num_nominal_frames: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _REPORT_EVERY
+            self._report(VideoReport(self._video, "going", num_nominal_frames))
 
 
 def make_encoder(
@@ -148,4 +193,5 @@ def make_encoder(
         flow=flow,
         motion=motion,
         rules=PictureRules(meta.aspect, meta.untagged_hd, meta.size_change),
+        frames_fps=meta.frames_fps,
     )

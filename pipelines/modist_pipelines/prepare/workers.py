@@ -21,6 +21,7 @@ Task = TypeVar("Task")
 Report = TypeVar("Report")
 HUNG = -1000  # the exit code of no process
 _POLL = 1.0  # seconds between looks at the clock
+_STARTING = 120.0  # seconds that a process may take to load what it needs, whatever the patience
 _number = 0
 
 
@@ -47,8 +48,13 @@ class WorkerPool:
         return self
 
     def __exit__(self, *error) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes, whatever they are at."""
         for worker in self._workers:
             worker.stop()
+        self._workers.clear()
 
     def run(
         self,
@@ -116,6 +122,7 @@ class _Worker:
         self._work: Work | None = None
         self._heard = time.monotonic()
         self._hung = False
+        self._has_started = False
 
     def give(self, work: Work, task: Any) -> None:
         self.task, self.last_report, self.is_idle = task, None, False
@@ -133,9 +140,10 @@ class _Worker:
         except (EOFError, OSError):
             return None
         self._heard = time.monotonic()
+        self._has_started = True
         if message[0] == "report":
             self.last_report = message[1]
-        else:
+        elif message[0] != "started":
             self.is_idle = True
         return message
 
@@ -145,7 +153,8 @@ class _Worker:
 
     def end_if_silent(self, patience: float) -> None:
         """End the process if nothing was heard of it for that many seconds; `receive` will say that it is gone."""
-        if not self._hung and time.monotonic() - self._heard > patience:
+        limit = patience if self._has_started else max(patience, _STARTING)
+        if not self._hung and time.monotonic() - self._heard > limit:
             self._hung = True
             self._process.kill()
 
@@ -169,6 +178,8 @@ def _serve(connection: Connection, number: int) -> None:
             new_work, task = connection.recv()
         except (EOFError, OSError):
             return
+        if work is None:
+            connection.send(("started", None))
         work = new_work or work
         assert work is not None
         try:

@@ -70,14 +70,17 @@ class StoreMeta:
     """Colour matrix of frames beyond 1024x576 that name none."""
     size_change: Literal["refuse", "scale"] = "scale"
     """What became of videos whose frames change their shape."""
+    frames_fps: float = 30.0
+    """Frames a second of folders of pictures."""
     fingerprint: str | None = None
     """Of a store that was compacted, the one that it had before."""
 
     def to_json(self) -> str:
         record = {"format": FORMAT, "version": VERSION}
         record |= {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        if self.fingerprint is None:
-            del record["fingerprint"]
+        for name in ("frames_fps", "fingerprint"):  # versions that do not know them read stores without them
+            if record[name] == getattr(StoreMeta, name):
+                del record[name]
         record["motion_inputs"] = {name: _plain(scale) for name, scale in self.motion_inputs.items()}
         return json.dumps(record, indent=2) + "\n"
 

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modist_pipelines.disk.durable import publish, write_file
 from modist_pipelines.errors import DataError
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, PARTIAL_NAME, Store, shard_path
-from modist_pipelines.store.writer import publish, write_file, write_parquet
+from modist_pipelines.store.writer import write_parquet
 
 _BLOCK = 16 << 20
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from modist_pipelines.video.frame_folders import PIPES
 from modist_pipelines.video.media_file import DECODER_ERRORS
 from modist_pipelines.video.reader import MAX_PAUSE, VideoReader, plausible_stay, resample
 
 # Containers whose packets do not say when a frame is on show, or say it wrongly after a seek: such files are decoded
 # from their first frame on.
-_SEQUENTIAL = {"avi", "mpegts", "mpeg", "mpegvideo", "mjpeg"}
+_SEQUENTIAL = {"avi", "mpegts", "mpeg", "mpegvideo", "mjpeg", *PIPES.values()}
 
 
 @dataclass(frozen=True)

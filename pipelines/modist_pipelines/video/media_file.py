@@ -1,35 +1,45 @@
 """Opening media files so that FFmpeg reads the file that is meant and no other."""
 
 import os
-import stat
+from fractions import Fraction
 from pathlib import Path
 
 import av
 from av.container import InputContainer
 
-# FFmpeg's errors have no common base in Python but PyAV's own; torchcodec and DALI raise RuntimeErrors; sizes and times
-# that no video has break arithmetic and memory. Elsewhere than around a decoder's calls these are faults of our own.
-DECODER_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError, LookupError, ArithmeticError, MemoryError)
-"""What a decoder may raise because of a file."""
+from modist_pipelines.video.opener import open_bytes, open_descriptor
+
+# FFmpeg's errors have no common base in Python but PyAV's own; torchcodec and DALI raise RuntimeErrors; sizes, times
+# and titles that no video has break arithmetic, memory and text, in bindings that were not written for them. Elsewhere
+# than around a decoder's calls these are faults of our own.
+DECODER_ERRORS = (Exception,)
+"""What a decoder may raise because of a file: anything."""
 
 _PLAYLISTS = (b"ffconcat version", b"#EXTM3U")
 
 
-def open_media(path: Path) -> InputContainer:
-    """Open a file for reading.
+def open_media(path: Path, frames_fps: float = 30.0) -> InputContainer:
+    """Open a video for reading.
 
     FFmpeg is handed an open file and never sees the name: it takes "12:30:05.mp4" for an address of the protocol
     "12", and "%d.png" for a row of pictures. Nor may it open anything else: a playlist under the name of a video could
     name any file of this machine, or the network.
 
+    Args:
+        path: as `opener` has them.
+        frames_fps: frames a second of a folder of pictures.
+
     Raises:
-        OSError, av.FFmpegError, ...: one of `DECODER_ERRORS`.
+        OSError, av.FFmpegError, ...: as `DECODER_ERRORS` says, anything.
     """
-    # Without waiting: else a pipe that nobody writes into would hold us up here.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_descriptor(path)
+    if descriptor is None:
+        file, pipe = open_bytes(path)
+        rate = {"framerate": str(Fraction(frames_fps).limit_denominator(1001))} if pipe else {}
+        # No protocol is "none", so nothing else can be opened.
+        own = {"protocol_whitelist": "none"}
+        return av.open(file, "r", format=pipe, options=rate, container_options=own, metadata_errors="replace")
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("a folder, a pipe or a device, not a file")
         # Titles and comments may be in any encoding.
         return av.open(
             "fd:", container_options={"fd": str(descriptor), "protocol_whitelist": "fd"}, metadata_errors="replace"

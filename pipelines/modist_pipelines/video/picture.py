@@ -113,7 +113,8 @@ class FrameScaler:
         Raises:
             VideoError: extreme_shape, changes_shape, or pixels of a kind that FFmpeg cannot convert.
         """
-        orientation = Orientation.of(frame)
+        with blamed_on_file("decode_error", "display matrix: "):
+            orientation = Orientation.of(frame)
         source = orientation.size(*shown_size(frame, self._pixel_aspect))
         if source != self._source:
             self._look_at_size(source)
@@ -157,7 +158,8 @@ def upright_rgb(frame: av.VideoFrame, pixel_aspect: Fraction | int = 1, rules: P
         pixels = frame.to_ndarray(
             format="rgb24", width=width, height=height, src_colorspace=chroma_matrix(frame, rules)
         )
-    return Orientation.of(frame).upright(pixels)
+        orientation = Orientation.of(frame)
+    return orientation.upright(pixels)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:

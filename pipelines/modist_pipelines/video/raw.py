@@ -22,6 +22,7 @@ from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
 from modist_pipelines.video.engine import EngineDecoder
 from modist_pipelines.video.frames import DecodedFrames, decode_nominal
+from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import RULES, Orientation, PictureRules, chroma_matrix, upright_rgb
 from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
 
@@ -96,14 +97,14 @@ class RawVideos:
         self._rules = rules
         self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
-        misnamed: list[dict[str, str]] = []
+        unlisted: list[dict[str, str]] = []
         if names is None:
-            names, misnamed = discover_videos(self.path)
+            names, unlisted = discover_videos(self.path)
         with ThreadPoolExecutor(num_threads or default_threads()) as threads:
             probes = list(threads.map(self._probe, names))
         usable = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, _Probe)]
         refused = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, VideoError)]
-        refused += [(row["video"], VideoError("unreadable", row["detail"])) for row in misnamed]
+        refused += [(row["video"], VideoError(row["reason"], row["detail"])) for row in unlisted]
         self.videos: Sequence[str] = [name for name, _ in usable]
         self.num_videos = len(usable)
         self._probes = [probe for _, probe in usable]
@@ -111,7 +112,7 @@ class RawVideos:
         self._report(refused)
 
     def _probe(self, name: str) -> _Probe | VideoError:
-        path = self.path / name
+        path = file_path(self.path, name)
         try:
             return _probe(path, self.fps, self._rules)
         except VideoError as error:
@@ -131,7 +132,7 @@ class RawVideos:
         if num_special := sum(not probe.is_plain for probe in self._probes):
             log.info(
                 "%d files of %s are decoded by PyAV on the CPU: mirrored, of several streams, HD without a colour "
-                "matrix, or of pixels that are not square",
+                "matrix, of pixels that are not square, frames, or in archives",
                 num_special,
                 self.path,
             )
@@ -182,7 +183,7 @@ class RawVideos:
         Raises:
             DamagedError: the file does not decode.
         """
-        path = self.path / self.videos[video]
+        path = file_path(self.path, self.videos[video])
         motion = {
             name: [_pair(frame * self.grid) for frame in frames] for name, frames in wanted.items() if name != "rgb"
         }
@@ -254,7 +255,8 @@ def _probe(path: Path, fps: float, rules: PictureRules) -> _Probe:
         orientation = Orientation.of(first)
         is_plain = (rules.aspect == "storage" or reader.pixel_aspect == 1) and chroma_matrix(first, rules) is None
         is_plain &= orientation.is_rotation()
-        is_plain &= len(reader.container.streams.video) == 1
+        # Other decoders are handed a path, and open files alone.
+        is_plain &= len(reader.container.streams.video) == 1 and path.is_file()
         if duration is None:  # the head does not say, so all packets must
             step = float(reader.frame_step)
             duration = step * (1 + sum(1 for _ in reader.decoded_frames()))

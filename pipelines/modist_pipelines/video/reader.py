@@ -15,7 +15,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.video.frame_folders import PIPES
 from modist_pipelines.video.media_file import DECODER_ERRORS, explain, open_media
+from modist_pipelines.video.opener import num_pictures
 
 MIN_FRAMES = 16  # a shorter video is of no use: one clip of the motion pathway has 16 frames
 MAX_ASPECT = 10  # beyond this the long side explodes when the short side is brought to size
@@ -46,7 +48,9 @@ REASONS = {
     "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
     "changes_shape": "frames of several shapes",
     "crashed": "ended the process that read it, twice",
-    "hung": "took longer than --video-timeout",
+    "hung": "no frame was decoded for longer than --video-timeout",
+    "missing": "named by the list, and not there",
+    "unlisted": "folders and archives that cannot be listed",
 }
 
 
@@ -93,8 +97,12 @@ class VideoReader:
         num_interlaced: frames of two fields, which are taken as they come.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frames_fps: float = 30.0) -> None:
         """
+        Args:
+            path: a file, a folder of pictures, or either in an archive.
+            frames_fps: frames a second of a folder of pictures.
+
         Raises:
             VideoError: unreadable, or no video stream.
         """
@@ -104,7 +112,8 @@ class VideoReader:
         self.num_interlaced = 0
         self._first_damage = ""
         with blamed_on_file("unreadable"):
-            self._container = open_media(path)
+            self._container = open_media(path, frames_fps)
+        self._path, self._frames_fps = path, frames_fps
         try:
             with blamed_on_file("unreadable"):
                 self._look()
@@ -166,6 +175,8 @@ class VideoReader:
     @property
     def duration(self) -> float | None:
         """Seconds, by the container; None where it does not say, or says what cannot be."""
+        if self._container.format.name in PIPES.values():
+            return num_pictures(self._path) / self._frames_fps or None
         if self._stream.duration and self._stream.time_base:
             seconds = float(self._stream.duration * self._stream.time_base)
         else:

@@ -1,0 +1,117 @@
+"""Long videos: patience is for what stands still, memory does not grow, and the longest is named.
+
+python tests/pipelines/test_long_videos.py 10 60    # peak memory of preparing so many minutes each
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import prepare_parts
+import pyarrow.parquet as pq
+import pytest
+from made_videos import moving_pictures, write_video
+
+from modist_pipelines.prepare.estimate import Sample, extrapolate
+from modist_pipelines.prepare.growth import source_row
+from modist_pipelines.prepare.run import PrepareConfig, prepare
+from modist_pipelines.prepare.shards import ShardTask, largest_first
+
+pytestmark = pytest.mark.slow
+
+
+def looped(path: Path, source: Path, seconds: float) -> Path:
+    """The packets of a video again and again, for so long."""
+    with av.open(str(source)) as once, av.open(str(path), "w") as long:
+        stream = once.streams.video[0]
+        out = long.add_stream_from_template(stream)
+        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in once.demux(stream) if p.size]
+        base, period = stream.time_base, stream.duration
+        assert base is not None
+        assert period is not None
+        for turn in range(max(1, round(seconds / float(period * base)))):
+            for data, pts, dts, is_keyframe in packets:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = out, base, is_keyframe
+                assert pts is not None
+                assert dts is not None
+                packet.pts, packet.dts = pts + turn * period, dts + turn * period
+                long.mux(packet)
+    return path
+
+
+def peak_of_preparing(folder: Path, minutes: float) -> int:
+    """Bytes that the largest process took to prepare a video of so many minutes."""
+    folder.mkdir()
+    once = write_video(folder / "once.mov", moving_pictures(60, 2, height=48, width=64))
+    (folder / "in").mkdir()
+    looped(folder / "in/long.mp4", once, 60 * minutes)
+    words = [sys.executable, __file__, "--prepare", str(folder / "in"), str(folder / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    assert pq.read_table(folder / "out/index.parquet")["num_frames"].to_pylist() == [round(minutes * 60 * 30 / 4)]
+    return int(done.stdout.split()[-1])
+
+
+def test_memory_is_flat(tmp_path: Path) -> None:
+    """Six times the length, at a size at which the frames that wait for others would show."""
+    short, long = (peak_of_preparing(tmp_path / str(minutes), minutes) for minutes in (1, 6))
+    assert long < 1.2 * short
+
+
+def test_a_video_that_gets_on_has_time(tmp_path: Path) -> None:
+    """Longer than --video-timeout by far, and none of its frames is."""
+    write_video(tmp_path / "in/a.mp4", moving_pictures(60, 2, height=48, width=64))
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", short_side=32, workers=1, video_timeout=1.5)
+    began = time.monotonic()
+    prepare(config, prepare_parts.unhurried_edges)
+    assert time.monotonic() - began > 3 * config.video_timeout
+    assert pq.read_table(tmp_path / "out/index.parquet")["video"].to_pylist() == ["a.mp4"]
+
+
+def test_reading_a_large_file_is_getting_on(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(5 << 20))
+    said: list[int] = []
+    source_row("a", tmp_path / "a", said.append)
+    assert len(said) == 5
+
+
+def test_the_longest_is_named_and_bounds_the_time() -> None:
+    short = Sample(1000, 10.0, 2.0, 500, 1.0, video="short.mp4")
+    expected = extrapolate([short], total_bytes=100_000, num_workers=4)
+    assert expected.hours == pytest.approx(1000 * 0.5 / 4 / 3600)
+    longer = short._replace(video="film.mp4", duration=7200.0)
+    bounded = expected.bounded_by(longer)
+    assert bounded.hours == pytest.approx(1.0)
+    assert "the longest is film.mp4: 2 h of video, 60 min for one worker, so all others are done before it" in str(
+        bounded
+    )
+    assert expected.bounded_by(short).hours == expected.hours
+
+
+def test_workers_begin_with_the_largest(tmp_path: Path) -> None:
+    for name, size in (("a", 10), ("b", 1000), ("c", 100)):
+        (tmp_path / name).write_bytes(bytes(size))
+    tasks = [ShardTask(i, (name,)) for i, name in enumerate("abc")]
+    assert [task.videos for task in largest_first(tasks, tmp_path)] == [("b",), ("c",), ("a",)]
+
+
+def main(words: list[str]) -> None:
+    if words[0] == "--prepare":
+        config = PrepareConfig(Path(words[1]), Path(words[2]), short_side=64, workers=1, jpeg_quality=95)
+        prepare(replace(config), prepare_parts.opencv_edges)
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = [peak_of_preparing(Path(folder, minutes), float(minutes)) for minutes in words]
+    for minutes, peak in zip(words, peaks, strict=True):
+        print(f"{minutes} min: {peak / 1e6:.0f} MB, {peak / peaks[0]:.2f} of the first")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
