@@ -19,7 +19,7 @@ class DemoVideosConfig:
     """Folder; videos that it already holds are left alone."""
     num_videos: int = 192
     ava: bool = False
-    """Make a set in AVA's format instead: three objects a video with actions of their own, OUT/videos, and the CSVs of
+    """Make a set in AVA's format instead: two objects a video with actions of their own, OUT/videos, and the CSVs of
     boxes, the list of actions and the excluded keyframes beside it."""
     seed: int = 0
 

@@ -39,6 +39,8 @@ FROM_ZERO = Range(low=0)
 POSITIVE = Range(low=0, open_low=True)
 MOMENTUM = Range(low=0, high=1, open_high=True)
 SHARE = Range(low=0, high=1)
+OPEN_SHARE = Range(low=0, high=1, open_low=True, open_high=True)
+"""Of some, and not of all."""
 
 
 def ranged(default: Any, within: Range) -> Any:
