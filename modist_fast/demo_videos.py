@@ -12,7 +12,8 @@ pathway has no convolution over time.
 """
 
 import math
-from collections.abc import Callable, Collection
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,6 @@ _CANVAS = 96  # pixels of the square that an object is drawn in
 _MARGIN = 24  # pixels around the frame: of background, for its drift, and of room for objects
 _NUM_OBJECTS = 15
 _STAY, _FADE = 1.2, 0.15  # seconds for which an object is in one place, and in which it comes and goes
-_BACKGROUND_CONTRAST = 0.5  # of that of objects
 _OCTAVES = (4, 8, 16, 32)
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -176,48 +176,23 @@ def _tempo(random: np.random.Generator) -> _Tempo:
     )
 
 
-class MovingObject:
-    """A thing that moves.
+class PaintedObject(ABC):
+    """A textured shape that can be drawn at any moment.
 
     Args:
-        motions: those that run; names of `MOTIONS`.
-        home: pixels from the middle of the frame. There it stays, always to be seen, and what does not run adds nothing
-            to where it is. None: now here, now there.
+        random: draws its texture and its shape.
     """
 
-    def __init__(
-        self, random: np.random.Generator, motions: Collection[str], home: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, random: np.random.Generator) -> None:
         self._canvas = np.dstack([_texture(random, _CANVAS, _CANVAS), _shape(random)])
-        size = math.exp(random.uniform(math.log(40), math.log(60))) / _CANVAS
-        angle = random.uniform(0, 2 * math.pi)
-        self._reach = random.uniform(6, 11)
-        tempos = {name: _tempo(random) for name in MOTIONS}
-        self._running = [(MOTIONS[name], tempos[name]) for name in motions]
-        still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name not in motions]
-        half = np.array([WIDTH, HEIGHT]) / 2 + _MARGIN
-        self._places = random.uniform(-half, half, (math.ceil(NUM_FRAMES / FPS / _STAY) + 1, 2))
-        self._begun = random.uniform(0, _STAY)
-        self._stays = home is not None
-        if home is not None:
-            self._places[:] = home
-        self._still = Pose(
-            dx=0.0 if self._stays else self._reach * sum(pose.dx for pose in still),
-            dy=0.0 if self._stays else self._reach * sum(pose.dy for pose in still),
-            scale=size * math.prod(pose.scale for pose in still),
-            angle=angle + sum(pose.angle for pose in still),
-        )
 
+    @abstractmethod
     def pose(self, seconds: float) -> Pose:
-        """All motions together, in pixels from the middle of the frame: its own running, the others standing still."""
-        moved = [motion(seconds, tempo) for motion, tempo in self._running]
-        place = self._places[int((seconds + self._begun) / _STAY)]
-        return Pose(
-            dx=place[0] + self._still.dx + self._reach * sum(pose.dx for pose in moved),
-            dy=place[1] + self._still.dy + self._reach * sum(pose.dy for pose in moved),
-            scale=self._still.scale * math.prod(pose.scale for pose in moved),
-            angle=self._still.angle + sum(pose.angle for pose in moved),
-        )
+        """In pixels from the middle of the frame; the scale is that of a canvas of 96 pixels."""
+
+    @abstractmethod
+    def opacity(self, seconds: float) -> float:
+        """In [0, 1]."""
 
     def box(self, seconds: float) -> tuple[float, float, float, float]:
         """x1, y1, x2, y2 in pixels around what is to be seen of it, within the frame."""
@@ -246,24 +221,64 @@ class MovingObject:
         transform = np.array([[a, -b, x - (a - b) * middle], [b, a, y - (a + b) * middle]])
         drawn = cv2.warpAffine(self._canvas, transform, (right - left, bottom - top))
         part = frame[top:bottom, left:right]
-        part += self._opacity(seconds) * drawn[..., 3:] * (drawn[..., :3] - part)
+        part += self.opacity(seconds) * drawn[..., 3:] * (drawn[..., :3] - part)
 
-    def _opacity(self, seconds: float) -> float:
-        if self._stays:
-            return 1.0
+
+class MovingObject(PaintedObject):
+    """A thing that moves, now here, now there.
+
+    Args:
+        motions: those that run; names of `MOTIONS`.
+    """
+
+    def __init__(self, random: np.random.Generator, motions: Collection[str]) -> None:
+        super().__init__(random)
+        size = math.exp(random.uniform(math.log(40), math.log(60))) / _CANVAS
+        angle = random.uniform(0, 2 * math.pi)
+        self._reach = random.uniform(6, 11)
+        tempos = {name: _tempo(random) for name in MOTIONS}
+        self._running = [(MOTIONS[name], tempos[name]) for name in motions]
+        still = [stopped(0.0, tempos[name]) for name, stopped in MOTIONS.items() if name not in motions]
+        half = np.array([WIDTH, HEIGHT]) / 2 + _MARGIN
+        self._places = random.uniform(-half, half, (math.ceil(NUM_FRAMES / FPS / _STAY) + 1, 2))
+        self._begun = random.uniform(0, _STAY)
+        self._still = Pose(
+            dx=self._reach * sum(pose.dx for pose in still),
+            dy=self._reach * sum(pose.dy for pose in still),
+            scale=size * math.prod(pose.scale for pose in still),
+            angle=angle + sum(pose.angle for pose in still),
+        )
+
+    def pose(self, seconds: float) -> Pose:
+        """All motions together: its own running, the others standing still."""
+        moved = [motion(seconds, tempo) for motion, tempo in self._running]
+        place = self._places[int((seconds + self._begun) / _STAY)]
+        return Pose(
+            dx=place[0] + self._still.dx + self._reach * sum(pose.dx for pose in moved),
+            dy=place[1] + self._still.dy + self._reach * sum(pose.dy for pose in moved),
+            scale=self._still.scale * math.prod(pose.scale for pose in moved),
+            angle=self._still.angle + sum(pose.angle for pose in moved),
+        )
+
+    def opacity(self, seconds: float) -> float:
+        """It fades where it changes its place."""
         since = (seconds + self._begun) % _STAY
         return min(1.0, since / _FADE, (_STAY - since) / _FADE)
 
 
 class Picture:
-    """Objects before a background that drifts."""
+    """Objects before a background that drifts.
 
-    objects: list[MovingObject]
+    Args:
+        contrast: of the background, as a share of that of objects.
+    """
 
-    def __init__(self, random: np.random.Generator) -> None:
+    objects: Sequence[PaintedObject]
+
+    def __init__(self, random: np.random.Generator, contrast: float = 0.5) -> None:
         background = _texture(random, HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
         color = background.mean((0, 1))
-        self._background = color + _BACKGROUND_CONTRAST * (background - color)
+        self._background = color + contrast * (background - color)
         self._drift, self._sway = random.uniform(-4, 4, 2), random.uniform(0, 2 * math.pi)
 
     def draw(self, number: int) -> np.ndarray:

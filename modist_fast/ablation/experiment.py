@@ -10,19 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from modist_fast.ablation.arms import TABLES, Arm, Table, TableName
 from modist_fast.ablation.corpora import Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
 from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
+from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.processes import command
 from modist_fast.presets import find_preset
 from modist_fast.watch.run_log import read_metrics
-from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
+from modist_pipelines.plan import eligible_videos, threshold_that_rejects
+from modist_pipelines.ranges import COUNT, FROM_ZERO, OPEN_SHARE, ranged
+from modist_pipelines.store.reader import META_NAME, Store
 
 log = logging.getLogger("modist")
 
 _CARD = "backbone.json"  # a run writes it after its weights: where it is, the run is whole
-_UNKNOWN = "EPOCHS"
+_UNKNOWN, _UNKNOWN_THRESHOLD = "EPOCHS", "THRESHOLD"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class AblationConfig:
     """Commands side by side."""
     processes: int = ranged(1, COUNT)
     """Of each pre-training run and evaluation: more than 1 starts them by torchrun."""
+    reject_share: float | None = ranged(None, OPEN_SHARE)
+    """Instead of the preset's γ (--clips.motion-threshold), the one that rejects this share of the store's motion
+    windows, such as 0.15; of every arm with a motion pathway, but for Table 3c's without a threshold."""
     options: str = ""
     """More options of modist pretrain, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
@@ -114,7 +122,7 @@ class Ablation:
         jobs = [job for corpus in self.corpora for job in corpus.preparation]
         jobs += [self.training(run) for run in self.runs() if run.arm.trained]
         jobs += [self.evaluation(run, test) for run, test in self.tests()]
-        check_same_commands([job for job in jobs if _UNKNOWN not in job.command])
+        check_same_commands([job for job in jobs if not {_UNKNOWN, _UNKNOWN_THRESHOLD} & set(job.command)])
         return (shlex.join(job.command) for job in jobs)
 
     def runs(self) -> list[Run]:
@@ -136,7 +144,8 @@ class Ablation:
         """modist pretrain for a run."""
         folder = self.folder(run)
         words = ["--preset", self.config.preset, "--store", run.corpus.store, "--out", folder, "--seed", run.seed]
-        words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options), *run.arm.options]
+        words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options)]
+        words += [*self._threshold(run, words), *run.arm.options]
         needs = [job.name for job in run.corpus.preparation]
         if run.arm.time_of is not None:
             other = Run(run.corpus, self._arm(run.arm.time_of), run.seed)
@@ -167,6 +176,29 @@ class Ablation:
         words += ["--features.folder", self.config.out / "features", *evaluation.options]
         name = f"{run.name}: {evaluation.name}"
         return Job(name, self._command("evaluate", words), folder, folder / "result.json", (trained.name,))
+
+    def _threshold(self, run: Run, words: Sequence[object]) -> tuple[str, ...]:
+        """γ by --reject-share, for the clips and the motion input that the run's options ask for."""
+        share = self.config.reject_share
+        if share is None or {"--objective.no-motion", "--clips.motion-threshold"} & set(run.arm.options):
+            return ()
+        if not (run.corpus.store / META_NAME).exists():
+            return ("--clips.motion-threshold", _UNKNOWN_THRESHOLD)
+        recipe = find_preset(self.config.preset)(None, self.folder(run))
+        config = tyro.cli(TrainConfig, args=[*map(str, words), *run.arm.options], default=recipe)
+        store = Store.open(run.corpus.store)
+        plan = config.plan(store.grid, store.fps)
+        threshold = threshold_that_rejects(store, plan, share)
+        found = eligible_videos(store, replace(plan, motion_threshold=threshold))
+        log.info(
+            "%s: γ = %g rejects %.1f %% of the motion windows, and %d of %d videos altogether",
+            run.name,
+            threshold,
+            100 * found.num_rejected / found.num_windows,
+            store.num_videos - len(found.videos),
+            store.num_videos,
+        )
+        return ("--clips.motion-threshold", f"{threshold:g}")
 
     def _command(self, name: str, words: Sequence[object]) -> tuple[str, ...]:
         processes = self.config.processes

@@ -7,12 +7,14 @@ from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
 from modist_fast.ablation.report import write_report
 from modist_fast.commands.cli import parse_options, run_cli
+from modist_fast.run.options import check_ranges
 
 log = logging.getLogger("modist")
 
 
 def main() -> int:
     config = parse_options(AblationConfig)
+    check_ranges(config)
     ablation = Ablation(config)
     if config.dry_run:
         print("\n".join(ablation.commands()))

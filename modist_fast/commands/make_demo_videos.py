@@ -21,7 +21,7 @@ class DemoVideosConfig:
     num_videos: int = ranged(192, COUNT)
     """How many."""
     ava: bool = False
-    """Make a set in AVA's format instead: three objects a video with actions of their own, OUT/videos, and the CSVs of
+    """Make a set in AVA's format instead: two objects a video with actions of their own, OUT/videos, and the CSVs of
     boxes, the list of actions and the excluded keyframes beside it."""
     seed: int = ranged(0, FROM_ZERO)
     """Another one gives other videos."""

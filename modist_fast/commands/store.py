@@ -1,6 +1,6 @@
 """What a store holds, whether it is whole, and how to get room back: modist store info|check|compact STORE"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,8 +8,8 @@ import tyro
 
 from modist_fast import __version__
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos
-from modist_pipelines.ranges import COUNT, SHARE, ranged
+from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos, threshold_that_rejects
+from modist_pipelines.ranges import COUNT, OPEN_SHARE, SHARE, ranged
 from modist_pipelines.store.reader import VERSION, Store
 from modist_pipelines.store.summary import Summary
 from modist_pipelines.store.upkeep import Holes, compact, damage
@@ -26,6 +26,8 @@ class StoreConfig:
     """Folder of the store."""
     motion_threshold: float = ranged(0.02, SHARE)
     """γ, for the share of videos and windows that it rejects: a share of the motion maps' full scale."""
+    reject_share: float | None = ranged(None, OPEN_SHARE)
+    """info: instead of --motion-threshold, the γ that rejects this share of the windows, such as 0.15."""
     window: int = ranged(16, COUNT)
     """Grid frames of a motion window: 16 are the paper's two seconds on a grid of 4."""
 
@@ -56,9 +58,11 @@ def _info(store: Store, config: StoreConfig) -> str:
         grid = store.grid
         motion, visual = ClipSpec(config.window, grid), ClipSpec(1, grid)
         plan = PlanConfig(visual, motion, 1, grid, motion_threshold=config.motion_threshold, motion_input=name)
+        if config.reject_share is not None:
+            plan = replace(plan, motion_threshold=threshold_that_rejects(store, plan, config.reject_share))
         found = eligible_videos(store, plan)
         lines.append(
-            f"γ = {config.motion_threshold:g} ({name}) rejects {found.num_rejected / max(1, found.num_windows):.1%} of "
+            f"γ = {plan.motion_threshold:g} ({name}) rejects {found.num_rejected / max(1, found.num_windows):.1%} of "
             f"the windows of {config.window} grid frames, and {1 - len(found.videos) / store.num_videos:.1%} of the "
             "videos altogether"
         )

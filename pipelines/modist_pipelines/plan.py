@@ -6,6 +6,7 @@ and any process can find out for itself what another one reads.
 
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple
@@ -124,8 +125,12 @@ class PlanConfig:
         Returns:
             (..., max(1, num_frames - span + 1)) bool.
         """
+        return self.window_scores(scores) > self.min_score
+
+    def window_scores(self, scores: np.ndarray) -> np.ndarray:
+        """What γ is held against, in the scores' units; shapes as for `moving`."""
         span = int(self.steps(self.motion)[-1]) + 1
-        return (_means if self.motion_rule == "window" else _least)(_padded(scores, span), span) > self.min_score
+        return (_means if self.motion_rule == "window" else _least)(_padded(scores, span), span)
 
     def steps(self, clip: ClipSpec) -> np.ndarray:
         """(T,) grid frames of a clip that starts at 0; read-only."""
@@ -235,18 +240,51 @@ def eligible_videos(source: ClipSource, config: PlanConfig) -> Eligible:
     source.check_motion(config.motion_input)
     if not config.motion_threshold:
         return Eligible(np.arange(source.num_videos), 0, 0)
-    column = source.score_column(config.motion_input)
-    first, lengths = column.starts[:-1].astype(np.int64), np.diff(column.starts)
     num_chosen = np.zeros(source.num_videos, np.int64)
     num_windows = 0
-    # Videos of one length make a rectangle, whose sums come out to the last bit as those of a single video.
+    for videos, scores in _by_length(source, config.motion_input):
+        moving = config.moving(scores)
+        num_chosen[videos] = moving.sum(axis=1)
+        num_windows += moving.size
+    return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
+
+
+def threshold_that_rejects(source: ClipSource, config: PlanConfig, share: float) -> float:
+    """The γ, in four digits, that rejects this share of the motion windows of a source, or a few more.
+
+    Args:
+        share: above 0 and below 1.
+
+    Raises:
+        DataError: the source lacks the motion input or its scores; or it rejects everything, since as many windows
+            have one and the same score.
+    """
+    assert config.motion_input is not None
+    source.check_motion(config.motion_input)
+    found = [config.window_scores(scores).ravel() for _, scores in _by_length(source, config.motion_input)]
+    scores = np.sort(np.concatenate(found))
+    last = scores[max(0, math.ceil(share * len(scores)) - 1)] / SCORE_FULL_SCALE
+    digit = 10.0 ** (math.floor(math.log10(last)) - 3) if last > 0 else 1e-6
+    threshold = float(f"{math.ceil(last / digit + 1e-6) * digit:.4g}")
+    if threshold * SCORE_FULL_SCALE >= scores[-1]:
+        raise DataError(
+            f"{source.path}: no threshold rejects {share:.0%} of its motion windows and leaves any; their scores go "
+            f"from {scores[0]:g} to {scores[-1]:g}."
+        )
+    return threshold
+
+
+def _by_length(source: ClipSource, motion_input: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n,) rows of videos of one length, and their (n, num_frames) scores.
+
+    These make a rectangle, whose sums come out to the last bit as those of a single video.
+    """
+    column = source.score_column(motion_input)
+    first, lengths = column.starts[:-1].astype(np.int64), np.diff(column.starts)
     for length in np.unique(lengths):
         videos = np.flatnonzero(lengths == length)
         for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
-            moving = config.moving(column.values[first[block, None] + np.arange(length)])
-            num_chosen[block] = moving.sum(axis=1)
-            num_windows += moving.size
-    return Eligible(np.flatnonzero(num_chosen), num_windows, num_windows - int(num_chosen.sum()))
+            yield block, column.values[first[block, None] + np.arange(length)]
 
 
 _BLOCK = 1 << 20  # scores looked at together

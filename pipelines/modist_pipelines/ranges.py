@@ -41,6 +41,8 @@ MOMENTUM = Range(low=0, high=1, open_high=True)
 SHARE = Range(low=0, high=1)
 PART = Range(low=0, high=1, open_low=True)
 """A share of which nothing is no choice."""
+OPEN_SHARE = Range(low=0, high=1, open_low=True, open_high=True)
+"""Of some, and not of all."""
 
 
 def ranged(default: Any, within: Range) -> Any:

@@ -1,9 +1,12 @@
 """modist store: figures, checksums and room of a store that is there."""
 
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from clip_store import make_store
 
 from modist_fast.commands import store as command
 from modist_fast.errors import ConfigError
@@ -29,6 +32,16 @@ def test_info(store, monkeypatch, capsys):
     assert "rejects 0.0% of the windows of 16 grid frames, and 0.0% of the videos" in said
     call(monkeypatch, "info", store, "--motion-threshold", "0.2", "--window", "2")
     assert "rejects 100.0% of the windows of 2 grid frames, and 100.0% of the videos" in capsys.readouterr().out
+
+
+def test_info_gives_the_gamma_of_a_share(tmp_path, monkeypatch, capsys):
+    """Ten videos of one window each, whose scores are .1 to 1 of 10."""
+    scores = {video: np.full(16, 0.1 * (video + 1), np.float32) for video in range(10)}
+    make_store(tmp_path / "store", [16] * 10, height=16, width=16, scores=scores)
+    call(monkeypatch, "info", tmp_path / "store", "--reject-share", "0.2")
+    assert re.search(r"γ = 0\.0200\d* \(edges\) rejects 20\.0% of the windows", capsys.readouterr().out)
+    with pytest.raises(ConfigError, match=r"--reject-share 1\.0: it must be above 0 and below 1"):
+        call(monkeypatch, "info", tmp_path / "store", "--reject-share", "1")
 
 
 def test_check_and_its_exit_code(store, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tyro
+from clip_store import make_store
 
 from modist_fast.ablation.arms import TABLES, TableName
 from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
@@ -119,6 +120,28 @@ def _finished_run(folder: Path, seconds: list[float]) -> None:
     (folder / "environment.json").write_text(json.dumps({"gpus": []}))
     rows = [json.dumps({"seconds": 5 * value, "cpu_seconds": value}) for value in seconds]
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def test_gamma_by_share_is_given_to_the_arms_that_have_one(tmp_path: Path) -> None:
+    """Windows of 16 frames at stride 2 on a grid of 2; the scores of each are the same, 0.1 to 4.0 of full scale 10."""
+    more: dict[str, Any] = {"arms": ("edges", "no-threshold"), "reject_share": 0.25}
+    ablation = Ablation(
+        AblationConfig("3c", tmp_path, "k400-mini", store=tmp_path / "store", evaluate=("ucf: --store UCF",), **more)
+    )
+    edges, unlimited = ablation.runs()[:2]
+    assert "THRESHOLD" in ablation.training(edges).command  # of a store that is not there yet
+    scores = {video: np.full(80, 0.1 * (video + 1), np.float32) for video in range(40)}
+    make_store(tmp_path / "store", [80] * 40, height=16, width=16, scores=scores)
+    assert _parse(ablation.training(edges), "k400-mini").clips.motion_threshold == pytest.approx(0.1, rel=1e-3)
+    assert _parse(ablation.training(unlimited), "k400-mini").clips.motion_threshold == 0
+    rgb_only = Ablation(
+        AblationConfig(
+            "3a", tmp_path, "k400-mini", store=tmp_path / "store", evaluate=("ucf: --store UCF",), reject_share=0.25
+        )
+    )
+    commands = {run.arm.name: rgb_only.training(run).command for run in rgb_only.runs()}
+    assert {name for name, words in commands.items() if "--clips.motion-threshold" in words} >= {"edges-other"}
+    assert "--clips.motion-threshold" not in commands["rgb-only"]
 
 
 def test_interval_is_that_of_all_draws_of_seeds_and_videos() -> None:

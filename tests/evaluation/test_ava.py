@@ -512,7 +512,7 @@ def test_a_whole_run_names_the_broken_video_and_writes_everything(made, tmp_path
     assert result["num_keyframes"] == 2
     with (tmp_path / "run" / "detections.csv").open() as file:
         rows = list(csv.reader(file))
-    assert len(rows) == result["num_boxes"] * len(made_up.ACTIONS) == 6 * len(made_up.ACTIONS)
+    assert len(rows) == result["num_boxes"] * len(made_up.ACTIONS) == 4 * len(made_up.ACTIONS)
     for name in ("keyframes.png", "curves.png", "backbone.safetensors", "linear.safetensors"):
         assert (tmp_path / "run" / name).stat().st_size > 1000, name
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -572,7 +572,7 @@ def test_make_demo_videos_ava_makes_this_set_instead(tmp_path, monkeypatch):
     assert len(list((tmp_path / "a" / "videos").glob("made-*.mp4"))) == 4
     predicted = read_boxes([tmp_path / "a" / made_up.PREDICTED], 80, 0.9)
     assert {video for video, _ in predicted} == {made_up.name_of_video(3)}
-    assert all(len(boxes) == 3 for boxes in predicted.values())  # what the detector is not sure of is left out
+    assert all(len(boxes) == 2 for boxes in predicted.values())  # what the detector is not sure of is left out
 
 
 def test_made_up_boxes_surround_what_is_drawn():

@@ -23,6 +23,7 @@ from modist_pipelines.plan import (
     plan_clips,
     plan_sample,
     subset_of,
+    threshold_that_rejects,
     video_order,
 )
 from modist_pipelines.prepare.run import PrepareConfig, prepare
@@ -190,6 +191,33 @@ def test_eligible_videos(tmp_path, monkeypatch, threshold, rule):
     for video in found.videos:  # none of them fails later
         plan_sample(config, 0, 0, int(video), store.info(int(video)))
     assert eligible_videos(store, replace(config, motion_input=None)).videos.tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("rule", ["window", "frames"])
+@pytest.mark.parametrize("share", [0.001, 0.15, 0.5, 0.9])
+def test_the_threshold_that_rejects_a_share_rejects_it(tmp_path, rule, share):
+    """And not more windows than lie within its last digit."""
+    rng = np.random.default_rng(4)
+    lengths = [int(n) for n in rng.integers(1, 40, size=30)]
+    scores = {video: rng.uniform(0.1, 9, num).astype(np.float32) for video, num in enumerate(lengths)}
+    store = make_store(tmp_path, lengths, height=16, width=16, scores=scores)
+    config = replace(CONFIG, motion_rule=rule)
+    threshold = threshold_that_rejects(store, config, share)
+    kept, more = (
+        sum(len(windows_above(values, MOTION_SPAN, gamma, rule)) for values in scores.values())
+        for gamma in (threshold, threshold - 2e-3)
+    )
+    num_windows = sum(max(1, num - MOTION_SPAN + 1) for num in lengths)
+    assert num_windows - kept >= share * num_windows > num_windows - more
+    if rule == "window":  # the least frame of a window is that of its neighbours too
+        assert num_windows - kept <= share * num_windows + 2
+    assert threshold == float(f"{threshold:.4g}")
+
+
+def test_a_store_without_differences_has_no_threshold_that_rejects_a_share(tmp_path):
+    store = make_store(tmp_path, [12, 12], height=16, width=16, scores={v: np.ones(12, np.float32) for v in (0, 1)})
+    with pytest.raises(DataError, match="no threshold rejects 20%"):
+        threshold_that_rejects(store, CONFIG, 0.2)
 
 
 def test_the_papers_threshold_tells_real_videos_apart(shared_data, tmp_path):

@@ -1,11 +1,13 @@
 """A made-up AVA: objects whose motions are their actions, and the files that tell of them, in AVA's formats.
 
-Three objects a video stay side by side, each in up to two motions of its own; nothing else tells its actions. The
-generator knows where they are, so it writes boxes and actions of each keyframe, a detector's boxes that are a little
-off, the list of actions, and a keyframe that does not count. The video begins at second 900, as AVA's frames do.
+Two objects a video stay side by side, each in up to two motions of its own; nothing else tells its actions. Each motion
+looks the same mirrored, since clips are flipped at random, and is to be seen in any second. The generator knows where
+the objects are, so it writes boxes and actions of each keyframe, a detector's boxes that are a little off, the list of
+actions, and a keyframe that does not count. The video begins at second 900, as AVA's frames do.
 """
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,25 +17,64 @@ from pathlib import Path
 import numpy as np
 
 from modist_fast.demo_videos import (
+    FPS,
     HEIGHT,
-    MOTIONS,
+    NUM_FRAMES,
     WIDTH,
-    MovingObject,
+    PaintedObject,
     Picture,
+    Pose,
     claim_folder,
     write_picture,
 )
 from modist_fast.host.whole_file import whole_file
 
 START_SECOND = 900
-ACTIONS = {3 * number + 1: motion for number, motion in enumerate(MOTIONS)}
+_OF_PLACE, _OF_FORM = ("rise", "fall", "sway"), ("turn", "grow", "shrink", "blink")
+ACTIONS = {3 * number + 1: motion for number, motion in enumerate((*_OF_PLACE, *_OF_FORM))}
 """Action to motion; the numbers have gaps, as those of AVA's 60 of 80 have."""
 STANDS = 80  # an action that is not in the list of those that count
 TRUTH = {"train": "ava_train.csv", "val": "ava_val.csv"}
 PREDICTED, CLASSES, EXCLUDED = "ava_val_predicted_boxes.csv", "ava_actions.pbtxt", "ava_val_excluded.csv"
 _KEYFRAMES = (902, 903)  # a clip about each lies within the video
-_PLACES = (-40.0, 0.0, 40.0)  # pixels from the middle
+_PLACES = (-32.0, 32.0)  # pixels from the middle
+_MIDDLE = NUM_FRAMES / FPS / 2  # seconds
 _TEST_EVERY = 4
+_SHARE_THAT_ACTS = 0.7
+
+
+class Actor(PaintedObject):
+    """A thing that does what its actions say, steadily, from the first second to the last.
+
+    Args:
+        actions: names of at most one motion of place and one of form.
+        home: pixels from the middle of the frame, where it is in the middle of the video.
+    """
+
+    def __init__(self, random: np.random.Generator, actions: Sequence[str], home: tuple[float, float]) -> None:
+        super().__init__(random)
+        self._actions, self._home = set(actions), home
+        self._size, self._angle = random.uniform(0.42, 0.55), random.uniform(0, 2 * math.pi)
+        self._speed, self._sign = random.uniform(0.8, 1.2), random.choice((-1.0, 1.0))
+        self._phase = random.random()
+
+    def pose(self, seconds: float) -> Pose:
+        since = self._speed * (seconds - _MIDDLE)
+        rise = 16 * (("fall" in self._actions) - ("rise" in self._actions))
+        growth = 0.4 * (("grow" in self._actions) - ("shrink" in self._actions))
+        sway = 12 * ("sway" in self._actions)
+        return Pose(
+            dx=self._home[0] + sway * math.sin(2 * math.pi * (0.6 * since + self._phase)),
+            dy=self._home[1] + rise * since,
+            scale=self._size * math.exp(growth * since),
+            angle=self._angle + self._sign * since * 2.2 * ("turn" in self._actions),
+        )
+
+    def opacity(self, seconds: float) -> float:
+        """A blink goes down to a fifth."""
+        if "blink" not in self._actions:
+            return 1.0
+        return 0.6 + 0.4 * math.sin(2 * math.pi * (self._speed * seconds + self._phase))
 
 
 class AvaScene(Picture):
@@ -45,16 +86,16 @@ class AvaScene(Picture):
 
     def __init__(self, seed: int, index: int) -> None:
         random = np.random.default_rng([seed, index, START_SECOND])
-        super().__init__(random)
+        super().__init__(random, contrast=0.15)  # so that a few hundred videos teach the motions
         self.objects, self.actions = [], []
         for place in _PLACES:
-            chosen = random.permutation(list(ACTIONS))[: int(random.choice((0, 1, 2), p=(0.1, 0.6, 0.3)))]
-            home = place + random.uniform(-4, 4), random.uniform(-14, 14)
-            self.objects.append(MovingObject(random, [ACTIONS[int(action)] for action in chosen], home))
-            self.actions.append(sorted(map(int, chosen)) or [STANDS])
+            chosen = [random.choice(group) for group in (_OF_PLACE, _OF_FORM) if random.random() < _SHARE_THAT_ACTS]
+            home = place + random.uniform(-4, 4), random.uniform(-8, 8)
+            self.objects.append(Actor(random, chosen, home))
+            self.actions.append([action for action, name in ACTIONS.items() if name in chosen] or [STANDS])
 
     def boxes(self, second: int) -> np.ndarray:
-        """(3, 4) x1, y1, x2, y2 as shares of the frame, at a second of the movie."""
+        """(2, 4) x1, y1, x2, y2 as shares of the frame, at a second of the movie."""
         size = np.array([WIDTH, HEIGHT] * 2)
         return np.array([thing.box(second - START_SECOND) for thing in self.objects]) / size
 
