@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modist_fast.evaluation.ava import made_up
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.slow
