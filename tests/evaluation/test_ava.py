@@ -581,7 +581,7 @@ def test_made_up_boxes_surround_what_is_drawn():
     for second in (902, 903):
         frame = scene.draw(30 * (second - 900)).astype(int)
         boxes = scene.boxes(second) * [128, 96, 128, 96]
-        objects = scene.objects
+        objects = list(scene.objects)
         for number, box in enumerate(boxes):
             scene.objects = objects[:number] + objects[number + 1 :]
             changed = np.abs(scene.draw(30 * (second - 900)) - frame).max(axis=2) > 40
