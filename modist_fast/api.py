@@ -31,6 +31,7 @@ from modist_fast.evaluation.results import write_result
 from modist_fast.host.arithmetic import arithmetic_of
 from modist_fast.host.choices import DeviceOption
 from modist_fast.host.distributed import World, join_world
+from modist_fast.run.alone import alone_in
 from modist_fast.run.options import as_typed, check_ranges
 from modist_fast.trainer import Trainer
 from modist_fast.watch.metrics import Watcher
@@ -188,7 +189,7 @@ def _common(
 
 def _evaluate(config: Any, run: Callable[..., dict[str, Any]], progress: bool | Progress) -> dict[str, Any]:
     assert isinstance(config, FrozenConfig)
-    with _visit(config) as world:
+    with _visit(config) as world, alone_in(config.out, world):
         result = run(config, world, _watcher(progress, "shard"))
         if world.is_main:
             write_result(config.out, result)

@@ -12,7 +12,7 @@ from modist_fast.run.options import check_ranges
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, ranged
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
 
 OutKind = Literal["folder", "file", "either"]
 CrossNegatives = Literal["own", "other"]
@@ -231,6 +231,9 @@ class TrainConfig:
     one of a file (docs/weights.md). Heads, banks and optimizer begin as ever. A resumed run has begun already."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
+    requeue_exit_code: int | None = ranged(None, Range(1, 255))
+    """Code with which the process ends where a signal stopped it and it saved; by default 128 and the signal's number.
+    torchrun itself ends with 1 whatever its processes end with."""
     overwrite: bool = False
     """Begin anew where OUT holds a run, whose files are removed first. Not for a job that is started again after a
     kill: it would remove its own."""

@@ -6,12 +6,15 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch.distributed as dist
+
 from modist_fast.errors import DivergedError
 from modist_fast.host.distributed import World, on_main
+from modist_fast.host.interrupts import Interrupted, noted
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
 from modist_fast.run.whole_state import SaveError, snapshot
@@ -45,6 +48,7 @@ class TrainingLoop(ABC, Generic[Config]):
         self.config, self.world, self.out = config, world, out
         self.steps_done = self._saved_at = 0
         self._stop_requested = False
+        self._signal = signal.SIGTERM  # that stopped this rank, or another
         self._writer = Writer("checkpoint")
 
     @abstractmethod
@@ -58,7 +62,7 @@ class TrainingLoop(ABC, Generic[Config]):
     def _take_steps(
         self, batches: Callable[[], Iterator[Batch]], take: Callable[[Batch], None], lines: LateLines
     ) -> None:
-        """Take all steps, or those until SIGTERM, and save now and then; the last ones may not be saved yet.
+        """Take all steps, or those until a signal, and save now and then; the last ones may not be saved yet.
 
         Args:
             batches: those of the steps that are left.
@@ -89,12 +93,20 @@ class TrainingLoop(ABC, Generic[Config]):
         except Exception as error:
             log.error("%s", error)
 
-    def _is_over(self) -> bool:
-        """Whether the last step was taken; where it was not, the log says how to go on. What was saved is on disk."""
+    def _end(self) -> None:
+        """Wait until what was saved is on disk.
+
+        Raises:
+            Interrupted: on every rank, where a signal to any of them came before the last step.
+        """
         on_main(self.world, self._written)
         if self.steps_done < self.last_step:
-            self._say(f"stopped by SIGTERM after step {self.steps_done}; go on with --resume auto")
-        return self.steps_done >= self.last_step
+            dist.barrier()  # gloo aborts a process whose peer has left
+            raise Interrupted(
+                self._signal,
+                f"Saved after step {self.steps_done} of {self.last_step}; go on with --resume auto.",
+                self.config.requeue_exit_code,
+            )
 
     def _written(self) -> None:
         """Wait for the last checkpoint. A run that ends without it has not done what it says, whatever the option."""
@@ -147,20 +159,13 @@ class TrainingLoop(ABC, Generic[Config]):
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
-    @contextmanager
-    def _stopped_by_sigterm(self) -> Iterator[None]:
-        """SIGTERM ends the loop in here after a step, and is then again what it was."""
-        if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._request_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _stopped_by_signals(self) -> AbstractContextManager[None]:
+        """SIGTERM, SIGUSR1 and a first Ctrl-C end the loop in here after a step."""
+        in_main = threading.current_thread() is threading.main_thread()  # Python takes signals nowhere else
+        return noted(self._request_stop) if in_main else nullcontext()
 
-    def _request_stop(self, signum: int, frame: object) -> None:
-        self._stop_requested = True
+    def _request_stop(self, signum: int) -> None:
+        self._stop_requested, self._signal = True, signal.Signals(signum)
 
     def _say(self, message: str) -> None:
         if self.world.is_main:

@@ -16,6 +16,7 @@ from modist_fast.init_from import read_beginning
 from modist_fast.loop import TrainingLoop
 from modist_fast.optim import learning_rate
 from modist_fast.run import checkpoint
+from modist_fast.run.alone import alone_in
 from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
@@ -79,16 +80,21 @@ class Trainer(TrainingLoop[TrainConfig]):
         self._left_out = LeftOut(config.max_bad_steps)
 
     def run(self) -> None:
-        """Train until the last step or SIGTERM; the state is saved either way."""
+        """Train until the last step or a signal; the state is saved either way.
+
+        Raises:
+            Interrupted: a signal came first.
+        """
         try:
-            begin_from = read_beginning(self.config, self.world)
-            claim(self.out, self.config, self.world)
-            if not self._go_on() and begin_from is not None:
-                begin_from(self.step.model)
-            self._write_header()
-            with self._stopped_by_sigterm():
-                self._loop()
-            if self._is_over():
+            with alone_in(self.out, self.world):
+                begin_from = read_beginning(self.config, self.world)
+                claim(self.out, self.config, self.world)
+                if not self._go_on() and begin_from is not None:
+                    begin_from(self.step.model)
+                self._write_header()
+                with self._stopped_by_signals():
+                    self._loop()
+                self._end()
                 on_main(self.world, self._finish)
         finally:
             self.loader.close()

@@ -1,7 +1,6 @@
 """The paper's ablations: modist ablate --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
 
 import logging
-import signal
 
 from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
@@ -19,7 +18,6 @@ def main() -> int:
     if config.dry_run:
         print("\n".join(ablation.commands()))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends as Ctrl-C does: the children are told
     failed = ablation.run()
     write_report(ablation)
     save_curves(config.out / "curves.png", ablation)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from modist_fast.errors import ConfigError, did_you_mean
+from modist_fast.host.interrupts import Interrupted, raise_interrupted
 from modist_pipelines.errors import DataError
 
 Options = TypeVar("Options")
@@ -29,6 +30,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a video's name that the terminal lacks letters for
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, raise_interrupted)
     try:
         code = main() or 0
     except BrokenPipeError:
@@ -38,9 +41,14 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except (ConfigError, DataError) as error:
         _print_once(str(error))
         code = 2
+    except Interrupted as stop:
+        code = stop.code
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"\n{stop}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        stop = Interrupted(signal.SIGINT)
+        code = stop.code
+        print(f"\n{stop}", file=sys.stderr)
     finally:
         if _reader_left():  # what is still to be written goes nowhere, and is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

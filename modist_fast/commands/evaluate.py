@@ -24,9 +24,10 @@ from modist_fast.evaluation.frozen.tasks import (
     run_lowshot,
     run_retrieval,
 )
-from modist_fast.evaluation.results import print_result, write_result
+from modist_fast.evaluation.results import print_result, refuse_other_task, write_result
 from modist_fast.host.arithmetic import arithmetic_of
-from modist_fast.host.distributed import join_world
+from modist_fast.host.distributed import join_world, on_main
+from modist_fast.run.alone import alone_in
 
 log = logging.getLogger("modist")
 _TASKS = ("linear", "knn", "retrieval", "lowshot", "finetune", "supervised", "ava")
@@ -73,9 +74,12 @@ def main() -> None:
     with join_world(config.device, config.collective_timeout, arithmetic_of(config)) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
-        result = _RUNS[type(config)](config, world)
-        if world.is_main and result is not None:
-            write_result(config.out, result)
+        with alone_in(config.out, world):
+            on_main(world, lambda: refuse_other_task(config.out, sys.argv[1]))
+            result = _RUNS[type(config)](config, world)
+            if world.is_main:
+                write_result(config.out, result)
+        if world.is_main:
             print_result(result)
             print(f"result: {config.out / 'result.json'}")
 

@@ -3,11 +3,12 @@
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.gradcam.run import GradCamConfig, run_gradcam
 from modist_fast.host.distributed import join_world
+from modist_fast.run.alone import alone_in
 
 
 def main() -> None:
     config = parse_options(GradCamConfig, description=__doc__)
-    with join_world(config.device, config.collective_timeout) as world:
+    with join_world(config.device, config.collective_timeout) as world, alone_in(config.out, world):
         result = run_gradcam(config, world)
     area = result["chance"]
     print(f"\nmotion agreement: share of the Grad-CAM inside the moving region, which is {_percent(area)} of the area")

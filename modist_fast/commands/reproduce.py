@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import signal
 
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +28,6 @@ def main() -> int:
     if config.dry_run:
         print("\n".join(shlex.join(job.command) for job in [*jobs, *gate.jobs]))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends as Ctrl-C does: the children are told
     if makes_data:
         lay_out(config)
     failed: dict[str, str] = {}

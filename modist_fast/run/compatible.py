@@ -26,6 +26,7 @@ _FREE = (
     "on_collapse",
     "on_bad_step",
     "max_bad_steps",
+    "requeue_exit_code",
     "resume",
     "overwrite",
     "loader",

@@ -58,20 +58,22 @@ def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processe
     assert losses(run) == losses(two_processes)
 
 
-def test_sigterm_saves_and_exits_cleanly(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_its_code(
+    kind: signal.Signals, demo_store: Path, two_processes: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     arguments = options(demo_store, run, "--resume", "auto")
     command = script_command("pretrain.py", *arguments)
 
-    def terminate(process: subprocess.Popen) -> None:
-        os.kill(process.pid, signal.SIGTERM)
-
-    code = start_and_signal(command, run, 3, terminate)
-    assert code == 0
+    code = start_and_signal(command, run, 3, lambda process: os.kill(process.pid, kind))
+    assert code == 128 + kind
     done = len(losses(run))
     assert 3 <= done < NUM_STEPS
     assert torch.load(newest(run))["step"] == done
     assert not (run / "backbone.safetensors").exists()
+    if kind != signal.SIGTERM:
+        return
     resumed = run_script("pretrain.py", *arguments)
     assert resumed.returncode == 0, resumed.stderr
     # This run had one process; that the other had two must not matter either.

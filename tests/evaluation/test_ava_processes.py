@@ -79,7 +79,7 @@ def test_a_stopped_and_resumed_run_repeats_every_bit(kind, made: Path, undisturb
     arguments = options(made, out, "--resume", "auto")
     command = script_command("evaluate.py", *arguments)
     code = start_and_signal(command, out, 3, lambda process: os.killpg(process.pid, kind))
-    assert code == (-kind if kind == signal.SIGKILL else 0)
+    assert code == (-kind if kind == signal.SIGKILL else 128 + kind)
     assert len(losses(out)) < NUM_STEPS, "stopped too late to prove anything"
     assert not (out / "result.json").exists()
     resumed = run_script("evaluate.py", *arguments)

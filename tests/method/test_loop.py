@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modist_fast.config import CheckpointConfig, ObjectiveConfig, TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, join_world
+from modist_fast.host.interrupts import Interrupted
 from modist_fast.loop import TrainingLoop
 from modist_fast.run import checkpoint
 from modist_fast.run.whole_state import SaveError
@@ -33,6 +34,7 @@ class ToyConfig:
     checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=3, keep=100))
     resume: Literal["none", "auto"] = "none"
     overwrite: bool = False
+    requeue_exit_code: int | None = None
 
 
 class ToyStep:
@@ -74,16 +76,13 @@ class Toy(TrainingLoop[ToyConfig]):
         self.events: list[str] = []
         self._diverges_at, self._stopped_in = diverges_at, stopped_in
 
-    def run(self) -> bool:
+    def run(self) -> None:
         self._resume({"data": "toy"}, "toys")
-        before = signal.signal(signal.SIGTERM, self._request_stop)
-        try:
+        with self._stopped_by_signals():
             lines = ToyLines(self.events)
             self._take_steps(self._batches, lambda step: self._take(step, lines), lines)
-        finally:
-            signal.signal(signal.SIGTERM, before)
         self._save()
-        return self._is_over()
+        self._end()
 
     def _batches(self) -> Iterator[int]:
         try:
@@ -106,7 +105,7 @@ class Toy(TrainingLoop[ToyConfig]):
 
 def test_a_line_follows_the_next_launch_and_comes_before_its_checkpoint(tmp_path: Path, world: World) -> None:
     toy = Toy(tmp_path, world, ToyConfig())
-    assert toy.run()
+    toy.run()
     expected = ["launch 1", "launch 2", "line 1", "launch 3", "line 2", "line 3", "save 3"]
     expected += ["launch 4", "launch 5", "line 4", "launch 6", "line 5", "line 6", "save 6"]
     assert toy.events == [*expected, "launch 7", "launch 8", "line 7", "line 8", "save 8", "no more batches"]
@@ -135,16 +134,17 @@ def test_a_step_whose_loss_is_no_number_is_not_saved(tmp_path: Path, world: Worl
 def test_what_was_stopped_goes_on(tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "modist")
     stopped = Toy(tmp_path, world, ToyConfig(), stopped_in=4)
-    assert not stopped.run()
+    with pytest.raises(Interrupted, match=r"by SIGTERM\. Saved after step 5 of 8; go on with --resume auto") as caught:
+        stopped.run()
+    assert caught.value.code == 143
     assert stopped.events[-3:] == ["no more batches", "line 5", "save 5"]  # it knew of it when step 5 was launched
-    assert "stopped by SIGTERM after step 5; go on with --resume auto" in caplog.text
     again = Toy(tmp_path, world, ToyConfig(resume="auto"))
-    assert again.run()
+    again.run()
     assert again.events[0] == "launch 6"
     assert f"resumed after step 5 from {tmp_path}" in caplog.text
     assert weight_of(tmp_path) == 8
     over = Toy(tmp_path, world, ToyConfig(resume="auto"))
-    assert over.run()
+    over.run()
     assert over.events == ["no more batches"], "nothing is taken nor saved again"
 
 

@@ -39,14 +39,15 @@ _SHOWN = 6  # keyframes of the picture
 _RANDOM_DRAWS = 5
 
 
-def run_ava(config: AvaConfig, world: World) -> dict[str, Any] | None:
+def run_ava(config: AvaConfig, world: World) -> dict[str, Any]:
     """Train an action detector and test it.
 
     Returns:
-        The result, JSON-ready; None where SIGTERM ended the training first.
+        The result, JSON-ready.
 
     Raises:
         ConfigError, DataError: what the user can mend.
+        Interrupted: a signal ended the training first.
     """
     check_ava(config, world.size)
     backbone = open_backbone(config.network, config.seed)
@@ -83,8 +84,6 @@ def run_ava(config: AvaConfig, world: World) -> dict[str, Any] | None:
         config, world, step, order, clips, config.out, opened.fingerprint(backbone), has_top1=False
     )
     trained = training.run()
-    if trained is None:
-        return None
     names = [opened.classes.get(action, "") for action in range(1, config.data.num_actions + 1)]
     trained_on = f"ava on {len(opened.classes)} actions, from {backbone.origin}"
     on_main(world, lambda: export_trained(model, backbone.card, spec, trained_on, trained.steps, names, config.out))

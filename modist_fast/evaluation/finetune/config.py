@@ -17,7 +17,7 @@ from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, PART, POSITIVE, ranged
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, PART, POSITIVE, Range, ranged
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 
@@ -67,6 +67,9 @@ class LabelledTrainingConfig:
     """Stop training after this many steps; the schedule stays that of --epochs."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from OUT/checkpoints/latest, or the newest whole checkpoint; begin where there is no run yet."""
+    requeue_exit_code: int | None = ranged(None, Range(1, 255))
+    """Code with which the process ends where a signal stopped it and it saved; by default 128 and the signal's number.
+    torchrun itself ends with 1 whatever its processes end with."""
     overwrite: bool = False
     """Begin anew where OUT holds a run, whose files are removed first. Not for a job that is started again after a
     kill: it would remove its own."""

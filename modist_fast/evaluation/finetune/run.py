@@ -54,33 +54,32 @@ class _Opened:
     labelled: LabelledVideos
 
 
-def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
+def run_finetune(config: FinetuneConfig, world: World) -> dict[str, Any]:
     """Train and test a classifier for each fold; with `shares`, on each share of the training videos.
 
     Returns:
-        The result, JSON-ready; None where SIGTERM ended the training first.
+        The result, JSON-ready.
 
     Raises:
         ConfigError, DataError: what the user can mend.
+        Interrupted: a signal ended the training first.
     """
     check(config, world.size)
     return _run_shares(config, world) if config.shares else _run(config, world)
 
 
-def _run_shares(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
+def _run_shares(config: FinetuneConfig, world: World) -> dict[str, Any]:
     rows, header = [], {}
     for share in config.shares:
         out = config.out / "shares" / f"{share:g}"
         found = _run(replace(config, shares=(), fraction=share, out=out), world)
-        if found is None:
-            return None
         row = {name: value for name, value in found.items() if name in _OF_A_SHARE}
         header = {name: value for name, value in found.items() if name not in (*_OF_A_SHARE, "classes", "confusion")}
         rows.append({"name": f"{100 * share:g} %", "share": share, "num_train": row["training"][0]["videos"]} | row)
     return header | {"options": plain(dataclasses.asdict(config)), "rows": rows}
 
 
-def _run(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
+def _run(config: FinetuneConfig, world: World) -> dict[str, Any]:
     memory = keep_freed_memory(world.device)
     if world.is_main:
         log.info("CPU: %s; memory: %s", allowed_cores(world.device), memory)
@@ -98,10 +97,7 @@ def _run(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
     odd, probabilities, rows = dict(labelled.odd), [], []
     for number, fold in enumerate(folds):
         out = config.out if len(folds) == 1 else config.out / "folds" / f"{number:03d}"
-        done = _run_fold(opened, fold, out)
-        if done is None:
-            return None
-        table, damaged, row = done
+        table, damaged, row = _run_fold(opened, fold, out)
         odd |= damaged
         probabilities.append(table)
         rows.append(row)
@@ -139,7 +135,7 @@ def _refuse_to_remove_first_weights(config: FinetuneConfig) -> None:
         )
 
 
-def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[int, str], dict[str, Any]] | None:
+def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[int, str], dict[str, Any]]:
     """Of the test videos the probabilities, and which turned out damaged; what training came to."""
     config, world, labelled = opened.config, opened.world, opened.labelled
     train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
@@ -165,8 +161,6 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     step = ClassifierStep(config, world, model)
     training = LabelledTraining(config, world, step, order, clips, out, _fingerprint(opened, train))
     trained = training.run()
-    if trained is None:
-        return None
     on_main(world, lambda: _export(opened, trained, model, out))
     model.eval()
     spec = opened.spec.at_test()

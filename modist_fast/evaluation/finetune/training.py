@@ -198,18 +198,21 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
         self.last_step = min(order.num_steps, config.max_steps or order.num_steps)
         self._damaged: dict[int, str] = {}
 
-    def run(self) -> Trained | None:
-        """Train to the last step and set precise batch-norm statistics; None where SIGTERM came before."""
+    def run(self) -> Trained:
+        """Train to the last step and set precise batch-norm statistics.
+
+        Raises:
+            Interrupted: a signal came first; the state is saved.
+        """
         self._resume(
             {"fingerprint": self._fingerprint},
             "videos, labels or parts of them, or from another backbone. Use those it began with",
         )
         if self.world.is_main:
             self._write_json("config.json", checkpoint.plain_config(self.config))
-        with self._run_log() as run_log, self._stopped_by_sigterm():
+        with self._run_log() as run_log, self._stopped_by_signals():
             self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self.step.gradients, self._has_top1))
-        if not self._is_over():
-            return None
+        self._end()
         self._finish_statistics()
         return Trained(self.step, self._damaged, self.steps_done)
 

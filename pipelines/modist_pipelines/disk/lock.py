@@ -46,10 +46,12 @@ def held(path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _HELD:
-                raise HeldError("a process that is running") from None
+                raise HeldError(_named(_read(path))) from None
             has_flock = False
         else:
             has_flock = True
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(_identity()).encode(), 0)  # for the words of whoever finds it held
         if has_flock:
             yield
         else:
@@ -82,13 +84,17 @@ def _acquire(path: Path, me: dict[str, Any]) -> None:
         except FileExistsError:
             owner = _read(path)
             if _is_alive(path, owner):
-                raise HeldError(f"process {owner.get('pid')} on {owner.get('host')}") from None
+                raise HeldError(_named(owner)) from None
             _clear(path, owner)
             continue
         with os.fdopen(fd, "wb") as file:
             file.write(json.dumps(me).encode())
         return
     raise HeldError("another process that began at the same moment")
+
+
+def _named(owner: dict[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner.get('host')}" if "pid" in owner else "another process"
 
 
 def _beat(path: Path, me: dict[str, Any], stop: threading.Event) -> None:
