@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -19,6 +20,7 @@ from modist_fast.watch.finite import REMEDY, flaw_of
 
 FORMAT = "modist-backbone"
 VERSION = 1
+_WIDEST = 4096
 
 
 def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None:
@@ -73,7 +75,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     card_path = Path(path).with_suffix(".json")
     try:
         card = dict(json.loads(card_path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"backbone {path}: its card {card_path.name} cannot be read ({error}). Keep the .safetensors and the "
             ".json of an export together."
@@ -84,12 +86,16 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"modist-fast reads {FORMAT!r} version {VERSION}. Export the backbone again."
         )
     width = card.get("width")
-    if card.get("arch") not in BACKBONES or not isinstance(width, int) or width < 1:
+    if not isinstance(card.get("arch"), str) or card["arch"] not in BACKBONES or not _is_width(width):
         raise ConfigError(
             f"{card_path} names no network: arch {card.get('arch')!r}, width {width!r}; arch is one of "
-            f"{', '.join(BACKBONES)}, width a whole number from 1. Export the backbone again."
+            f"{', '.join(BACKBONES)}, width a whole number from 1 to {_WIDEST}. Export the backbone again."
         )
     return card
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _WIDEST
 
 
 def load_backbone(path: str | os.PathLike[str]) -> Backbone:
@@ -110,8 +116,10 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
             f"backbone {path} {flaw}. An older version exported it after training had diverged. Use an older "
             f"checkpoint of that run, or train it again. {REMEDY}"
         )
-    net = build_visual(card["arch"], card["width"])
     try:
+        with torch.device("meta"):  # a width that the tensors have not must not be made first
+            build_visual(card["arch"], card["width"]).load_state_dict(tensors, assign=True)
+        net = build_visual(card["arch"], card["width"])
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise ConfigError(

@@ -18,6 +18,8 @@ ListFormat = Literal["auto", "csv", "ucf101", "hmdb51", "kinetics", "ssv2"]
 _SHOWN = 3
 _PATH_COLUMNS = ("path", "video", "filename", "file", "video_path", "name")
 _LABEL_COLUMNS = ("label", "class", "category", "label_name")
+# What the readers meet in files that are something else: text that is none, absent columns, times that are no numbers.
+_ODD = (OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError, csv.Error)
 _KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
@@ -85,8 +87,15 @@ def read_entries(path: Path, kind: ListFormat = "auto") -> list[Entry]:
     Raises:
         DataError: not a list, or an empty one.
     """
-    found = detect(path) if kind == "auto" else kind
-    entries = list(_READERS[found](path))
+    try:
+        found = detect(path) if kind == "auto" else kind
+        entries = list(_READERS[found](path))
+    except DataError:
+        raise
+    except _ODD as error:
+        raise DataError(
+            f"VIDEOS {path} cannot be read as a list ({error!r}). --list-format names its format."
+        ) from error
     log.info("%s: %d lines, read as %s", path, len(entries), found)
     if not entries:
         raise DataError(f"VIDEOS {path} lists no video (read as {found}). --list-format names another format.")
