@@ -17,10 +17,13 @@ from modist_fast.models import BACKBONES, Backbone, build_visual
 from modist_fast.run.checkpoint import kept
 from modist_fast.run.tensor_files import write_tensors
 from modist_fast.watch.finite import REMEDY, flaw_of
+from modist_pipelines.ranges import COUNT, POSITIVE, Range
 
 FORMAT = "modist-backbone"
 VERSION = 1
 _WIDEST = 4096
+_VALUES = dict.fromkeys(("crop_size", "num_frames", "stride"), COUNT) | {"mean": Range(), "std": POSITIVE}
+"""What a card may say of clips."""
 
 
 def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None:
@@ -91,11 +94,20 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{card_path} names no network: arch {card.get('arch')!r}, width {width!r}; arch is one of "
             f"{', '.join(BACKBONES)}, width a whole number from 1 to {_WIDEST}. Export the backbone again."
         )
+    wrong = {name: card[name] for name, within in _VALUES.items() if name in card and not _is_in(card[name], within)}
+    if wrong:
+        name, value = next(iter(wrong.items()))
+        raise ConfigError(f"{card_path}: {name} is {value!r}, and must be {_VALUES[name]}. Export the backbone again.")
     return card
 
 
 def _is_width(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _WIDEST
+
+
+def _is_in(value: Any, within: Range) -> bool:
+    is_number = isinstance(value, int if within is COUNT else int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e6 and within.holds(value)
 
 
 def load_backbone(path: str | os.PathLike[str]) -> Backbone:
