@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import tyro
@@ -31,11 +32,13 @@ def parse(arguments: list[str]) -> TrainConfig:
     preset = first.parse_known_args(arguments)[0].preset or ("modist-r50" if wants_help else None)
     if preset is None:
         raise ConfigError(f"--preset is missing. There are: {', '.join(PRESETS)}.")
-    recipe = find_preset(preset)
+    default = find_preset(preset)(None, tyro.MISSING)
+    if any(word.split("=")[0] in ("--batch-size", "--batch_size") for word in arguments):
+        default = replace(default, follow_videos=False)  # a size that was asked for is kept to
     return parse_options(
         TrainConfig,
         arguments,
-        default=recipe(None, tyro.MISSING),
+        default=default,
         description=f"{TrainConfig.__doc__}\n\nDefaults below: --preset {preset}. Presets: {', '.join(PRESETS)}.",
     )
 

@@ -110,7 +110,8 @@ def verify(config: VerifyConfig, world: World) -> int:
         if world.is_main:
             log.info("%s", _said(run, path, first, last, exact, differ))
         trainer.replay()
-        return on_main(world, lambda: _judge(run, entries, read_ledger(folder), range(first, last + 1), exact))
+        noted = max(first, entries.begun[0][0] + 1)  # an older version took the steps before, and noted none
+        return on_main(world, lambda: _judge(run, entries, read_ledger(folder), range(noted, last + 1), exact))
     finally:
         on_main(world, lambda: shutil.rmtree(folder, ignore_errors=True))
 

@@ -107,11 +107,16 @@ def read_classifier(folder: Path) -> SavedClassifier:
             about["digest"],
             None if about["views"] is None else ViewsConfig(**about["views"]),
         )
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"--classifier {path} cannot be read ({type(error).__name__}: {error}).") from error
-    if weight.shape != (len(classes), weight.shape[-1]) or bias.shape != (len(classes),):
+    if (
+        weight.dim() != 2
+        or not isinstance(classes, list)
+        or len(weight) != len(classes)
+        or bias.shape != (len(classes),)
+    ):
         raise ConfigError(
             f"--classifier {path}: a weight of {tuple(weight.shape)} and a bias of {tuple(bias.shape)} are not those "
-            f"of {len(classes)} classes."
+            "of its classes."
         )
     return found

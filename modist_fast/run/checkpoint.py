@@ -14,6 +14,7 @@ from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import is_main_process
 from modist_fast.run.compatible import add_newer_options, count_threshold_in_shares, refuse_difference
+from modist_fast.run.guard import check_spread, check_zip
 from modist_fast.run.options import plain
 from modist_fast.run.whole_state import SaveError, cannot_write, digest_of, discard, num_bytes, write_durably
 from modist_fast.watch.finite import REMEDY, flaw_of
@@ -23,6 +24,7 @@ log = logging.getLogger("modist")
 FORMAT = 2
 _LATEST = "latest"
 _NAME = re.compile(r"step-(\d{8,})\.pt")
+_PARTS = ("config", "model")
 _HEAD = ("format", "step", "config", "digest")
 _ROOM = (
     "Make room or make it writable, and pass --resume auto; with --checkpoint.on-save-error continue a run waits for "
@@ -226,6 +228,11 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}). Remove it, and --resume auto goes "
             f"on from the newest whole step-*.pt there; or {_OTHER_WAY}"
         ) from error
+    if not isinstance(state.get("step"), int) or not all(isinstance(state.get(name), dict) for name in _PARTS):
+        raise ConfigError(
+            f"checkpoint {path} cannot be read (it holds no state of a run). Remove it, and --resume auto goes on from "
+            f"the newest whole step-*.pt there; or {_OTHER_WAY}"
+        )
     if state.get("format") not in (1, FORMAT):
         raise ConfigError(
             f"checkpoint {path} has format {state.get('format')!r}, this version reads 1 and {FORMAT}. Resume it with "
@@ -256,10 +263,12 @@ def read_undamaged(path: Path, device: torch.device) -> dict[str, Any]:
     Raises:
         Exception: of any kind, where it is damaged.
     """
+    check_zip(path)
     with zipfile.ZipFile(path) as parts:  # torch.load takes flipped bits for weights
         if (part := parts.testzip()) is not None:
             raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
     state = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(state, dict):
         raise TypeError("it holds no state of a run")
+    check_spread(state)
     return state

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -16,9 +17,13 @@ from modist_fast.models import BACKBONES, Backbone, build_visual
 from modist_fast.run.checkpoint import kept
 from modist_fast.run.tensor_files import write_tensors
 from modist_fast.watch.finite import REMEDY, flaw_of
+from modist_pipelines.ranges import COUNT, POSITIVE, Range
 
 FORMAT = "modist-backbone"
 VERSION = 1
+_WIDEST = 4096
+_VALUES = dict.fromkeys(("crop_size", "num_frames", "stride"), COUNT) | {"mean": Range(), "std": POSITIVE}
+"""What a card may say of clips."""
 
 
 def export_backbone(visual: nn.Module, path: Path, card: dict[str, Any]) -> None:
@@ -73,7 +78,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     card_path = Path(path).with_suffix(".json")
     try:
         card = dict(json.loads(card_path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"backbone {path}: its card {card_path.name} cannot be read ({error}). Keep the .safetensors and the "
             ".json of an export together."
@@ -84,12 +89,25 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"modist-fast reads {FORMAT!r} version {VERSION}. Export the backbone again."
         )
     width = card.get("width")
-    if card.get("arch") not in BACKBONES or not isinstance(width, int) or width < 1:
+    if not isinstance(card.get("arch"), str) or card["arch"] not in BACKBONES or not _is_width(width):
         raise ConfigError(
             f"{card_path} names no network: arch {card.get('arch')!r}, width {width!r}; arch is one of "
-            f"{', '.join(BACKBONES)}, width a whole number from 1. Export the backbone again."
+            f"{', '.join(BACKBONES)}, width a whole number from 1 to {_WIDEST}. Export the backbone again."
         )
+    wrong = {name: card[name] for name, within in _VALUES.items() if name in card and not _is_in(card[name], within)}
+    if wrong:
+        name, value = next(iter(wrong.items()))
+        raise ConfigError(f"{card_path}: {name} is {value!r}, and must be {_VALUES[name]}. Export the backbone again.")
     return card
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _WIDEST
+
+
+def _is_in(value: Any, within: Range) -> bool:
+    is_number = isinstance(value, int if within is COUNT else int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e6 and within.holds(value)
 
 
 def load_backbone(path: str | os.PathLike[str]) -> Backbone:
@@ -110,8 +128,10 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
             f"backbone {path} {flaw}. An older version exported it after training had diverged. Use an older "
             f"checkpoint of that run, or train it again. {REMEDY}"
         )
-    net = build_visual(card["arch"], card["width"])
     try:
+        with torch.device("meta"):  # a width that the tensors have not must not be made first
+            build_visual(card["arch"], card["width"]).load_state_dict(tensors, assign=True)
+        net = build_visual(card["arch"], card["width"])
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise ConfigError(

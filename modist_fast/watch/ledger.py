@@ -66,7 +66,7 @@ class Ledger:
     def __init__(self, out: Path, start_step: int, begun: Begun) -> None:
         path = out / NAME
         if path.exists():
-            kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= start_step]
+            kept = [line for step, line in _by_step(path) if step <= start_step]
             with whole_file(path) as half:
                 half.write_text("".join(kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
@@ -85,9 +85,21 @@ class Ledger:
         self._file.close()
 
 
+def _by_step(path: Path) -> list[tuple[int, str]]:
+    """Each line with its step; raises ConfigError where one is damaged."""
+    found = []
+    for number, line in enumerate(whole_lines(path), 1):
+        try:
+            found.append((int(json.loads(line)["step"]), line))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ConfigError(f"{path} is damaged in line {number} ({error!r}). Bring back an intact copy.") from error
+    return found
+
+
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file with their ends; a last one without is one that a kill cut short."""
-    return [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no JSON either
+    return [line + "\n" for line in text.split("\n")[:-1]]
 
 
 @dataclass(frozen=True)
@@ -123,17 +135,17 @@ def read_ledger(run: Path) -> Entries:
     steps: dict[int, Mapping[str, Any]] = {}
     try:
         lines = whole_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error}). Runs of older versions have none.") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            step = row["step"]
+            step = int(row["step"])
             if "begun" in row:
                 begun.append((step, Begun(**row["begun"])))
             else:
                 steps[step] = {name: row[name] for name in ("samples", "loss", "figures")}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path} is damaged in line {number} ({error!r}). Bring back an intact copy.") from error
     if not begun:
         raise ConfigError(f"{path} does not say on what the run began. Bring back an intact copy.")

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.writer import Writer
 
 _WRITE_SECONDS = 1.0  # lines are read by people, who do not mind
+_INTACT = "Bring back an intact copy, or take the line out."
 
 
 class RunLog:
@@ -96,7 +98,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl or budget.jsonl, null as NaN.
 
     A last one without its newline is one that a kill cut short.
+
+    Raises:
+        ConfigError: a line is damaged.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    rows = [json.loads(line) for line in lines]
-    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is damaged ({error}). {_INTACT}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = dict(json.loads(line))
+            if not isinstance(row["step"], int):
+                raise TypeError("its step is no whole number")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ConfigError(f"{path} is damaged in line {number} ({error!r}). {_INTACT}") from error
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows

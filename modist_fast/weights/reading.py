@@ -16,6 +16,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.host.choices import Inflation
 from modist_fast.models import Backbone, build_visual
 from modist_fast.models.foreign import MEAN, STD
+from modist_fast.run.guard import check_spread, check_zip
 from modist_fast.watch.finite import flaw_of
 from modist_fast.weights.inflate import inflate
 from modist_fast.weights.names import NAMINGS, Naming
@@ -98,7 +99,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if _is_zip(path):
+            check_zip(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        check_spread(found)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"{path} holds Python objects beside tensors, or is no file of PyTorch, and is not read: such a file can "

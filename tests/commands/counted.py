@@ -10,13 +10,13 @@ import runpy
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from modist_fast.pathways import MoDist
 from modist_fast.trainer import Trainer
+from modist_fast.watch.undo import LeaveOut
 from modist_profiling.scaling.link import CollectiveCounter, bytes_sent_on_sockets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def _count(path: Path) -> None:
 def _plant(num: int) -> None:
     original = MoDist.update_momentum
 
-    def talkative(self: MoDist, key_momentum: float, leave_out: Any = None) -> None:
+    def talkative(self: MoDist, key_momentum: float, leave_out: LeaveOut | None = None) -> None:
         original(self, key_momentum, leave_out)
         dist.all_reduce(torch.zeros(num))
 

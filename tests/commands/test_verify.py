@@ -115,6 +115,17 @@ def test_the_same_videos_in_another_order_are_found(
     assert "the videos are others than the run's, or in another order" in said
 
 
+def test_steps_of_before_there_were_ledgers_are_taken_again_and_not_compared(
+    run: Path, verified: Callable[..., tuple[int, str]]
+) -> None:
+    ledger = run / "ledger.jsonl"
+    ledger.write_text("".join(line for line in ledger.open() if json.loads(line)["step"] > 4 or '"begun"' in line))
+    ledger.write_text("".join(list(ledger.open())[1:]))
+    (run / "checkpoints" / "step-00000004.pt").unlink()
+    code, said = verified(run)
+    assert (code, "steps 5 to 6 are what was recorded, bit for bit" in said) == (0, True), said
+
+
 def test_another_number_of_processes_is_near(demo_store: Path, tmp_path: Path) -> None:
     """Recorded by two; taken again by two, and by one."""
     run = tmp_path / "run"

@@ -450,7 +450,7 @@ def test_precise_statistics_of_no_clip_are_an_error(
         ({"batch_size": 18}, "multiple of 8"),
         ({"group_size": 1}, "--group-size 1"),
         ({"fraction": 0.0}, "--fraction 0"),
-        ({"shares": (0.1, 1.5)}, "--shares 0.1 1.5"),
+        ({"shares": (0.1, 1.5)}, "--shares 1.5"),
         ({"shares": (0.1,), "fraction": 0.5}, "--fraction does not go"),
         ({"frozen": "all"}, "--precise-bn-clips 0"),
         ({"optim": SupervisedOptimConfig(warmup_epochs=34.0)}, "--optim.warmup-epochs 34"),

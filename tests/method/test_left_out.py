@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modist_fast.config import TrainConfig
 from modist_fast.errors import DivergedError
@@ -108,6 +109,35 @@ def test_a_run_goes_on_after_a_step_left_out() -> None:
         losses = [resumed(batch_of(config, number), 0.05)["loss"].item() for number in numbers[2:]]
     assert losses == expected_losses[1:]
     assert_same(dict(resumed.model.state_dict()), {k: v for k, v in expected.items() if "velocity" not in k})
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that the host asks a device for, and waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default or func is torch.ops.aten.is_nonzero.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_the_host_asks_for_no_number(name: str) -> None:
+    found = {}
+    with join_world("cpu") as world:
+        for then in ("stop", "skip"):
+            config = replace(skipping(name=name), on_bad_step=then)
+            step = TrainingStep(config, world)
+            step(batch_of(config, 1), 0.05)
+            with Reads() as reads, torch.autograd.set_multithreading_enabled(False):
+                step(batch_of(config, 2), 0.05)
+            found[then] = reads.count
+        with Reads() as reads:
+            assert torch.ones(()).item() == 1
+    assert found["skip"] == found["stop"]
+    assert reads.count == 1, "the counter is blind"
 
 
 class Lines(LateLines[int]):

@@ -275,13 +275,8 @@ def check(config: FinetuneConfig, world_size: int) -> None:
         ConfigError: naming the options and the way out.
     """
     check_training(config, world_size)
-    if not 0 < config.fraction <= 1:
-        raise ConfigError(f"--fraction {config.fraction:g}: a share above 0 and at most 1.")
-    if not all(0 < share <= 1 for share in config.shares) or (config.shares and config.fraction < 1):
-        raise ConfigError(
-            f"--shares {' '.join(map(str, config.shares))}: each is above 0 and at most 1, and --fraction does not go "
-            "with them."
-        )
+    if config.shares and config.fraction < 1:
+        raise ConfigError(f"--shares {' '.join(map(str, config.shares))}: --fraction does not go with them.")
     if isinstance(config, SupervisedConfig) and config.network.backbone.partition(":")[0] != "random":
         raise ConfigError(
             f"supervised begins with random weights; --backbone {config.network.backbone} has others. Use finetune, or "

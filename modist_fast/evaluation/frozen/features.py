@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
@@ -205,9 +205,12 @@ def _gather(
         path = _shard_path(folder, number)
         if not path.is_file():
             raise ConfigError(f"{path} was not written: all processes must see the same folder of features.")
-        with safe_open(path, "np") as file:
-            features = file.get_tensor("features")
-            damaged = {int(video): reason for video, reason in json.loads(file.metadata()["damaged"]).items()}
+        try:
+            with safe_open(path, "np") as file:
+                features = file.get_tensor("features")
+                damaged = {int(video): reason for video, reason in json.loads(file.metadata()["damaged"]).items()}
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}). Remove it to have it computed again.") from error
         found |= damaged
         whole = [video for video in videos.tolist() if video not in damaged]
         if whole:

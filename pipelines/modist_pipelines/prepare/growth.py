@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from isal.isal_zlib import crc32
 
 from modist_pipelines.prepare.partial import PartialStore
+from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
 from modist_pipelines.video.names import file_path
@@ -35,7 +35,7 @@ class Known:
         layers: list[tuple[pa.Table, pa.Table, pa.Table]] = []
         if (store / META_NAME).is_file():
             sources = _sources(store / SOURCES_NAME)
-            layers.append((pq.read_table(store / INDEX_NAME), pq.read_table(store / QUARANTINE_NAME), sources))
+            layers.append((read_table(store / INDEX_NAME), read_table(store / QUARANTINE_NAME), sources))
         has_store = len(layers)
         shards = partial.finished()
         if shards:
@@ -164,7 +164,7 @@ def _latest(tables: Sequence[tuple[pa.Table, pa.Table, pa.Table]]) -> tuple[pa.T
 
 
 def _sources(path: Path) -> pa.Table:
-    return pq.read_table(path) if path.is_file() else SOURCES_SCHEMA.empty_table()
+    return read_table(path) if path.is_file() else SOURCES_SCHEMA.empty_table()
 
 
 def _names(table: pa.Table) -> list[str]:

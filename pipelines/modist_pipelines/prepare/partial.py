@@ -25,6 +25,7 @@ from modist_pipelines.disk.durable import write_file
 from modist_pipelines.disk.lock import HeldError, held
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.settings import PLAN_NAME, with_picture_rules
+from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import PARTIAL_NAME, shard_path
 from modist_pipelines.store.writer import SOURCES_SCHEMA, write_parquet
 
@@ -82,7 +83,12 @@ class PartialStore:
     def noted(self) -> dict[str, Any] | None:
         """The plan that a run has noted; None where none has."""
         path = self.path / PLAN_NAME
-        return with_picture_rules(json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return with_picture_rules(dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error!r}). Remove {self.path} to begin the store anew.") from error
 
     def note(self, plan: Mapping[str, Any]) -> None:
         """Note a plan in place of the one that is there."""
@@ -128,9 +134,9 @@ class PartialStore:
         """Index, quarantine and files of a shard; the last is empty where it was made before they were noted."""
         sources = self._sources_path(shard)
         return (
-            pq.read_table(self._index_path(shard)).replace_schema_metadata(None),
-            pq.read_table(self._quarantine_path(shard)),
-            pq.read_table(sources) if sources.is_file() else SOURCES_SCHEMA.empty_table(),
+            read_table(self._index_path(shard)).replace_schema_metadata(None),
+            read_table(self._quarantine_path(shard)),
+            read_table(sources) if sources.is_file() else SOURCES_SCHEMA.empty_table(),
         )
 
     def remove(self) -> None:

@@ -22,12 +22,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from isal.isal_zlib import crc32  # ten times as fast as zlib's, which costs more than the read
 
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MapScale, find_motion_input
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
+from modist_pipelines.store.index import read_index, read_table
 
 FORMAT = "modist-store"
 VERSION = 1
@@ -101,11 +101,39 @@ class StoreMeta:
                     f"{FORMAT!r}, version {VERSION}. {again}"
                 )
             scales = {name: MapScale(**scale) for name, scale in record.pop("motion_inputs").items()}
-            return StoreMeta(motion_inputs=scales, **record)
+            meta = StoreMeta(motion_inputs=scales, **record)
+            if wrong := _wrong(meta):
+                raise ValueError(wrong)
+            return meta
         except DataError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{path} is damaged ({error!r}). {again}") from error
+
+
+def _wrong(meta: StoreMeta) -> str | None:
+    """Which of its values cannot be."""
+    numbers: dict[str, tuple[Any, float, float]] = {
+        "short_side": (meta.short_side, 1, 65_535),
+        "fps": (meta.fps, 1e-3, 1e6),
+        "grid": (meta.grid, 1, 1e6),
+        "jpeg_quality": (meta.jpeg_quality, 1, 100),
+        "sobel_gain": (meta.sobel_gain, 1e-9, 1e9),
+    }
+    for name, scale in meta.motion_inputs.items():
+        numbers |= {
+            f"{name}.full_scale": (scale.full_scale, 1e-9, 1e9),
+            f"{name}.zero": (scale.zero, 0, 254),
+            f"{name}.channels": (scale.channels, 1, 64),
+        }
+    whole = ("short_side", "grid", "jpeg_quality", "zero", "channels")
+    for name, (value, low, high) in numbers.items():
+        kinds = int if name.rpartition(".")[2] in whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            return f"{name} is {value!r}"
+    texts = {name: getattr(meta, name) for name in ("flow", "flow_resolution", "border", "aspect", "untagged_hd")}
+    texts |= {name: value for name in ("flow_weights", "fingerprint") if (value := getattr(meta, name)) is not None}
+    return next((f"{name} is {value!r}" for name, value in texts.items() if not isinstance(value, str)), None)
 
 
 def _plain(scale: MapScale) -> dict[str, Any]:
@@ -155,7 +183,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.meta = _read_meta(self.path)
-        table = _read_index(self.path, self.meta)
+        table = read_index(self.path / INDEX_NAME, self.meta.motion_inputs)
         self.num_videos = table.num_rows
         self.videos: Sequence[str] = StringColumn(table["video"])
         self.labels: Sequence[str | None] = StringColumn(table["label"])
@@ -301,7 +329,7 @@ class Store:
 
     def quarantine(self) -> dict[str, str]:
         """The videos that could not be used, to the reason."""
-        rows = pq.read_table(self.path / QUARANTINE_NAME).to_pylist()
+        rows = read_table(self.path / QUARANTINE_NAME, ("video", "reason", "detail")).to_pylist()
         return {row["video"]: f"{row['reason']}: {row['detail']}" for row in rows}
 
     def frame_bytes(self) -> dict[str, float]:
@@ -367,16 +395,16 @@ class Store:
             )
 
     def _check_shard_sizes(self) -> None:
-        # The last motion map of a video is the last thing of it in its shard.
-        column = list(self._offsets.values())[-1]
-        sizes = np.zeros(int(self._shard.max(initial=-1)) + 1, np.int64)
-        np.maximum.at(sizes, self._shard, column.values[column.starts[1:] - 1])
-        for shard in np.flatnonzero(sizes):
+        ends = [column.values[column.starts[1:] - 1] for column in self._offsets.values()]
+        shards, which = np.unique(self._shard, return_inverse=True)
+        sizes = np.zeros(len(shards), np.int64)
+        np.maximum.at(sizes, which, np.max(ends, axis=0))
+        for shard, size in zip(shards, sizes, strict=True):
             path = shard_path(self.path, int(shard))
             found = path.stat().st_size if path.is_file() else None
             # More than that are of a video that was removed or made again.
-            if found is None or found < sizes[shard]:
-                state = "is missing" if found is None else f"has {found} bytes, not {sizes[shard]}"
+            if found is None or found < size:
+                state = "is missing" if found is None else f"has {found} bytes, not {size}"
                 raise DataError(
                     f"{path} {state}: the store is not whole. Copy the shard again from where the store "
                     "came, or remove the store and prepare it again with modist prepare."
@@ -414,16 +442,3 @@ def _read_meta(path: Path) -> StoreMeta:
             "`modist prepare VIDEOS --out STORE` and pass its folder as --store."
         ) from None
     return StoreMeta.from_json(text, path / META_NAME)
-
-
-def _read_index(path: Path, meta: StoreMeta) -> pa.Table:
-    columns = ["video", "label", "shard", "width", "height", "source_fps", "num_source_frames", "num_frames"]
-    columns += [f"{kind}_{part}" for kind in ("rgb", *meta.motion_inputs) for part in ("offsets", "crc32")]
-    columns += [f"{name}_scores" for name in meta.motion_inputs]
-    try:
-        return pq.read_table(path / INDEX_NAME, columns=columns, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path / INDEX_NAME} cannot be read ({error}). Copy it again from where the store came, or "
-            "remove the store and prepare it again with modist prepare."
-        ) from error

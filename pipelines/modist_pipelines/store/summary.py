@@ -4,9 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
 from modist_pipelines.source import SCORE_FULL_SCALE
+from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, QUARANTINE_NAME, Store
 from modist_pipelines.video.reader import REASONS
 
@@ -35,9 +34,9 @@ class Summary:
     @staticmethod
     def of(store: Store) -> "Summary":
         quarantined: dict[str, list[str]] = defaultdict(list)
-        for row in pq.read_table(store.path / QUARANTINE_NAME).to_pylist():
+        for row in read_table(store.path / QUARANTINE_NAME).to_pylist():
             quarantined[row["reason"]].append(row["video"])
-        notes = pq.read_table(store.path / INDEX_NAME, columns=["note"])["note"]
+        notes = read_table(store.path / INDEX_NAME, columns=["note"])["note"]
         means = {name: store.score_column(name).values / SCORE_FULL_SCALE for name in store.meta.motion_inputs}
         num_frames = int(store.num_frames.sum(dtype="int64"))
         return Summary(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from modist_pipelines.disk.durable import publish, write_file
 from modist_pipelines.errors import DataError
+from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, PARTIAL_NAME, Store, shard_path
 from modist_pipelines.store.writer import write_parquet
 
@@ -67,7 +67,7 @@ def compact(store: Store) -> int:
         )
     holes = Holes.of(store)
     before = _num_bytes(store)
-    index = pq.read_table(store.path / INDEX_NAME)
+    index = read_table(store.path / INDEX_NAME)
     first = 1 + max((int(path.stem) for path in (store.path / "shards").glob("?????.bin")), default=-1)
     moved = {shard: _move(store, shard, number) for number, shard in enumerate(holes.shards, first)}
     if moved:

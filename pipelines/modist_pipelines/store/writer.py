@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.disk.durable import publish, removed_on_error, write_file
+from modist_pipelines.store.index import index_schema
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
 
 # Motion maps wait here for the end of their video's RGB frames: in memory below this, then in a file. Small, so that a
@@ -176,27 +177,6 @@ class ShardWriter:
     def _discard_spools(self) -> None:
         for spool in self._spools.values():
             spool.close()
-
-
-def index_schema(motion_inputs: Sequence[str]) -> pa.Schema:
-    """Columns of index.parquet. Offsets are bytes into the shard, of every JPEG: a map of several channels has one for
-    each. Scores are in tenths of the full scale."""
-    fields = [
-        pa.field("video", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("source_fps", pa.float32(), nullable=False),
-        pa.field("num_source_frames", pa.int32(), nullable=False),
-        pa.field("num_frames", pa.int32(), nullable=False),
-        pa.field("note", pa.string()),  # what was not as it should be, though the video is of use
-    ]
-    for kind in ("rgb", *motion_inputs):
-        fields.append(pa.field(f"{kind}_offsets", pa.list_(pa.int64()), nullable=False))
-        fields.append(pa.field(f"{kind}_crc32", pa.list_(pa.uint32()), nullable=False))
-    fields += [pa.field(f"{name}_scores", pa.list_(pa.float32()), nullable=False) for name in motion_inputs]
-    return pa.schema(fields)
 
 
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("video", "reason", "detail")])
