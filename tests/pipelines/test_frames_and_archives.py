@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
 
+from modist_pipelines.errors import DataError
 from modist_pipelines.lists.listing import read_listing
+from modist_pipelines.prepare.inputs import find_inputs
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
@@ -107,6 +109,16 @@ def test_what_is_found(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert {video: folder_label(video) for video in videos} == NAMES
     assert [(row["video"], row["reason"]) for row in unusable] == [("broken.zip/", "unlisted")]
     assert "broken.zip/: it cannot be listed (an archive that cannot be read" in caplog.text
+
+
+def test_an_archive_alone(corpus: Path) -> None:
+    inputs = find_inputs(corpus / "packed.zip", None, "auto", 0)
+    assert inputs.root == corpus
+    assert inputs.labels == {name: label for name, label in NAMES.items() if name.startswith("packed.zip/")}
+    with pytest.raises(DataError, match=r"broken\.zip holds no video: .* such as broken\.zip/"):
+        find_inputs(corpus / "broken.zip", None, "auto", 0)
+    with pytest.raises(DataError, match=r"file\.mp4 is a video: give the folder"):
+        find_inputs(corpus / "run/file.mp4", None, "auto", 0)
 
 
 def test_a_store_of_them(corpus: Path, tmp_path: Path) -> None:
