@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from modist_pipelines.disk.names import as_text, file_path
 from modist_pipelines.errors import DataError
 from modist_pipelines.video import archives
 from modist_pipelines.video.frame_folders import frames_in, is_picture
-from modist_pipelines.video.names import as_text, file_path
 from modist_pipelines.video.opener import grouped, status
 from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_video_by_content
 
