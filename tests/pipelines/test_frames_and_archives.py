@@ -149,6 +149,30 @@ def test_frames_fps(tmp_path: Path) -> None:
     assert Store.open(tmp_path / "out").meta.frames_fps == 12.0
 
 
+@pytest.mark.parametrize(
+    ("suffix", "bad"),
+    [
+        *(("jpg", bad) for bad in (b"", b"no picture at all", b"\xff\xd8\xff\xe0 the head of one")),
+        *((suffix, None) for suffix in ("png", "bmp", "webp")),
+    ],
+)
+def test_pictures_that_are_none_are_noted(suffix: str, bad: bytes | None, tmp_path: Path) -> None:
+    """Whether they are something else or broken off, they cost themselves and none behind them."""
+    write_frames(tmp_path / "in/some", lambda i: f"{i:06d}.{suffix}", moving_pictures(NUM, 3))
+    write_frames(tmp_path / "in/most", lambda i: f"{i:06d}.{suffix}", moving_pictures(NUM, 3))
+    for video, broken in (("some", (3, 9)), ("most", range(1, 18))):
+        for number in broken:
+            path = tmp_path / f"in/{video}/{number:06d}.{suffix}"
+            path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 2] if bad is None else bad)
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", short_side=32, workers=1, motion_inputs=())
+    prepare(config, prepare_parts.opencv_edges)
+    (row,) = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
+    assert row["video"] == "some"
+    assert "2 damaged" in row["note"]
+    (out,) = pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()
+    assert (out["video"], out["reason"]) == ("most", "decode_error")
+
+
 def test_frames_that_are_replaced_are_made_anew(tmp_path: Path) -> None:
     def prepared() -> dict[str, int]:
         config = PrepareConfig(tmp_path / "in", tmp_path / "out", short_side=32, workers=1, motion_inputs=())
