@@ -74,6 +74,21 @@ def test_numbers_are_classes_in_the_order_of_numbers(store: Path, tmp_path: Path
     assert videos.labels.tolist() == [0, 1] * 4
 
 
+def test_label_depth_and_lists_that_differ_from_the_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Layout of UCF11; and a list of .avi files with strokes of Windows, whose videos are .mp4."""
+    for seed, name in enumerate(("run/v_run_01/a.mp4", "run/v_run_02/b.mp4", "walk/v_walk_01/c.mp4")):
+        write_video(tmp_path / "v" / name, moving_pictures(20, 2, seed=seed))
+    for depth, classes in ((0, ["v_run_01", "v_run_02", "v_walk_01"]), (1, ["run", "walk"])):
+        assert opened(videos=tmp_path / "v", label_depth=depth).classes == classes
+    (tmp_path / "list.tsv").write_text("run\\v_run_01\\a.avi\tx\nrun\\v_run_02\\b.avi\ty\n")
+    with caplog.at_level(logging.INFO):
+        videos = opened(videos=tmp_path / "v", labels=tmp_path / "list.tsv")
+    assert videos.names == ["run/v_run_01/a.mp4", "run/v_run_02/b.mp4"]
+    assert not videos.odd
+    assert "a table with tabs" in caplog.text
+    assert "2 videos of the list were found under another suffix" in caplog.text
+
+
 def test_two_lists_are_a_split(store: Path, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("0000.mp4 3\n0001.mp4 5\n0004.mp4 3\n")
     (tmp_path / "test.txt").write_text("0006.mp4 5\n")

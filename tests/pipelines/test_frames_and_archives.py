@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_videos import moving_pictures, numbered_picture, read_number, write_video
 
+from modist_pipelines.errors import DataError
 from modist_pipelines.lists.listing import read_listing
+from modist_pipelines.prepare.inputs import find_inputs
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
@@ -109,6 +111,16 @@ def test_what_is_found(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "broken.zip/: it cannot be listed (an archive that cannot be read" in caplog.text
 
 
+def test_an_archive_alone(corpus: Path) -> None:
+    inputs = find_inputs(corpus / "packed.zip", None, "auto", 0)
+    assert inputs.root == corpus
+    assert inputs.labels == {name: label for name, label in NAMES.items() if name.startswith("packed.zip/")}
+    with pytest.raises(DataError, match=r"broken\.zip holds no video: .* such as broken\.zip/"):
+        find_inputs(corpus / "broken.zip", None, "auto", 0)
+    with pytest.raises(DataError, match=r"file\.mp4 is a video: give the folder"):
+        find_inputs(corpus / "run/file.mp4", None, "auto", 0)
+
+
 def test_a_store_of_them(corpus: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
     config = PrepareConfig(corpus, tmp_path / "store", short_side=64, workers=2, motion_inputs=(), grid=1)
@@ -135,6 +147,30 @@ def test_frames_fps(tmp_path: Path) -> None:
     assert (row["video"], row["source_fps"], row["num_source_frames"]) == ("a/vid", 12.0, NUM)
     assert row["num_frames"] == NUM * 30 / 12 / 4
     assert Store.open(tmp_path / "out").meta.frames_fps == 12.0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "bad"),
+    [
+        *(("jpg", bad) for bad in (b"", b"no picture at all", b"\xff\xd8\xff\xe0 the head of one")),
+        *((suffix, None) for suffix in ("png", "bmp", "webp")),
+    ],
+)
+def test_pictures_that_are_none_are_noted(suffix: str, bad: bytes | None, tmp_path: Path) -> None:
+    """Whether they are something else or broken off, they cost themselves and none behind them."""
+    write_frames(tmp_path / "in/some", lambda i: f"{i:06d}.{suffix}", moving_pictures(NUM, 3))
+    write_frames(tmp_path / "in/most", lambda i: f"{i:06d}.{suffix}", moving_pictures(NUM, 3))
+    for video, broken in (("some", (3, 9)), ("most", range(1, 18))):
+        for number in broken:
+            path = tmp_path / f"in/{video}/{number:06d}.{suffix}"
+            path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 2] if bad is None else bad)
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", short_side=32, workers=1, motion_inputs=())
+    prepare(config, prepare_parts.opencv_edges)
+    (row,) = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
+    assert row["video"] == "some"
+    assert "2 damaged" in row["note"]
+    (out,) = pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()
+    assert (out["video"], out["reason"]) == ("most", "decode_error")
 
 
 def test_frames_that_are_replaced_are_made_anew(tmp_path: Path) -> None:

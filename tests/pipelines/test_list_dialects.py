@@ -83,6 +83,9 @@ READ_RIGHT: dict[str, tuple[str, dict[str, str | None]]] = {
     "VideoMAE": ("a.mp4 0 -1\nb.mp4 0 -1\n", {"a.mp4": None, "b.mp4": None}),
     "CoCLR": ("cls/k.mp4,164\ncls/l.mp4,89\n", {"cls/k.mp4": None, "cls/l.mp4": None}),
     "many classes": ("a.mp4,17\nb.mp4,101\nc.mp4,3\n", {"a.mp4": "17", "b.mp4": "101", "c.mp4": "3"}),
+    "whole numbers of pandas": ("a.mp4,1.0\nb.mp4,2.0\n", {"a.mp4": "1.0", "b.mp4": "2.0"}),
+    "an index of pandas": (",path,label\n0,a.mp4,x\n1,b.mp4,y\n", {"a.mp4": "x", "b.mp4": "y"}),
+    "Moments": ("a.mp4,adult+singing,2,1\nb.mp4,running,3,0\n", {"a.mp4": "adult+singing", "b.mp4": "running"}),
     "unlabelled parts": ("a.mp4 3\nb.mp4 -1\n", {"a.mp4": "3", "b.mp4": None}),
     "a split": ("a.mp4,x,train\nb.mp4,y,test\n", {"a.mp4": "x", "b.mp4": "y"}),
     # paths

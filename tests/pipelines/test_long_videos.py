@@ -3,6 +3,7 @@
 python tests/pipelines/test_long_videos.py 10 60    # peak memory of preparing so many minutes each
 """
 
+import gc
 import resource
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from made_videos import moving_pictures, write_video
 
 from modist_pipelines.prepare.estimate import Sample, extrapolate
 from modist_pipelines.prepare.growth import source_row
+from modist_pipelines.prepare.motion import motion_scales
 from modist_pipelines.prepare.run import PrepareConfig, prepare
-from modist_pipelines.prepare.shards import ShardTask, largest_first
+from modist_pipelines.prepare.shards import ShardTask, largest_first, make_encoder
+from modist_pipelines.store.reader import StoreMeta
+from modist_pipelines.store.writer import ShardWriter
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +64,28 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     """Six times the length, at a size at which the frames that wait for others would show."""
     short, long = (peak_of_preparing(tmp_path / str(minutes), minutes) for minutes in (1, 6))
     assert long < 1.2 * short
+
+
+def test_frames_are_let_go(tmp_path: Path) -> None:
+    """PyAV's frames refer to themselves once their display matrix was asked for; Python's own collections, which are
+    off here, may keep some for hours."""
+    write_video(tmp_path / "in/a.mp4", moving_pictures(600, 2, height=48, width=64))
+    meta = StoreMeta(short_side=32, motion_inputs=motion_scales(["edges"], 10.0))
+    encoder = make_encoder(meta, prepare_parts.opencv_edges, None, "cpu")
+    alive: list[int] = []
+
+    def count(num: int) -> None:
+        alive.append(sum(type(one) is av.VideoFrame for one in gc.get_objects()))
+
+    gc.disable()
+    try:
+        (tmp_path / "out").mkdir()
+        with ShardWriter(tmp_path / "out", 0, ["edges"]) as writer:
+            encoder.encode(tmp_path / "in/a.mp4", writer, on_progress=count)
+    finally:
+        gc.enable()
+    assert len(alive) == 150
+    assert 0 < max(alive) < 100
 
 
 def test_a_video_that_gets_on_has_time(tmp_path: Path) -> None:

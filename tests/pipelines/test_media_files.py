@@ -17,6 +17,7 @@ import pytest
 from made_videos import numbered_picture, read_number, write_video
 
 from modist_pipelines.clips.loader import ClipLoader
+from modist_pipelines.disk.names import as_text, file_path
 from modist_pipelines.errors import DamagedError
 from modist_pipelines.plan import ClipSpec, PlanConfig
 from modist_pipelines.prepare.run import PrepareConfig, prepare
@@ -27,7 +28,6 @@ from modist_pipelines.video import picture
 from modist_pipelines.video import reader as video
 from modist_pipelines.video.frames import decode_nominal
 from modist_pipelines.video.index import read_index
-from modist_pipelines.video.names import as_text, file_path
 from modist_pipelines.video.raw import RawVideos
 from modist_pipelines.video.reader import VideoReader
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from modist_fast.errors import ConfigError
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.lists.entry import Entry, ListFormat
 from modist_pipelines.lists.finder import Finder, finder_of_names
 from modist_pipelines.lists.listing import read_entries
@@ -21,7 +22,6 @@ from modist_pipelines.ranges import Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.opener import open_bytes, status
 from modist_pipelines.video.raw import RawVideos
 

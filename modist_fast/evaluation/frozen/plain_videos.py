@@ -24,11 +24,11 @@ from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
+from modist_pipelines.disk.names import as_text
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, ranged
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import META_NAME, Store
-from modist_pipelines.video.names import as_text
 from modist_pipelines.video.raw import RawVideos
 
 SUFFIXES = (".parquet", ".safetensors")

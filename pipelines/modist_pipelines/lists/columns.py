@@ -90,6 +90,8 @@ def _label(rows: list[list[str]], width: int, path: int, separator: str) -> tupl
     texts = [place for place, values in others.items() if not all(map(is_number, values))]
     if texts:
         return texts[0], split, "" if len(texts) == 1 else "the first column of text"
+    if len(others) == 1 and all(cell.endswith(".0") for values in others.values() for cell in values):
+        return next(iter(others)), split, ""  # whole numbers, as pandas writes a column with gaps
     whole = [place for place, values in others.items() if all(map(is_whole_number, values))]
     if not whole:
         return None, split, ""

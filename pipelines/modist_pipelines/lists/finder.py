@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.lists.entry import MEDIA_NAME, Entry
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.opener import is_video_place
 
 _MOST_MISSES = 2000

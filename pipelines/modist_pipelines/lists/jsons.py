@@ -139,7 +139,9 @@ def _text(value: Any) -> str | None:
     """A label or a path; several values are none."""
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
-    return str(value).strip() or None if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:  # not a number
+        return None
+    return str(value).strip() or None
 
 
 def _names(name: str) -> tuple[str, ...]:

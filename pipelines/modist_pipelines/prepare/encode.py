@@ -1,5 +1,6 @@
 """One video in, the frames and motion maps of its grid out."""
 
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,9 @@ from modist_pipelines.video.reader import MIN_FRAMES, VideoError, VideoReader
 
 # Gray levels. A video in which no stored pixel ever changes by more is one picture and its codec's noise.
 _MOTIONLESS_LEVELS = 8
+
+
+_COLLECT_EVERY = 16  # batches
 
 
 class FrameSink(Protocol):
@@ -111,7 +115,11 @@ class VideoEncoder:
             windows = grid_windows(nominal, _Loader(scaler), self._grid)
             largest_change = 0
             batch_size = self._flow.batch_size if self._flow else 1
-            for batch in self._batches(windows, batch_size):
+            for number, batch in enumerate(self._batches(windows, batch_size)):
+                # PyAV's frames whose side data was looked at refer to themselves. Those that Python's own collections
+                # find alive are kept for hours: megabytes each.
+                if number % _COLLECT_EVERY == 0:
+                    gc.collect()
                 largest_change = max(largest_change, *(_change(window) for window in batch))
                 self._encode_batch(batch, sink)
                 on_progress(reader.num_nominal_frames)

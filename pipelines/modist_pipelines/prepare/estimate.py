@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.prepare.shards import ShardMaker
 from modist_pipelines.prepare.workers import WorkerPool
 from modist_pipelines.store.writer import MotionJpegs, each_jpeg
 from modist_pipelines.video.discovery import file_size
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.reader import VideoError, VideoReader
 
 NUM_SAMPLES = 12

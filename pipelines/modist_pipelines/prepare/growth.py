@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 from isal.isal_zlib import crc32
 
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.prepare.partial import PartialStore
 from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.opener import open_bytes, status
 
 _BLOCK = 1 << 20

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from modist_pipelines.disk.durable import free_gigabytes
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DataError
 from modist_pipelines.lists.entry import ListFormat
 from modist_pipelines.motion_inputs import DEFAULT, MotionName, find_motion_input
@@ -46,7 +47,6 @@ from modist_pipelines.store.reader import (
 from modist_pipelines.store.summary import Summary
 from modist_pipelines.store.writer import quarantine_table, write_parquet, write_tables
 from modist_pipelines.video.discovery import file_size
-from modist_pipelines.video.names import file_path
 
 logger = logging.getLogger("modist")
 

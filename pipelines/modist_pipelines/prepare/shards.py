@@ -12,6 +12,7 @@ import cv2
 import pyarrow as pa
 
 from modist_pipelines.disk.durable import free_gigabytes
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
 from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
@@ -22,7 +23,6 @@ from modist_pipelines.prepare.workers import worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
 from modist_pipelines.video.discovery import file_size, folder_label
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import PictureRules
 from modist_pipelines.video.reader import VideoError
 

@@ -5,6 +5,7 @@ that crashes a decoder must cost that video alone.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -180,6 +181,7 @@ def _serve(connection: Connection, number: int) -> None:
             return
         if work is None:
             connection.send(("started", None))
+            gc.freeze()  # what is loaded stays: collections look at what is made from here on
         work = new_work or work
         assert work is not None
         try:

@@ -3,14 +3,14 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from modist_pipelines.disk.names import as_text, file_path
 from modist_pipelines.errors import DataError
 from modist_pipelines.video import archives
 from modist_pipelines.video.frame_folders import frames_in, is_picture
-from modist_pipelines.video.names import as_text, file_path
 from modist_pipelines.video.opener import grouped, status
 from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_video_by_content
 
@@ -34,11 +34,23 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"VIDEOS {folder} {state}. Give the folder that holds the videos.")
+    return _sorted_out(folder, folder, lambda unlisted: _walk(folder, unlisted))
+
+
+def discover_in_archive(archive: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The same for what an archive holds; names are relative to its folder."""
+    folder = archive.parent
+    return _sorted_out(archive, folder, lambda unlisted: _members(archive.name, archive, unlisted))
+
+
+def _sorted_out(
+    place: Path, folder: Path, walk: Callable[[list[OSError]], Iterable[tuple[str, str]]]
+) -> tuple[list[str], list[dict[str, str]]]:
     videos: list[str] = []
     unlisted: list[OSError] = []
     others: dict[str, list[str]] = defaultdict(list)
     num_frame_folders = 0
-    for name, kind in _walk(folder, unlisted):
+    for name, kind in walk(unlisted):
         suffix = os.path.splitext(name)[1].lower()
         is_video = kind == "frames" or suffix in MEDIA_SUFFIXES
         if not is_video and kind == "file" and suffix not in OTHER_SUFFIXES:
@@ -51,7 +63,7 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     num_other = sum(map(len, others.values()))
     if not videos:
         raise DataError(
-            f"VIDEOS {folder} holds no video: {num_other} other files"
+            f"VIDEOS {place} holds no video: {num_other} other files"
             + (f" ({_named(others)})" if others else "")
             + ", and none that ends in .mp4, .avi, .mkv, .mov, .webm or the like, or begins as they do"
             + (f"; {len(rows)} subfolders or archives cannot be listed, such as {rows[0]['video']}." if rows else ".")

@@ -4,6 +4,7 @@ A path leads to all of them: root/a.mp4, root/class/video (a folder of frames), 
 videos opens them here; another kind of place, such as an object store, is another branch of `open_bytes` and `status`.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from modist_pipelines.video import archives
 from modist_pipelines.video.archives import Member
-from modist_pipelines.video.frame_folders import frames_in, pipe_of
+from modist_pipelines.video.frame_folders import frames_in, in_a_row, pipe_of
 
 
 class Status(NamedTuple):
@@ -31,10 +32,11 @@ class Opened(NamedTuple):
 
 
 class Joined:
-    """Pictures one after another, as a file that is read from its first byte to its last."""
+    """Pictures one after another, as a file that is read from its first byte to its last. One that cannot be read is
+    left out; who counts the frames finds that it is missing."""
 
-    def __init__(self, readers: Iterator[Callable[[], bytes]]) -> None:
-        self._readers = readers
+    def __init__(self, readers: Iterator[Callable[[], bytes]], pipe: str) -> None:
+        self._readers, self._pipe = readers, pipe
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
@@ -43,7 +45,8 @@ class Joined:
             reader = next(self._readers, None)
             if reader is None:
                 return b""
-            self._rest = memoryview(reader())
+            with contextlib.suppress(OSError):
+                self._rest = memoryview(in_a_row(reader(), self._pipe))
         block, self._rest = self._rest[:size], self._rest[size:]
         return bytes(block)
 
@@ -80,11 +83,13 @@ def open_bytes(path: Path) -> Opened:
         return Opened(os.fdopen(descriptor, "rb"))
     if path.is_dir():
         names = _frames_of_folder(path)
-        return Opened(Joined((path / name).read_bytes for name in names), pipe_of(names[0]))
+        pipe = pipe_of(names[0])
+        return Opened(Joined(((path / name).read_bytes for name in names), pipe), pipe)
     archive, found = _in_archive(path)
     if isinstance(found, Member):
         return Opened(archives.open_member(archive, found))
-    return Opened(Joined(_reader(archive, member) for member in found), pipe_of(found[0].name))
+    pipe = pipe_of(found[0].name)
+    return Opened(Joined((_reader(archive, member) for member in found), pipe), pipe)
 
 
 def status(path: Path) -> Status:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MOTION_INPUTS, FramePairs, MotionInput, find_motion_input
 from modist_pipelines.resources import default_threads
@@ -22,7 +23,6 @@ from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
 from modist_pipelines.video.engine import EngineDecoder
 from modist_pipelines.video.frames import DecodedFrames, decode_nominal
-from modist_pipelines.video.names import file_path
 from modist_pipelines.video.picture import RULES, Orientation, PictureRules, chroma_matrix, upright_rgb
 from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
 

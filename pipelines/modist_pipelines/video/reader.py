@@ -148,6 +148,10 @@ class VideoReader:
         return self._stream
 
     @property
+    def _is_pictures(self) -> bool:
+        return self._container.format.name in PIPES.values()
+
+    @property
     def frame_step(self) -> Fraction:
         """Seconds from one frame to the next, where time stamps do not say."""
         return self._step
@@ -175,7 +179,7 @@ class VideoReader:
     @property
     def duration(self) -> float | None:
         """Seconds, by the container; None where it does not say, or says what cannot be."""
-        if self._container.format.name in PIPES.values():
+        if self._is_pictures:
             return num_pictures(self._path) / self._frames_fps or None
         if self._stream.duration and self._stream.time_base:
             seconds = float(self._stream.duration * self._stream.time_base)
@@ -197,6 +201,8 @@ class VideoReader:
         self._check()
 
     def _check(self) -> None:
+        if self._is_pictures:  # of a row of pictures FFmpeg passes over those that are none, and does not say so
+            self.num_damaged = max(self.num_damaged, num_pictures(self._path) - self.num_source_frames)
         self.check_damage()
         if self.num_source_frames == 0:
             raise VideoError("no_frames", "the video stream is empty")
