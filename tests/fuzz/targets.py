@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from modist_pipelines.prepare.listing import read_listing
 
 from modist_fast.config import TrainConfig
 from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
@@ -21,9 +20,10 @@ from modist_fast.presets import PRESETS
 from modist_fast.run import checkpoint
 from modist_fast.run.export import export_backbone, load_backbone
 from modist_fast.watch.ledger import read_ledger
-from modist_fast.watch.metrics import read_metrics
+from modist_fast.watch.run_log import read_metrics
 from modist_fast.weights.reading import read_weights
 from modist_fast.weights.writing import write_weights
+from modist_pipelines.lists.listing import read_listing
 from modist_pipelines.motion_inputs import MapScale
 from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos, plan_sample
 from modist_pipelines.store import reader
