@@ -187,6 +187,9 @@ class TrainConfig:
     """Where to compute. auto: on a GPU where there is one that torch can use."""
     collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
     """Seconds that a process waits for the others in one exchange before it gives up."""
+    hang_minutes: float = ranged(45.0, FROM_ZERO)
+    """A process of which no step has ended for so long writes OUT/hang-rankR.txt, says where each rank stands, and
+    ends; 0 never. Longer than --collective-timeout, which names an exchange that another rank did not come to."""
     precision: PrecisionOption = "auto"
     """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
     log says which."""

@@ -19,6 +19,7 @@ from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
 from modist_fast.run.whole_state import SaveError, snapshot
 from modist_fast.run.writer import Writer
+from modist_fast.watch.hang import HangWatcher
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.run_log import RunLog
 from modist_fast.watch.spans import annotate
@@ -68,17 +69,24 @@ class TrainingLoop(ABC, Generic[Config]):
             batches: those of the steps that are left.
             take: changes the weights by a batch, and gives `lines` what it came to.
         """
+        spans = getattr(self.step, "spans", None)
+        limit, phase = 60 * self.config.hang_minutes, (lambda: spans.phase) if spans is not None else str
         try:
-            for batch in batches():  # held by no name: where a step fails, their reader ends before the error goes on
-                with annotate("step"):
-                    take(batch)
-                    self.steps_done += 1
-                    if self.steps_done % self.config.checkpoint.every == 0 or self.steps_done == self.last_step:
-                        lines.flush()  # where the loss is not finite, to say so is clearer than to name tensors
-                        self._save()
-                if lines.stop_agreed:
-                    break
-            lines.flush()
+            with HangWatcher(self.out, self.world.rank, self.world.size, limit, phase) as watcher:
+                watcher.moved(self.steps_done)
+                for (
+                    batch
+                ) in batches():  # held by no name: where a step fails, their reader ends before the error goes on
+                    with annotate("step"):
+                        take(batch)
+                        self.steps_done += 1
+                        if self.steps_done % self.config.checkpoint.every == 0 or self.steps_done == self.last_step:
+                            lines.flush()  # where the loss is not finite, to say so is clearer than to name tensors
+                            self._save()
+                    watcher.moved(self.steps_done)
+                    if lines.stop_agreed:
+                        break
+                lines.flush()
         except DivergedError as error:
             self._end_writing()
             raise DivergedError(f"{error} Then go on with --resume auto: {checkpoint.kept(self.out)}") from error

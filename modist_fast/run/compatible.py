@@ -15,6 +15,7 @@ _FREE = (
     "preset",
     "device",
     "collective_timeout",
+    "hang_minutes",
     "precision",
     "tf32",
     "deterministic",

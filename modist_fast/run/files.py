@@ -25,6 +25,7 @@ RUN = (
     "linear.safetensors",
     ".*.safetensors.*.half",
     "tensorboard/events.out.tfevents.*",
+    "hang-rank*.txt",
     "profile/trace-rank*.json.gz",
     "profile/memory-rank*.pickle",
     "checkpoints/step-*.pt",
