@@ -73,10 +73,7 @@ class Display:
         if self._watcher is not None:
             self._watcher(row["step"], self._num_steps, row)
             return
-        figures = (
-            f"loss {row['loss']:.3f}  top-1 {100 * row['top1_visual']:.0f} %  "
-            f"{row['samples_per_s']:.1f} samples/s  data wait {100 * row['data_wait']:.0f} %"
-        )
+        figures = f"{_learned(row)}  {row['samples_per_s']:.1f} samples/s  data wait {100 * row['data_wait']:.0f} %"
         self._progress.update(self._task, completed=row["step"], figures=figures)
         now = time.monotonic()
         if not self._live and (now - self._last_line >= _LINE_SECONDS or row["step"] == self._num_steps):
@@ -84,6 +81,15 @@ class Display:
             done = row["step"] - self._start_step
             eta = (now - self._start) / max(1, done) * (self._num_steps - row["step"])
             log.info("step %d/%d  %s  ETA %d:%02d", row["step"], self._num_steps, figures, eta // 60, eta % 60)
+
+
+def _learned(row: Mapping[str, Any]) -> str:
+    """Loss and top-1. Against few negatives they say little, and against none they are 0 and 100 %: then it says so."""
+    filled = row.get("bank_filled", 1.0)
+    if not filled:
+        return "bank empty"
+    said = f"loss {row['loss']:.3f}  top-1 {100 * row['top1_visual']:.0f} %"
+    return said if filled >= 1 else f"bank filling {100 * filled:.0f} %  {said}"
 
 
 @dataclass(frozen=True)
