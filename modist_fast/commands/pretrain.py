@@ -95,6 +95,16 @@ def follow_videos(config: TrainConfig, source: "ClipSource", world_size: int) ->
     return found
 
 
+def own_options(config: TrainConfig) -> str:
+    """The options that differ from the preset's, a line each, and where the others are."""
+    recipe = find_preset(config.preset)(None, config.out)
+    given, usual = (spelled(plain(dataclasses.asdict(each))) for each in (config, recipe))
+    own = {option: value for option, value in given.items() if option == "out" or value != usual.get(option)}
+    lines = [f"{option:36} {value}" for option, value in own.items()]
+    others = f"{len(given) - len(own)} other options as --preset {config.preset} has them: {config.out / 'config.json'}"
+    return "\n".join([*lines, others])
+
+
 def main() -> None:
     config = parse(sys.argv[1:])
     from modist_fast.host.arithmetic import arithmetic_of
@@ -105,8 +115,7 @@ def main() -> None:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)
-        options = spelled(plain(dataclasses.asdict(config)))
-        log.info("%s", "\n".join(f"{option:36} {value}" for option, value in options.items()))
+        log.info("%s", own_options(config))
         log.info("%d process(es) on %s", world.size, world.device)
         source = open_source(config, world.device)
         Trainer(follow_videos(config, source, world.size), world, source).run()
