@@ -28,6 +28,7 @@ ZERO_MEANS = {
     "motion_threshold": "any window",
     "num_threads": "chosen",
     "prefetch": "chosen",
+    "hang_minutes": "never",
     "hw_decoder_load": "host threads alone",
     "start": "the first step",
     "seed": "a seed",
