@@ -15,10 +15,10 @@ import torch.distributed as dist
 from modist_fast.errors import DivergedError
 from modist_fast.host.distributed import World, on_main
 from modist_fast.host.interrupts import Interrupted, noted
+from modist_fast.host.writer import Writer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
 from modist_fast.run.whole_state import SaveError, snapshot
-from modist_fast.run.writer import Writer
 from modist_fast.watch.hang import HangWatcher
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.run_log import RunLog

@@ -74,8 +74,8 @@ def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, *
     """
     import tyro  # only here: the doctor must run where it is missing
 
-    from modist_fast.commands.help_texts import give_help
     from modist_fast.config import check_out
+    from modist_fast.run.help_texts import give_help
     from modist_fast.run.options import check_ranges
 
     give_help(kind)

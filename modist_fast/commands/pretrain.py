@@ -12,8 +12,8 @@ import tyro
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
-from modist_fast.few_videos import fitted, words
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
+from modist_fast.run.few_videos import fitted, words
 from modist_fast.run.options import plain, spelled
 
 if TYPE_CHECKING:  # --help and a wrong option need not wait for torch

@@ -1,5 +1,6 @@
 """One command at a time writes into a directory."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,9 +19,14 @@ def alone_in(out: Path, world: World) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it, or the directory cannot be made.
     """
+    made = not out.exists()
     with ExitStack() as stack:
         on_main(world, lambda: _enter(stack, out))
-        yield
+        try:
+            yield
+        finally:
+            if made and world.is_main and [path.name for path in out.iterdir()] == [NAME]:
+                shutil.rmtree(out)  # nothing came of it: a refused option leaves no folder
 
 
 def _enter(stack: ExitStack, out: Path) -> None:

@@ -21,6 +21,7 @@ from modist_pipelines.ranges import COUNT, POSITIVE, Range
 
 FORMAT = "modist-backbone"
 VERSION = 1
+_CHANNELS = 3
 _WIDEST = 4096
 _VALUES = dict.fromkeys(("crop_size", "num_frames", "stride"), COUNT) | {"mean": Range(), "std": POSITIVE}
 """What a card may say of clips."""
@@ -106,6 +107,9 @@ def _is_width(value: Any) -> bool:
 
 
 def _is_in(value: Any, within: Range) -> bool:
+    """Of a list, such as a mean for each channel, all numbers."""
+    if isinstance(value, list):
+        return 1 <= len(value) <= _CHANNELS and all(not isinstance(one, list) and _is_in(one, within) for one in value)
     is_number = isinstance(value, int if within is COUNT else int | float) and not isinstance(value, bool)
     return is_number and abs(value) < 1e6 and within.holds(value)
 

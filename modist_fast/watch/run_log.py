@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
-from modist_fast.run.writer import Writer
+from modist_fast.host.writer import Writer
 
 _WRITE_SECONDS = 1.0  # lines are read by people, who do not mind
 _INTACT = "Bring back an intact copy, or take the line out."

@@ -146,7 +146,7 @@ def test_errors_are_the_commands_own(run: Path, demo_store: Path, tmp_path: Path
         ("", {"resume": "yes"}, "--resume yes: one of no, auto"),
         ("", {"batch_size": "8"}, "--batch-size '8': int is wanted, not str"),
         ("", {"max_steps": 2.5}, "--max-steps 2.5: int or None is wanted, not float"),
-        ("optim", {"name": "sdg"}, "--optim.name sdg: one of sgd, lars. Did you mean sgd?"),
+        ("optim", {"name": "sdg"}, "--optim.name sdg: one of sgd, lars, lamb. Did you mean sgd?"),
         ("objective", {"shuffle_bn": 1}, "--objective.shuffle-bn 1: bool is wanted, not int"),
         ("clips", {"augmentation": None}, "--clips.augmentation None: Augmentation is wanted, not NoneType"),
     ],

@@ -80,7 +80,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def contents(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    """Its files; .lock names whoever wrote there last."""
+    paths = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {path: path.read_bytes() for path in paths}
 
 
 def step_file(run: Path, step: int) -> Path:

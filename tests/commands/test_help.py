@@ -12,7 +12,7 @@ import tyro
 
 from modist_fast.__main__ import COMMANDS
 from modist_fast.commands import cli
-from modist_fast.commands.help_texts import dataclasses_in, give_help
+from modist_fast.run.help_texts import dataclasses_in, give_help
 
 
 class Asked(Exception):

@@ -118,7 +118,8 @@ def _finished_run(folder: Path, seconds: list[float]) -> None:
     (folder / "backbone.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps({"epochs": 100}))
     (folder / "environment.json").write_text(json.dumps({"gpus": []}))
-    rows = [json.dumps({"seconds": 5 * value, "cpu_seconds": value}) for value in seconds]
+    steps = enumerate(seconds, 1)
+    rows = [json.dumps({"step": step, "seconds": 5 * value, "cpu_seconds": value}) for step, value in steps]
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
 
 

@@ -11,9 +11,9 @@ import torch
 
 from modist_fast.config import CheckpointConfig, ClipsConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from modist_fast.errors import ConfigError
+from modist_fast.host.writer import Writer
 from modist_fast.run import checkpoint
 from modist_fast.run.whole_state import SaveError, digest_of, snapshot, write_durably
-from modist_fast.run.writer import Writer
 
 CPU = torch.device("cpu")
 

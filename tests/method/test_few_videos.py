@@ -11,8 +11,8 @@ from modist_fast.commands import prepare as prepare_command
 from modist_fast.commands.pretrain import follow_videos
 from modist_fast.config import check
 from modist_fast.errors import ConfigError
-from modist_fast.few_videos import fitted
 from modist_fast.presets import PRESETS, find_preset, store_options
+from modist_fast.run.few_videos import fitted
 from modist_pipelines.plan import eligible_videos
 
 

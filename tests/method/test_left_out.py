@@ -162,7 +162,7 @@ class _Check:
 def test_each_is_said_and_one_too_many_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "modist")
     left_out = LeftOut(2)
-    lines = Lines(_Check(), left_out)  # pyright: ignore[reportArgumentType]
+    lines = Lines(_Check(), left_out=left_out)  # pyright: ignore[reportArgumentType]
     see(lines, 1)
     assert lines.row["step_skipped"] == 0.0
     see(lines, 2, loss=math.nan, bad_gradients=1.0, bad_gradient_norm=math.nan)
@@ -179,14 +179,14 @@ def test_each_is_said_and_one_too_many_ends_the_run(caplog: pytest.LogCaptureFix
 
 def test_a_loss_that_is_none_without_bad_gradients_still_ends_the_run() -> None:
     """The device did not leave it out."""
-    lines = Lines(_Check(), LeftOut(2))  # pyright: ignore[reportArgumentType]
+    lines = Lines(_Check(), left_out=LeftOut(2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(DivergedError, match="the loss became nan at step 1"):
         see(lines, 1, loss=math.nan)
 
 
 def test_an_overflow_of_fp16_is_the_scalers_and_counts_for_itself() -> None:
     left_out = LeftOut(1)
-    lines = Lines(_Check(), left_out)  # pyright: ignore[reportArgumentType]
+    lines = Lines(_Check(), left_out=left_out)  # pyright: ignore[reportArgumentType]
     for number in range(1, 4):
         see(lines, number, bad_gradients=1.0, loss_scale=1024.0)
         assert lines.row["step_skipped"] == 1.0

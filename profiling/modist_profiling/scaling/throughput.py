@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modist_fast.commands.cli import Parser, run_cli
-from modist_fast.commands.help_texts import field_texts
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
+from modist_fast.run.help_texts import field_texts
 from modist_fast.run.options import check_ranges
 from modist_pipelines.store.reader import Store
 from modist_profiling.scaling.throughput_model import (
