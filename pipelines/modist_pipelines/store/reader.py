@@ -308,7 +308,8 @@ class Store:
     def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> np.ndarray:
         for pause in (*_READ_PAUSES, None):
             try:
-                data = os.pread(self._open_shard(shard).fd, end - begin, begin)
+                file = self._open_shard(shard)  # held by name: else another thread's eviction closes it under the read
+                data = os.pread(file.fd, end - begin, begin)
                 if len(data) == end - begin:
                     return np.frombuffer(data, np.uint8)
                 problem = f"it ends at byte {begin + len(data)}, not at {end}"
