@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,8 @@ def test_closing_does_not_wait_for_a_hung_read(tmp_path, monkeypatch):
     consumer = threading.Thread(target=lambda: next(batches, None), daemon=True)
     consumer.start()
     assert reading.wait(600)
+    while loader._running is None:  # reads begin before the thread that began them is known to the loader
+        time.sleep(0.01)
     loader.close()
     assert not came_back.is_set()
     assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "decode"]
