@@ -337,6 +337,11 @@ def check(config: TrainConfig, world_size: int) -> None:
             f"--optim.name {optim.name} --optim.implementation {optim.implementation}: there is no such optimizer. "
             "sgd has both implementations, lars this project's (torch), lamb NVIDIA apex's (apex)."
         )
+    if config.on_bad_step == "skip" and optim.implementation == "apex":
+        raise ConfigError(
+            "--on-bad-step skip --optim.implementation apex: apex's optimizers cannot leave a step out on the device. "
+            "Take torch's, or --on-bad-step stop."
+        )
     if not 0 <= config.clips.motion_threshold < 1:
         raise ConfigError(
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "

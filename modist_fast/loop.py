@@ -140,7 +140,7 @@ class TrainingLoop(ABC, Generic[Config]):
         step, kept = self.steps_done, snapshot(state)
         self._writer.begin(lambda: checkpoint.save(self.out, step, kept, self.config))
 
-    def _resume(self, identity: Mapping[str, str], begun_with: str) -> dict[str, Any] | None:
+    def _resume(self, identity: Mapping[str, Callable[[], str]], begun_with: str) -> dict[str, Any] | None:
         """Go on from the checkpoint that there is; arguments as for `run.beginning.resume`.
 
         Returns:

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,8 +78,12 @@ class Trainer(TrainingLoop[TrainConfig]):
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.step = TrainingStep(config, world)
-        self._fingerprint, self._content = source.fingerprint(), source.content()
+        self._fingerprint = source.fingerprint()
         self._left_out = LeftOut(config.max_bad_steps)
+
+    @cached_property
+    def _content(self) -> str:
+        return self.source.content()  # of a large store seconds: rank 0 alone needs it, unless the store was made anew
 
     def run(self) -> None:
         """Train until the last step or a signal; the state is saved either way.
@@ -100,11 +106,10 @@ class Trainer(TrainingLoop[TrainConfig]):
             self.loader.close()
 
     def _loop(self) -> None:
-        ledger = Ledger(self.out, self.steps_done, self.begun()) if self.world.is_main else None
         budget = self._budget()
         profiler = self._profiler()
         display = Display(self.last_step, self.steps_done, self.world.is_main, self._watcher)
-        with self._run_log() as run_log, display:
+        with self._run_log() as run_log, self._ledger() as ledger, display:
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
                 self.config.batch_size,
@@ -131,9 +136,10 @@ class Trainer(TrainingLoop[TrainConfig]):
             self._take_steps(batches, take, recorder)
             profiler.close()
         self._save()
-        if ledger is not None:
-            ledger.close()
         self._say(describe(budget.close()))
+
+    def _ledger(self) -> AbstractContextManager[Ledger | None]:
+        return Ledger(self.out, self.steps_done, self.begun()) if self.world.is_main else nullcontext()
 
     def _profiler(self) -> StepProfiler:
         options = self.config.profile
@@ -184,7 +190,7 @@ class Trainer(TrainingLoop[TrainConfig]):
 
     def _go_on(self) -> bool:
         state = self._resume(
-            {"store": self._fingerprint, "content": self._content},
+            {"store": lambda: self._fingerprint, "content": lambda: self._content},
             f"videos than {self.source.path} holds now, so its order of samples cannot go on. Use the store or the "
             "videos it began with",
         )
@@ -209,6 +215,8 @@ class Trainer(TrainingLoop[TrainConfig]):
             device=device_name(self.world.device),
             threads=torch.get_num_threads(),
             precision=str(self.step.dtype).removeprefix("torch."),
+            tf32=self.config.tf32,
+            deterministic=self.config.deterministic,
             groups_of_a_pass=self.step.groups_of_a_pass,
             torch=torch.__version__,
             modist_fast=package_version("modist-fast"),

@@ -41,14 +41,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except (ConfigError, DataError) as error:
         _print_once(str(error))
         code = 2
-    except Interrupted as stop:
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         code = stop.code
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"\n{stop}", file=sys.stderr)
-    except KeyboardInterrupt:
-        stop = Interrupted(signal.SIGINT)
-        code = stop.code
-        print(f"\n{stop}", file=sys.stderr)
     finally:
         if _reader_left():  # what is still to be written goes nowhere, and is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,6 +18,7 @@ from modist_fast.commands.cli import parse_options
 from modist_fast.commands.pretrain import open_source
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
+from modist_fast.host.arithmetic import arithmetic_of, computing
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World, join_world, on_main
 from modist_fast.init_from import read_beginning
@@ -29,7 +30,7 @@ from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.ranges import COUNT, ranged
 
 log = logging.getLogger("modist")
-_MACHINE = ("processes", "device", "threads", "precision", "groups_of_a_pass", "torch")
+_MACHINE = ("processes", "device", "threads", "precision", "tf32", "deterministic", "groups_of_a_pass", "torch")
 """Of `Begun`: where one of them differs, sums are rounded otherwise."""
 
 
@@ -106,10 +107,11 @@ def verify(config: VerifyConfig, world: World) -> int:
         trainer.restore(state)
         begun = trainer.begun()
         differ = [name for name in _MACHINE if any(getattr(begun, name) != getattr(one, name) for one in attempts)]
-        exact = not differ and world.device.type == "cpu"
+        exact = not differ and (world.device.type == "cpu" or trained.deterministic)
         if world.is_main:
             log.info("%s", _said(run, path, first, last, exact, differ))
-        trainer.replay()
+        with computing(arithmetic_of(trained)):
+            trainer.replay()
         noted = max(first, entries.begun[0][0] + 1)  # an older version took the steps before, and noted none
         return on_main(world, lambda: _judge(run, entries, read_ledger(folder), range(noted, last + 1), exact))
     finally:
@@ -167,7 +169,11 @@ def _said(run: Path, path: Path | None, first: int, last: int, exact: bool, diff
         "every bit is compared"
         if exact
         else "losses are compared, the first three to 2e-5 of their size and all to 1e-3, since "
-        + (f"{', '.join(differ)} differ from what was recorded" if differ else "a GPU adds in another order each time")
+        + (
+            f"{', '.join(differ)} differ from what was recorded"
+            if differ
+            else "a GPU adds in another order each time, unless a run is --deterministic"
+        )
     )
     return f"{run}: steps {first} to {last} again, from {path or 'the beginning'}; {how}"
 

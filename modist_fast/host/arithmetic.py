@@ -23,7 +23,7 @@ class Arithmetic:
     def words(self, device: torch.device) -> str:
         """For the log: what it comes to on `device`."""
         if device.type != "cuda":
-            return "a CPU computes the same bits every time; TF32 is a matter of GPUs"
+            return "the same bits every time"
         products = "float32 products in TF32 (--no-tf32: in full)" if self.tf32 else "float32 products in full"
         same = "the same bits every time, slower (--deterministic)" if self.deterministic else "not the same bits twice"
         return f"{products}; {same}"

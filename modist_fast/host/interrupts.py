@@ -9,7 +9,7 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """A scheduler's end, its warning beforehand (Slurm's --signal=USR1@120), and Ctrl-C."""
 _SAME_KEYS = 1.0  # seconds: a launcher hands the Ctrl-C on that its processes have had from the terminal
-_KEPT = "What was finished is kept: the same command goes on from there."
+_KEPT = "What was finished is kept, and the same command goes on from it where it can."
 
 
 class Interrupted(KeyboardInterrupt):

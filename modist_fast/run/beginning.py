@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,14 @@ def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:
 
 
 def resume(
-    out: Path, config: RunConfig, world: World, identity: Mapping[str, str], begun_with: str
+    out: Path, config: RunConfig, world: World, identity: Mapping[str, Callable[[], str]], begun_with: str
 ) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint from which the run in `out` goes on, and its state; None for a run that begins.
 
     Args:
         out: in a directory that was claimed.
-        identity: keys of the state and their values now, fingerprints of the data: one of them is as it was when the
-            run began.
+        identity: keys of the state, and what gives their values now, fingerprints of the data: one of them is as it was
+            when the run began. The cheapest first; the others are asked for where it is not.
         begun_with: what that is, in words that follow "was trained on other", ending in what to do about it.
 
     Raises:
@@ -80,7 +80,7 @@ def resume(
     if path is None:
         return None
     state = checkpoint.load(path, config, world.device)
-    if not any(state.get(key) == value for key, value in identity.items()):
+    if not any(state.get(key) == value() for key, value in identity.items()):
         raise ConfigError(
             f"--resume: checkpoint {path} was trained on other {begun_with}, or begin anew with --overwrite or another "
             "--out."

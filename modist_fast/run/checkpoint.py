@@ -18,6 +18,7 @@ from modist_fast.run.guard import check_spread, check_zip
 from modist_fast.run.options import plain
 from modist_fast.run.whole_state import SaveError, cannot_write, digest_of, discard, num_bytes, write_durably
 from modist_fast.watch.finite import REMEDY, flaw_of
+from modist_pipelines.disk.durable import sync_folder
 
 log = logging.getLogger("modist")
 
@@ -75,7 +76,7 @@ def save(out: Path, step: int, state: dict[str, Any], config: RunConfig) -> Path
         head = {"format": FORMAT, "step": step, "config": plain_config(config), "digest": digest_of(state)}
         write_durably(head | state, half)
         half.rename(path)
-        _sync(folder)
+        sync_folder(folder)
         _name_latest(folder, path)
     except SaveError as error:
         raise SaveError(f"after step {step} the state was not saved: {error} {kept(out)} {_ROOM}") from error
@@ -102,16 +103,7 @@ def _name_latest(folder: Path, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     half.rename(folder / _LATEST)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable, not only the bytes behind them."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)
 
 
 def _prune(folder: Path, newest: Path, config: CheckpointConfig) -> None:

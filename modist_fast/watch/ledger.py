@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modist_fast.errors import ConfigError
-from modist_fast.host.whole_file import whole_file
+from modist_fast.watch.run_log import LineFile, read_metrics
 
 NAME = "ledger.jsonl"
 
@@ -37,6 +37,8 @@ class Begun:
     threads: int
     """Of torch, in each process: they share a sum."""
     precision: str
+    tf32: bool
+    deterministic: bool
     groups_of_a_pass: int
     torch: str
     modist_fast: str | None
@@ -60,46 +62,12 @@ def digest_of_figures(found: Mapping[str, float]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class Ledger:
-    """Writes RUN/ledger.jsonl; rank 0 has one. Lines past `start_step` of an earlier attempt are dropped."""
+class Ledger(LineFile):
+    """RUN/ledger.jsonl; rank 0 has one."""
 
     def __init__(self, out: Path, start_step: int, begun: Begun) -> None:
-        path = out / NAME
-        if path.exists():
-            kept = [line for step, line in _by_step(path) if step <= start_step]
-            with whole_file(path) as half:
-                half.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        self._append({"step": start_step, "begun": asdict(begun)})
-
-    def write(self, step: int, samples: str, loss: float, figures: str) -> None:
-        """Append a step, counted from 1."""
-        found = loss if math.isfinite(loss) else None  # of a step that was left out
-        self._append({"step": step, "samples": samples, "loss": found, "figures": figures})
-
-    def _append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _by_step(path: Path) -> list[tuple[int, str]]:
-    """Each line with its step; raises ConfigError where one is damaged."""
-    found = []
-    for number, line in enumerate(whole_lines(path), 1):
-        try:
-            found.append((int(json.loads(line)["step"]), line))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ConfigError(f"{path} is damaged in line {number} ({error!r}). Bring back an intact copy.") from error
-    return found
-
-
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file with their ends; a last one without is one that a kill cut short."""
-    text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no JSON either
-    return [line + "\n" for line in text.split("\n")[:-1]]
+        super().__init__(out / NAME, start_step)
+        self.write({"step": start_step, "begun": asdict(begun)})
 
 
 @dataclass(frozen=True)
@@ -134,18 +102,16 @@ def read_ledger(run: Path) -> Entries:
     begun: list[tuple[int, Begun]] = []
     steps: dict[int, Mapping[str, Any]] = {}
     try:
-        lines = whole_lines(path)
+        rows = read_metrics(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error}). Runs of older versions have none.") from error
-    for number, line in enumerate(lines, 1):
+    for number, row in enumerate(rows, 1):
         try:
-            row = json.loads(line)
-            step = int(row["step"])
             if "begun" in row:
-                begun.append((step, Begun(**row["begun"])))
+                begun.append((row["step"], Begun(**row["begun"])))
             else:
-                steps[step] = {name: row[name] for name in ("samples", "loss", "figures")}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+                steps[row["step"]] = {name: row[name] for name in ("samples", "loss", "figures")}
+        except (TypeError, KeyError) as error:
             raise ConfigError(f"{path} is damaged in line {number} ({error!r}). Bring back an intact copy.") from error
     if not begun:
         raise ConfigError(f"{path} does not say on what the run began. Bring back an intact copy.")
@@ -171,7 +137,7 @@ def first_difference(
         if then is None or now is None or noted is None:
             where = "the ledger" if then is None else "the replay" if now is None else "metrics.jsonl"
             return f"step {step} is missing in {where}"
-        losses = [math.nan if loss is None else float(loss) for loss in (then["loss"], now["loss"])]
+        losses = [float(line["loss"]) for line in (then, now)]
         if not _close(noted, losses[0], 0):
             return f"step {step}: metrics.jsonl has a loss of {noted!r}, the ledger {losses[0]!r}"
         if then["samples"] != now["samples"]:

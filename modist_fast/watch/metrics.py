@@ -174,6 +174,11 @@ class Recorder(LateLines[_Launched]):
         launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget, samples)
         self._follow(launched, list(mine), mean)
 
+    def flush(self) -> None:
+        super().flush()
+        if self._ledger is not None:
+            self._ledger.flush()
+
     def _write_due(self) -> None:
         with self._spans("log", launches=False):  # a host that is ahead of a GPU waits here until it has caught up
             super()._write_due()
@@ -189,7 +194,8 @@ class Recorder(LateLines[_Launched]):
         if self._log is not None:
             self._log.write(row)
         if self._ledger is not None:
-            self._ledger.write(row["step"], launched.samples, row["loss"], self._figures)
+            line = {"step": row["step"], "samples": launched.samples, "loss": row["loss"], "figures": self._figures}
+            self._ledger.write(line)
         self._display.update(row)
         if self._alarm is not None and not row.get("step_skipped"):
             self._alarm.see(row["step"], row)

@@ -1,4 +1,4 @@
-"""The record of a run: a JSON line a step and TensorBoard curves."""
+"""The records of a run: JSON lines, a step each, and TensorBoard curves."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,24 +18,22 @@ _WRITE_SECONDS = 1.0  # lines are read by people, who do not mind
 _INTACT = "Bring back an intact copy, or take the line out."
 
 
-class RunLog:
-    """Writes RUN/metrics.jsonl and RUN/tensorboard; lines past `start_step` of an earlier attempt are dropped.
+class LineFile:
+    """A file of JSON lines, a step each; those past `start_step` of an earlier attempt are dropped.
 
     A thread writes, what there is at a time, about once a second: a step pays for no file. Leaving the context writes
     the rest.
     """
 
-    def __init__(self, out: Path, start_step: int) -> None:
-        path = out / "metrics.jsonl"
+    def __init__(self, path: Path, start_step: int) -> None:
         drop_lines_after(path, start_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
-        self._rows: list[dict[str, Any]] = []
-        self._writer = Writer("run-log")
+        self._rows: list[Mapping[str, Any]] = []
+        self._writer = Writer(path.stem)
         self._begun = -math.inf
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Take in the figures of one step (`row["step"]`: steps done, counted from 1).
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Take in a line (`row["step"]`: steps done, counted from 1).
 
         Raises:
             OSError: those of an earlier step could not be written.
@@ -58,22 +56,41 @@ class RunLog:
         rows, self._rows, self._begun = self._rows, [], time.monotonic()
         self._writer.begin(lambda: self._append(rows))
 
-    def _append(self, rows: list[dict[str, Any]]) -> None:
+    def _append(self, rows: list[Mapping[str, Any]]) -> None:
         self._file.write("".join(map(_line_of, rows)))
         self._file.flush()
-        for row in rows:
-            for name, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    self._board.add_scalar(name, value, row["step"])
 
-    def __enter__(self) -> "RunLog":
+    def _close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         try:
             self.flush()
         finally:
-            self._file.close()
+            self._close()
+
+
+class RunLog(LineFile):
+    """RUN/metrics.jsonl, and the same in RUN/tensorboard."""
+
+    def __init__(self, out: Path, start_step: int) -> None:
+        super().__init__(out / "metrics.jsonl", start_step)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
+
+    def _append(self, rows: list[Mapping[str, Any]]) -> None:
+        super()._append(rows)
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._board.add_scalar(name, value, row["step"])
+
+    def _close(self) -> None:
+        try:
+            super()._close()
+        finally:
             self._board.close()
 
 
@@ -95,7 +112,7 @@ def _line_of(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl or budget.jsonl, null as NaN.
+    """The whole lines of metrics.jsonl, budget.jsonl or ledger.jsonl, null as NaN.
 
     A last one without its newline is one that a kill cut short.
 

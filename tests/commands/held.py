@@ -6,6 +6,7 @@ RUN.held says that it does; it goes on when that file is gone. So a signal finds
 import runpy
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def held_file(run: Path) -> Path:
 def _hold(steps: int, run: Path) -> None:
     original = RunLog.write
 
-    def write(self: RunLog, row: dict[str, Any]) -> None:
+    def write(self: RunLog, row: Mapping[str, Any]) -> None:
         original(self, row)
         if row["step"] == steps and Path(self._file.name).parent == run:
             (held := held_file(run)).touch()

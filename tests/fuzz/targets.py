@@ -5,7 +5,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,13 @@ from modist_fast.models import build_visual
 from modist_fast.presets import PRESETS
 from modist_fast.run import checkpoint
 from modist_fast.run.export import export_backbone, load_backbone
-from modist_fast.watch.ledger import read_ledger
+from modist_fast.watch.ledger import Begun, read_ledger
 from modist_fast.watch.run_log import read_metrics
 from modist_fast.weights.reading import read_weights
 from modist_fast.weights.writing import write_weights
 from modist_pipelines.lists.listing import read_listing
 from modist_pipelines.motion_inputs import MapScale
 from modist_pipelines.plan import ClipSpec, PlanConfig, eligible_videos, plan_sample
-from modist_pipelines.store import reader
 from modist_pipelines.store.reader import Store, StoreMeta
 from modist_pipelines.store.summary import Summary
 from modist_pipelines.store.writer import ShardWriter, quarantine_table, write_tables
@@ -139,10 +138,8 @@ def _make_weights(folder: Path) -> None:
 
 
 def _make_lines(folder: Path) -> None:
-    begun = dict.fromkeys(
-        ("plan", "store", "content", "device", "precision", "torch", "modist_fast", "git_revision"), ""
-    )
-    begun |= dict.fromkeys(("epochs", "processes", "threads", "groups_of_a_pass"), 1)
+    values: dict[object, object] = {str: "", int: 1, bool: False}
+    begun = {field.name: values.get(field.type) for field in fields(Begun)}
     steps = [{"step": step, "samples": "a", "loss": 1.0, "figures": "b"} for step in range(1, 4)]
     rows = [{"step": 0, "begun": begun}, *steps]
     (folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -198,4 +195,3 @@ TARGETS = {
     ),
 }
 CPU = torch.device("cpu")
-reader._READ_PAUSES = ()  # what fails here fails at once, and again

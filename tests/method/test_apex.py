@@ -103,6 +103,13 @@ class StandsIn(torch.optim.SGD):
         super().step(closure)
 
 
+def test_it_cannot_leave_steps_out(tmp_path):
+    config = find_preset("demo")(tmp_path, tmp_path / "run")
+    config = replace(config, on_bad_step="skip", optim=replace(config.optim, implementation="apex"))
+    with pytest.raises(ConfigError, match=r"--on-bad-step skip --optim\.implementation apex"):
+        check(config, 1)
+
+
 def test_a_whole_step_calls_it_as_it_can_be_called(monkeypatch):
     config = small_config(num_groups=2)
     with join_world("cpu") as world:

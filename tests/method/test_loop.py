@@ -78,7 +78,7 @@ class Toy(TrainingLoop[ToyConfig]):
         self._diverges_at, self._stopped_in = diverges_at, stopped_in
 
     def run(self) -> None:
-        self._resume({"data": "toy"}, "toys")
+        self._resume({"data": lambda: "toy"}, "toys")
         with self._stopped_by_signals():
             lines = ToyLines(self.events)
             self._take_steps(self._batches, lambda step: self._take(step, lines), lines)

@@ -205,7 +205,7 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
             Interrupted: a signal came first; the state is saved.
         """
         self._resume(
-            {"fingerprint": self._fingerprint},
+            {"fingerprint": lambda: self._fingerprint},
             "videos, labels or parts of them, or from another backbone. Use those it began with",
         )
         if self.world.is_main:

@@ -9,12 +9,12 @@ from modist_pipelines.lists.entry import (
     PATH_NAMES,
     SPLIT_NAMES,
     SPLITS,
-    is_media,
     is_number,
     is_whole_number,
     plain_name,
 )
 from modist_pipelines.lists.table import Row
+from modist_pipelines.video.suffixes import is_media
 
 _LOOKED_AT = 1000  # rows that a guess rests on
 _FRAMES = 16  # a video has at least so many frames, or it is of no use

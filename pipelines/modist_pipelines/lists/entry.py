@@ -41,11 +41,6 @@ class Entry:
     """Of the list, from 1."""
 
 
-def is_media(name: str) -> bool:
-    """Whether a name ends as media files do."""
-    return MEDIA_NAME.search(name) is not None
-
-
 def plain_name(cell: str) -> str:
     """The name of a column as `PATH_NAMES` and its like have it."""
     return re.sub(r"[\s\-]+", "_", cell.strip().lower())

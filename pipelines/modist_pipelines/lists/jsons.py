@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.lists.entry import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Entry, is_media, plain_name
+from modist_pipelines.lists.entry import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Entry, plain_name
 from modist_pipelines.lists.tables import CLIP_SUFFIXES, kinetics_entry
+from modist_pipelines.video.suffixes import is_media
 
 _IDS = ("id", "uid", "video_id", "videoid", "vid", "youtube_id", "yt_id")
 _WRAPPERS = ("database", "videos", "data", "clips", "items", "annotations", "samples")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from modist_pipelines.errors import DataError
 from modist_pipelines.lists.encoding import read_text
-from modist_pipelines.lists.entry import Entry, is_media
+from modist_pipelines.lists.entry import Entry
 from modist_pipelines.lists.table import numbered
+from modist_pipelines.video.suffixes import is_media
 
 UCF101_LINE = re.compile(r"(?:\./)?([^/\\\s]+)[/\\](v_\1[^/\\]*\.\w+)(?:\s+\d+)?", re.IGNORECASE)
 HMDB51_NAME = re.compile(r"_test_split\d$")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.lists.entry import MEDIA_NAME, PATH_NAMES, is_media, is_number, plain_name
+from modist_pipelines.lists.entry import MEDIA_NAME, PATH_NAMES, is_number, plain_name
+from modist_pipelines.video.suffixes import is_media
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ": "spaces", "": "one column"}
 _MEDIA = MEDIA_NAME.pattern.removesuffix("$")

@@ -12,7 +12,7 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.video import archives
 from modist_pipelines.video.frame_folders import frames_in, is_picture
 from modist_pipelines.video.opener import grouped, status
-from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_video_by_content
+from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_media, is_video_by_content
 
 logger = logging.getLogger("modist")
 
@@ -70,7 +70,7 @@ def _sorted_out(
         )
     if num_other:
         logger.info(
-            "%d files are not media files by their names, or by their first bytes where the name does not tell, and "
+            "%d of the files are no media by their names, or by their first bytes where the name does not tell, and "
             "are left alone: %s",
             num_other,
             _named(others),
@@ -166,11 +166,6 @@ def _members(name: str, path: Path, unlisted: list[OSError]) -> Iterator[tuple[s
         yield f"{name}/{inside}", "frames"
     for inside in rest:
         yield f"{name}/{inside}", "member"
-
-
-def is_media(name: str) -> bool:
-    """Whether a name ends as media files do."""
-    return os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES
 
 
 def _unlisted_row(folder: Path, error: OSError) -> dict[str, str]:

@@ -29,6 +29,12 @@ OTHER_SUFFIXES = frozenset(
     )
 )
 
+
+def is_media(name: str) -> bool:
+    """Whether a name ends as media files do."""
+    return os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES
+
+
 _HEAD = 64 << 10
 _BEGINNINGS = re.compile(
     rb"....(?:ftyp|moov|mdat|wide|skip|pnot)"  # MP4, QuickTime
