@@ -18,6 +18,7 @@ from modist_fast.host.interrupts import Interrupted, noted
 from modist_fast.host.writer import Writer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
+from modist_fast.run.out_of_memory import OutOfMemoryError, during_steps, shortage
 from modist_fast.run.whole_state import SaveError, snapshot
 from modist_fast.watch.hang import HangWatcher
 from modist_fast.watch.late import LateLines
@@ -57,6 +58,10 @@ class TrainingLoop(ABC, Generic[Config]):
         """What a checkpoint holds beside the state of the step, a fingerprint of the data in it."""
 
     @abstractmethod
+    def _memory_options(self) -> str:
+        """The options by which a step takes less memory, and their values, for an error."""
+
+    @abstractmethod
     def _agree(self) -> None:
         """Bring the ranks' nets to one state, before it is saved."""
 
@@ -70,6 +75,7 @@ class TrainingLoop(ABC, Generic[Config]):
             take: changes the weights by a batch, and gives `lines` what it came to.
         """
         spans = getattr(self.step, "spans", None)
+        begun = self.steps_done
         limit, phase = 60 * self.config.hang_minutes, (lambda: spans.phase) if spans is not None else str
         try:
             with HangWatcher(self.out, self.world.rank, self.world.size, limit, phase) as watcher:
@@ -90,6 +96,12 @@ class TrainingLoop(ABC, Generic[Config]):
         except DivergedError as error:
             self._end_writing()
             raise DivergedError(f"{error} Then go on with --resume auto: {checkpoint.kept(self.out)}") from error
+        except Exception as error:
+            self._end_writing()
+            if (lacking := shortage(error)) is None:
+                raise
+            ended = during_steps(error, lacking, self.world.rank, self.steps_done + 1, begun, self._memory_options())
+            raise OutOfMemoryError(f"{ended} Then go on with --resume auto: {checkpoint.kept(self.out)}") from error
         except BaseException:
             self._end_writing()
             raise

@@ -174,6 +174,16 @@ class Trainer(TrainingLoop[TrainConfig]):
         warmup_steps = self.config.objective.cross_warmup_epochs * self.loader.steps_per_epoch
         return min(1.0, self.steps_done / warmup_steps) if warmup_steps else 1.0
 
+    def _memory_options(self) -> str:
+        config = self.config
+        together = self.step.groups_of_a_pass
+        same = f"--groups-together (now {together}; 1 computes the same), " if together > 1 else ""
+        return (
+            f"{same}--group-size {config.group_size}, --clips.crop-size {config.clips.crop_size} or "
+            f"--clips.visual.num-frames {config.clips.visual.num_frames}, or share the batch among more devices "
+            "(--nproc-per-node)"
+        )
+
     def _agree(self) -> None:
         agree_on_statistics(self.step.model)
 

@@ -46,10 +46,26 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = stop.code
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"\n{stop}", file=sys.stderr)
+    except Exception as error:
+        if (lacking := _shortage(error)) is None:
+            raise
+        _print_once(
+            f"out of memory: {lacking.rstrip('.')}. Lower --batch-size or the size of the clips where the command has "
+            "such options, or run it where nothing else takes the memory."
+        )
+        code = 2
     finally:
         if _reader_left():  # what is still to be written goes nowhere, and is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _shortage(error: Exception) -> str | None:
+    if "torch" not in sys.modules:
+        return None
+    from modist_fast.run.out_of_memory import shortage
+
+    return shortage(error)
 
 
 def _reader_left() -> bool:
@@ -147,5 +163,6 @@ def _print_once(message: str) -> None:
     if rank > 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2.0)
-        message = f"(rank {rank}) {message}"
+        if not message.startswith(f"rank {rank} "):
+            message = f"(rank {rank}) {message}"
     print(f"\nerror: {message}", file=sys.stderr)  # one line, which a terminal folds without breaking a path

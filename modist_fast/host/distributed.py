@@ -21,6 +21,7 @@ from modist_fast.host.unusable import unusable_gpus
 Result = TypeVar("Result")
 # Words of gloo and of torch's stores alone: a read of a file may time out as well.
 _TIMED_OUT = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|socket .* timed out")
+_GONE = re.compile(r"Connection (closed|reset) by peer|Socket closed|remote process exited")  # gloo's and nccl's
 
 
 def default_processes() -> int:
@@ -57,7 +58,7 @@ def join_world(
     Raises:
         ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
             torch cannot use; a process that is in a group already; on gloo, a rank that did not come to a collective
-            in time.
+            in time, or whose process ended.
     """
     if device == "auto" and (why := unusable_gpus()):
         raise ConfigError(
@@ -81,9 +82,11 @@ def join_world(
         with _group(device, timedelta(seconds=timeout)) as world, computing(arithmetic or Arithmetic(tf32=False)):
             yield world
     except RuntimeError as error:
-        if not _TIMED_OUT.search(str(error)):
-            raise
-        raise ConfigError(_late(error, timeout)) from error
+        if _TIMED_OUT.search(str(error)):
+            raise ConfigError(_late(error, timeout)) from error
+        if _GONE.search(str(error)):
+            raise ConfigError(_gone(error)) from error
+        raise
 
 
 def _late(error: RuntimeError, timeout: float) -> str:
@@ -95,6 +98,15 @@ def _late(error: RuntimeError, timeout: float) -> str:
         f"(seconds){phase}. That rank hangs, or its machine or network is gone: look at the last lines of the others. "
         "Raise --collective-timeout where a rank is merely slow; a run goes on from its last checkpoint with --resume "
         f"auto. In torch's words: {words}"
+    )
+
+
+def _gone(error: RuntimeError) -> str:
+    phase = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return (
+        f"rank {os.environ.get('RANK', 0)} lost another rank{phase}: its process has ended. Its own lines say why; one "
+        "that was killed says nothing (out of host memory: `dmesg`; a machine that went away). A run goes on from its "
+        f"last checkpoint with --resume auto. In torch's words: {str(error).splitlines()[0]}"
     )
 
 

@@ -133,6 +133,19 @@ def _bad_gradient(number: int) -> None:
     step.TrainingStep._pass = passed  # pyright: ignore[reportAttributeAccessIssue], likewise
 
 
+def _no_memory(number: int) -> None:
+    """The loss of a step asks for a petabyte."""
+    original = step.TrainingStep._loss
+
+    def loss(self: Any, *inputs: Any) -> Any:
+        self.planted = getattr(self, "planted", 0) + 1
+        if self.planted > (number - 1) * self._num_passes:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return original(self, *inputs)
+
+    step.TrainingStep._loss = loss  # pyright: ignore[reportAttributeAccessIssue], likewise
+
+
 # In backward passes a call. A step of its own is three or four of them; it loads four videos, and plans, reads and
 # decodes them by eight, four and two calls.
 FAULTS: dict[str, Callable[[], None]] = {
@@ -150,6 +163,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "busy": lambda: _busy_core(3),
     "bad-clip": lambda: _bad_clip(2),
     "bad-gradient": lambda: _bad_gradient(4),
+    "no-memory": lambda: _no_memory(1),
+    "no-memory-later": lambda: _no_memory(4),
 }
 
 

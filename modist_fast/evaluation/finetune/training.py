@@ -256,6 +256,13 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
                 log.warning("damaged, and left out of training: %s", reason)
         self._damaged |= damaged
 
+    def _memory_options(self) -> str:
+        config = self.config
+        return (
+            f"--group-size {config.group_size} or --views.crop-size, or share the batch among more devices "
+            "(--nproc-per-node)"
+        )
+
     def _agree(self) -> None:
         agree_on_statistics(self.step.model.training_parts())
 
