@@ -100,6 +100,9 @@ class Toy(TrainingLoop[ToyConfig]):
     def _own_state(self) -> dict[str, Any]:
         return {"data": "toy"}
 
+    def _memory_options(self) -> str:
+        return "--toys 8"
+
     def _agree(self) -> None:
         self.events.append(f"save {self.steps_done}")
 
