@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-oldest quick lint gpu-check clean
+.PHONY: install demo test long faults test-oldest quick lint gpu-check clean
 
 install: .venv/.installed
 
@@ -38,9 +38,17 @@ test-oldest: .venv-oldest/.installed
 	$(OLDEST) -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dali,onnx,hub,dev]'
 	touch $@
 
+# What `make test` leaves out: whole tables and pages, every real video, the second case of what one case shows.
+long: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
+
+# Every fault of docs/reliability.md. Thirty kills of one run: python -m tests.faults.kills
+faults: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m fault
+
 # For the inner loop: without the tests that start processes of their own.
 quick: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu" -q
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu and not long" -q
 
 # Everything that only a GPU can show, about an hour; a folder to attach to an issue. GPU_CHECK=--dry-run on a CPU,
 # GPU_CHECK='--skip-done --deadline 540' where a machine is lent for minutes.

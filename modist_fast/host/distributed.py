@@ -15,6 +15,7 @@ from torch import Tensor
 from modist_fast.errors import ConfigError
 from modist_fast.host.arithmetic import Arithmetic, computing
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
+from modist_fast.host.processes import end_with_launcher
 from modist_fast.host.torch_names import all_gather_single
 from modist_fast.host.unusable import unusable_gpus
 
@@ -122,6 +123,7 @@ def _group(device: DeviceOption, timeout: timedelta) -> Iterator[World]:
         )
     if use_cuda:
         torch.cuda.set_device(local_rank)
+    end_with_launcher()
     backend = "nccl" if use_cuda else "gloo"
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     gpu = torch.device("cuda", local_rank) if use_cuda else None

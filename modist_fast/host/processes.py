@@ -1,6 +1,8 @@
 """Processes: commands of this project in some of their own, and the cores that this one may use."""
 
+import ctypes
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,19 @@ def command(name: str, *words: object, processes: int | None = None) -> tuple[st
     """
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)) if processes else ()
     return (sys.executable, *torchrun, "-m", "modist_fast", name, *map(str, words))
+
+
+def end_with_launcher() -> None:
+    """Have this process get SIGTERM when torchrun dies, however it does: it saves and ends, instead of training on.
+
+    torchrun gives each process a session of its own, so what kills torchrun's group does not reach them. Elsewhere than
+    on Linux, and under other launchers, this does nothing.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def allowed_cores(device: "torch.device") -> str:

@@ -1,11 +1,15 @@
 """Run the launch scripts as users do."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from modist_fast.run import checkpoint
 from tests.commands.held import held_file
@@ -64,6 +68,21 @@ def start_and_signal(command: list[str], run: Path, after_steps: int, send: Call
     send(process)
     held_file(run).unlink()
     return process.wait(timeout=HANG)
+
+
+def kill_family(process: subprocess.Popen) -> None:
+    """Kill a process and all that descend from it, at one moment, and wait until they are gone.
+
+    torchrun's processes have sessions of their own: a signal to its group does not reach them.
+    """
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for kind in (signal.SIGSTOP, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(kind)
+    process.wait(timeout=HANG)
+    psutil.wait_procs(family[1:], timeout=HANG)
 
 
 def newest(run: Path) -> Path:

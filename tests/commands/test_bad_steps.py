@@ -24,6 +24,7 @@ def pretrain(store: Path, run: Path, fault: str, *options: object) -> subprocess
     return run_words([str(word) for word in words])
 
 
+@pytest.mark.fault
 def test_both_ranks_leave_a_step_out_and_a_resumed_run_is_exact(demo_store: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("--on-bad-step", "skip", "--max-bad-steps", 1, "--resume", "auto")
@@ -45,6 +46,8 @@ def test_both_ranks_leave_a_step_out_and_a_resumed_run_is_exact(demo_store: Path
         assert digest_of(states[0][part]) == digest_of(states[1][part])
 
 
+@pytest.mark.long
+@pytest.mark.fault
 def test_an_infinite_gradient_at_the_last_step_ends_the_run(demo_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = pretrain(demo_store, run, "bad-gradient", "--max-steps", 4)

@@ -33,6 +33,8 @@ def hurt_store(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.mark.long
+@pytest.mark.fault
 def test_any_number_of_processes_leaves_out_the_same(hurt_store: Path, tmp_path: Path) -> None:
     runs = {}
     for processes in (None, 2):

@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.evaluation.results import refuse_other_task
 from modist_fast.host import interrupts
 from modist_fast.host.interrupts import Interrupted, noted, raise_interrupted
-from tests.commands.launching import HANG, newest, run_script, script_command, start_and_signal
+from tests.commands.launching import HANG, kill_family, newest, run_script, script_command, start_and_signal
 
 SMALL = ("--preset", "demo", "--device", "cpu", "--precision", "fp32", "--batch-size", 8, "--group-size", 4)
 SMALL += ("--model.visual-width", 8, "--clips.crop-size", 32, "--objective.bank-size", 16, "--max-steps", 60)
@@ -31,6 +32,22 @@ def test_torchrun_ends_with_an_error_after_all_ranks_have_saved(demo_store: Path
     code = start_and_signal(command, run, 3, lambda process: os.kill(process.pid, signal.SIGTERM))
     assert code != 0
     assert torch.load(newest(run))["step"] >= 3
+    assert not (run / "backbone.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_processes_save_and_end_when_their_launcher_was_killed(demo_store: Path, tmp_path: Path):
+    run, ranks = tmp_path / "run", []
+
+    def kill_launcher(process: subprocess.Popen) -> None:
+        ranks.extend(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+
+    start_and_signal(script_command("pretrain.py", *words(demo_store, run), processes=2), run, 3, kill_launcher)
+    assert len(ranks) >= 2
+    assert psutil.wait_procs(ranks, timeout=HANG)[1] == []
+    assert 3 <= torch.load(newest(run))["step"] < 60
     assert not (run / "backbone.safetensors").exists()
 
 
@@ -53,13 +70,13 @@ def test_two_starts_at_once_and_the_code_that_was_asked_for(demo_store: Path, tm
     assert "is writing there. Wait for its end, or choose another --out." in message
     assert "Traceback" not in second.stderr
     command = script_command("pretrain.py", *words(demo_store, run, "--resume", "auto"))
-    start_and_signal(command, run, 8, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    start_and_signal(command, run, 8, kill_family)
     command = script_command("pretrain.py", *words(demo_store, run, "--resume", "auto", "--max-steps", 9))
     assert subprocess.run(command, capture_output=True, check=False, timeout=HANG).returncode == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_preparing_is_interrupted_and_goes_on(kind: signal.Signals, tmp_path: Path):
     videos, store = tmp_path / "videos", tmp_path / "store"
     make_demo_videos(videos, num_videos=16, seed=0, workers=2)

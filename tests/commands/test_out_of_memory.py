@@ -19,6 +19,7 @@ OF_CUDA = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_without_memory_at_the_first_step_says_what_to_lower(demo_store: Path, tmp_path: Path) -> None:
     done = pretrain(demo_store, tmp_path / "run", "no-memory")
     assert done.returncode != 0

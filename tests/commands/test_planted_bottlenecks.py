@@ -63,10 +63,12 @@ def test_heavy_checkpoint(demo_store: Path, tmp_path: Path) -> None:
     assert budget["verdict"].endswith("raise --checkpoint.every")
 
 
+@pytest.mark.long
 def test_slow_log(demo_store: Path, tmp_path: Path) -> None:
     assert budget_of(tmp_path / "run", demo_store, "log")["bottleneck"] == "log"
 
 
+@pytest.mark.long
 def test_slow_gradients(demo_store: Path, tmp_path: Path) -> None:
     budget = budget_of(tmp_path / "run", demo_store, "all_reduce", processes=2)
     assert budget["bottleneck"] == "communication"
@@ -75,7 +77,9 @@ def test_slow_gradients(demo_store: Path, tmp_path: Path) -> None:
     assert share["all_reduce"] == max(share.values()), "the wait belongs to the gradients, not to backward"
 
 
-@pytest.mark.parametrize(("fault", "phase"), [("momentum", "momentum"), ("decode", "data_wait")])
+@pytest.mark.parametrize(
+    ("fault", "phase"), [pytest.param("momentum", "momentum", marks=pytest.mark.long), ("decode", "data_wait")]
+)
 def test_slow_rank_is_named(demo_store: Path, tmp_path: Path, fault: str, phase: str) -> None:
     budget = budget_of(tmp_path / "run", demo_store, fault, rank=1, processes=2)
     assert budget["bottleneck"] == "straggler"
@@ -84,7 +88,7 @@ def test_slow_rank_is_named(demo_store: Path, tmp_path: Path, fault: str, phase:
 
 
 @pytest.mark.skipif(seconds_without_core() == 0, reason="this kernel does not count the time that threads lack a core")
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_busy_machine_is_called_that(demo_store: Path, tmp_path: Path, processes: int) -> None:
     """Three others spin on the core of the last rank: no part of the step is to blame, and no rank a straggler."""
     budget = budget_of(tmp_path / "run", demo_store, "busy", rank=processes - 1, processes=processes)

@@ -15,7 +15,7 @@ import torch
 from modist_fast import load_backbone
 from modist_fast.watch.budget import PHASES
 from modist_fast.watch.run_log import read_metrics
-from tests.commands.launching import HANG, REPOSITORY, newest, run_script, script_command, start_and_signal
+from tests.commands.launching import HANG, REPOSITORY, kill_family, newest, run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processe
     run = tmp_path / "run"
     arguments = options(demo_store, run, "--checkpoint.every", 2, "--resume", "auto")
     command = script_command("pretrain.py", *arguments, processes=2)
-    start_and_signal(command, run, 5, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    start_and_signal(command, run, 5, kill_family)
     assert len(losses(run)) < NUM_STEPS, "killed too late to prove anything"
     resumed = run_script("pretrain.py", *arguments, processes=2)
     assert resumed.returncode == 0, resumed.stderr
@@ -158,7 +158,17 @@ def start_two(command: list[str]) -> list[subprocess.Popen[str]]:
     ]
 
 
-def test_a_rank_that_stops_ends_the_other_with_the_phase(demo_store: Path, tmp_path: Path) -> None:
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (signal.SIGSTOP, r"rank 0 waited for another rank longer than --collective-timeout 30 \(seconds\)"),
+        (signal.SIGKILL, "rank 0 lost another rank"),
+    ],
+)
+def test_a_rank_that_stops_or_dies_ends_the_other_with_the_phase(
+    kind: signal.Signals, said: str, demo_store: Path, tmp_path: Path
+) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
     more = ["--collective-timeout", 30, "--max-steps", 100_000, "--epochs", 100_000]
     waiting, stopped = processes = start_two(
@@ -168,15 +178,13 @@ def test_a_rank_that_stops_ends_the_other_with_the_phase(demo_store: Path, tmp_p
         while not metrics.exists() or len(read_metrics(metrics)) < 3:
             assert waiting.poll() is None, waiting.communicate()[1]
             time.sleep(0.05)
-        stopped.send_signal(signal.SIGSTOP)
+        stopped.send_signal(kind)
         message = " ".join(waiting.communicate(timeout=HANG)[1].split())
         assert waiting.returncode == 2, message
         assert "Traceback" not in message
         error = message[message.index("error:") :]
-        assert re.search(
-            r"error: rank 0 waited for another rank longer than --collective-timeout 30 \(seconds\)", error
-        )
-        phase = re.search(r", in the phase (\w+) of a step\.", error)
+        assert re.search(f"error: {said}", error)
+        phase = re.search(r", in the phase (\w+) of a step[.:]", error)
         assert phase
         assert phase[1] in PHASES
         assert "In torch's words: " in error

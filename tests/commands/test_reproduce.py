@@ -13,6 +13,7 @@ from tests.commands.launching import run_command
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rehearsal_runs_all_of_it_once(tmp_path: Path) -> None:
     words = ("--gate", "authors-weights", "--out", tmp_path / "out", "--rehearse")
     done = run_command("reproduce", *words)

@@ -65,6 +65,7 @@ def test_a_run_sends_gradients_keys_and_ids(demo_store: Path, tmp_path: Path) ->
         assert account["sockets"] / STEPS < 1.02 * sum(minimum.values())
 
 
+@pytest.mark.long
 def test_a_planted_collective_shows(demo_store: Path, tmp_path: Path) -> None:
     """3 % of the gradients more, in the middle of the step."""
     config = config_of("demo", batch=16, group=4)

@@ -126,6 +126,7 @@ def test_steps_of_before_there_were_ledgers_are_taken_again_and_not_compared(
     assert (code, "steps 5 to 6 are what was recorded, bit for bit" in said) == (0, True), said
 
 
+@pytest.mark.long
 def test_another_number_of_processes_is_near(demo_store: Path, tmp_path: Path) -> None:
     """Recorded by two; taken again by two, and by one."""
     run = tmp_path / "run"

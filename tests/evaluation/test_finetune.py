@@ -32,7 +32,7 @@ from modist_fast.host.distributed import World, join_world
 from modist_fast.models import build_visual
 from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.store.reader import Store, shard_path
-from tests.commands.launching import newest, run_script, script_command, start_and_signal
+from tests.commands.launching import kill_family, newest, run_script, script_command, start_and_signal
 from tests.method.striped_store import make_striped_store
 
 pytestmark = pytest.mark.slow
@@ -305,7 +305,7 @@ def test_a_killed_and_resumed_run_repeats_every_bit(striped: Path, one_process: 
     out = tmp_path / "run"
     arguments = options(striped, out, "--resume", "auto")
     command = script_command("evaluate.py", *arguments)
-    start_and_signal(command, out, 5, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    start_and_signal(command, out, 5, kill_family)
     assert len(losses(out)) < NUM_STEPS, "killed too late to prove anything"
     resumed = run_script("evaluate.py", *arguments)
     assert resumed.returncode == 0, resumed.stderr

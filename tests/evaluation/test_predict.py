@@ -48,7 +48,13 @@ def assert_same_answers(out: Path, found: dict[str, dict[str, str]]) -> None:
         assert chance[row["label"]] == pytest.approx(row["probability"], abs=2e-3), row["video"]
 
 
-@pytest.mark.parametrize("recipe", [["--recipe", "lbfgs"], ["--recipe", "lbfgs", "--lbfgs.normalize", "l2"]])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(["--recipe", "lbfgs"], marks=pytest.mark.long),
+        ["--recipe", "lbfgs", "--lbfgs.normalize", "l2"],
+    ],
+)
 def test_a_linear_classifier(demo_store: Path, labels: Path, backbone: Path, tmp_path: Path, recipe: list[str]) -> None:
     out, videos = tmp_path / "out", ["--features.precision", "fp32"]
     arguments = ["--backbone", backbone, "--store", demo_store, "--labels", labels, "--out", out]
@@ -70,6 +76,7 @@ def test_a_linear_classifier(demo_store: Path, labels: Path, backbone: Path, tmp
         backbone.with_name("moved.pth").rename(backbone)
 
 
+@pytest.mark.long
 def test_a_finetuned_classifier_on_files(demo_store: Path, labels: Path, backbone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--backbone", backbone, "--store", demo_store, "--labels", labels, "--out", out, "--device", "cpu"]

@@ -29,7 +29,7 @@ def test_a_thread_writes_several_lines_at_a_time(tmp_path, monkeypatch):
             log.write(row)
             log._writer.wait()  # so that every one could be written, were it time
             clock[0] += 0.3
-    assert [name for name, _ in pieces] == ["run-log"] * len(pieces)
+    assert [name for name, _ in pieces] == ["metrics"] * len(pieces)
     assert [num for _, num in pieces] == [1, 4, 4, 4, 4, 3]
     assert read_metrics(tmp_path / "metrics.jsonl") == rows(1, 20)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -66,6 +66,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     assert long < 1.2 * short
 
 
+@pytest.mark.long
 def test_frames_are_let_go(tmp_path: Path) -> None:
     """PyAV's frames refer to themselves once their display matrix was asked for; Python's own collections, which are
     off here, may keep some for hours."""

@@ -89,6 +89,7 @@ def test_ratios_take_the_best_peer():
     assert rows[0].cells()["samples/s"] == "40.0"
 
 
+@pytest.mark.long
 def test_whole_table_runs(tmp_path):
     (tmp_path / "videos").mkdir()
     for name in ("a", "b"):

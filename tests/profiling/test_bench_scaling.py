@@ -104,6 +104,7 @@ def test_each_collective_is_counted_by_what_it_gives():
     assert counter.calls[Message("a", "allreduce_", "float32")] == 2
 
 
+@pytest.mark.long
 def test_the_whole_in_small():
     options = Options(preset="demo", batch=4, crop=32, bank=64, rounds=2, counted=("demo",))
     found, links, sent = measure(options)

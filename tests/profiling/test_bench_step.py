@@ -81,6 +81,7 @@ def test_ratios_and_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == ["absent", "not installed (pip)"]
 
 
+@pytest.mark.long
 def test_rows_run_in_processes_of_their_own() -> None:
     rows = step_rows(Options(batch=2, crop=32, bank=256, threads=1))
     ends = [rows[0], rows[1], rows[-1]]

@@ -61,6 +61,7 @@ def gpu_stages(num_gpus: int = 1, memory_gb: float = 80.0) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages(setting)}
 
 
+@pytest.mark.long
 def test_dry_run_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "check"
     done = run_check("--dry-run", "--out", folder)

@@ -13,6 +13,7 @@ from modist_kernels.batch_norm.kernels import (
     normalize_kernel,
     statistics_kernel,
 )
+from modist_kernels.launch import launch
 
 _TILE = 4096  # values of a tile: 32 for each thread of 4 warps
 _PROGRAMS = 1024  # wanted of a launch: several for each multiprocessor
@@ -63,9 +64,11 @@ def forward(
     grid = (parts, groups, triton.cdiv(channels, block_c))
     sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
-    statistics_kernel[grid](x, partial, tickets, mean, inverse_std, rows, rows_per_part, eps, **sizes)
+    launch(statistics_kernel, grid, x, partial, tickets, mean, inverse_std, rows, rows_per_part, eps, **sizes)
     flags: dict[str, Any] = {"RESIDUAL": residual is not None, "RELU": relu}
-    normalize_kernel[grid](
+    launch(
+        normalize_kernel,
+        grid,
         x,
         x if residual is None else residual,
         weight,
@@ -110,7 +113,9 @@ def backward(
     sizes: dict[str, Any] = {"C": channels, "BLOCK_R": block_r, "BLOCK_C": block_c}
     partial = torch.empty(2, groups, parts, channels, dtype=torch.float32, device=x.device)
     flags: dict[str, Any] = {"RESIDUAL": has_residual, "RELU": relu}
-    gradient_sums_kernel[grid](
+    launch(
+        gradient_sums_kernel,
+        grid,
         grad_y,
         x,
         y,
@@ -128,7 +133,9 @@ def backward(
         **flags,
     )
     mask: dict[str, Any] = {"MASK": relu and not has_residual}
-    gradient_kernel[grid](
+    launch(
+        gradient_kernel,
+        grid,
         grad_residual if has_residual else grad_y,
         x,
         weight,

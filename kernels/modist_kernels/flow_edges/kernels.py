@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from modist_kernels.configurations import EdgesConfiguration, architecture, edges_configuration
+from modist_kernels.launch import launch
 
 MIN_BLOCK_W = 256  # eight pixels a lane of one warp
 MAX_WIDTH = 8192  # a row must fit one program
@@ -159,7 +160,9 @@ def forward(
         configuration = edges_configuration(architecture(flow.device), frames, height, width)
     strips = triton.cdiv(height, configuration.rows_per_strip)
     strip_sums = torch.empty(frames, strips, dtype=torch.float32, device=flow.device)
-    edges_kernel[(frames, strips)](
+    launch(
+        edges_kernel,
+        (frames, strips),
         flow,
         edges,
         strip_sums,
@@ -173,6 +176,6 @@ def forward(
         REPLICATE=border == "replicate",
         QUANTIZE=out_dtype == torch.uint8,
         BLOCK_W=max(MIN_BLOCK_W, triton.next_power_of_2(width)),
-        num_warps=configuration.num_warps,  # pyright: ignore[reportCallIssue]
+        num_warps=configuration.num_warps,
     )
     return edges, (strip_sums.sum(dim=1) / (height * width)).reshape(leading)

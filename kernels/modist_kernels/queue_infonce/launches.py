@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from modist_kernels.configurations import PartialConfiguration, architecture, partial_configuration
+from modist_kernels.launch import launch
 from modist_kernels.queue_infonce.definition import num_products, num_terms
 from modist_kernels.queue_infonce.kernels import backward_kernel, combine_kernel, partial_kernel
 
@@ -41,7 +42,9 @@ def forward(
 
     maxima, sums = empty(modalities, num_splits, rows), empty(modalities, num_splits, rows)
     weighted = empty(modalities, num_splits, rows, dim)
-    partial_kernel[(row_tiles, num_splits, modalities)](
+    launch(
+        partial_kernel,
+        (row_tiles, num_splits, modalities),
         queries,
         bank,
         bank_ids,
@@ -59,12 +62,14 @@ def forward(
         BLOCK_R=configuration.block_rows,
         BLOCK_N=configuration.block_negatives,
         STAGES=configuration.num_stages,
-        num_warps=configuration.num_warps,  # pyright: ignore[reportCallIssue]
+        num_warps=configuration.num_warps,
     )
     losses, top1, positive, lse = (empty(num_terms(modalities), batch) for _ in range(4))
     products = num_products(modalities, cross_negatives)
     mean_negative = empty(products, batch, dim)
-    combine_kernel[(batch, products)](
+    launch(
+        combine_kernel,
+        (batch, products),
         queries,
         keys,
         maxima,
@@ -83,7 +88,7 @@ def forward(
         C=dim,
         BLOCK_S=triton.next_power_of_2(num_splits),
         TILE_S=COMBINE_TILE,
-        num_warps=4,  # pyright: ignore[reportCallIssue]
+        num_warps=4,
     )
     return losses, top1, positive, lse, mean_negative
 
@@ -112,7 +117,9 @@ def backward(
     """See `modist::queue_infonce_backward`."""
     modalities, batch, dim = keys.shape
     grad_queries = torch.empty(keys.shape, dtype=dtype, device=keys.device)
-    backward_kernel[(batch, modalities)](
+    launch(
+        backward_kernel,
+        (batch, modalities),
         grad_losses.float(),
         lse,
         positive,
@@ -124,7 +131,7 @@ def backward(
         PAIRED=modalities == 2,
         BOTH=modalities == 2 and cross_negatives == "other",
         C=dim,
-        num_warps=1,  # pyright: ignore[reportCallIssue]
+        num_warps=1,
     )
     return grad_queries
 
