@@ -94,7 +94,7 @@ class GroupedStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         if self.scaler.is_enabled():
             begin_momentum_at_zero(self.optimizer)
-        self.gradients = GradientCheck(net.named_parameters(), world.rank, world.size)
+        self.gradients = GradientCheck(net.named_parameters(), world.rank, world.size, world.device)
         self.leave_out: LeaveOut | None = None
         """Set where steps that go bad are left out."""
         self._parallel = None
@@ -124,13 +124,16 @@ class GroupedStep:
             return nullcontext()
         return self._parallel.no_sync()
 
-    def _update_weights(self, learning_rate: Tensor | float) -> dict[str, Tensor]:
+    def _update_weights(self, learning_rate: Tensor | float, checked: dict[str, Tensor]) -> dict[str, Tensor]:
         """After the last pass: running statistics and weights.
 
+        Args:
+            checked: figures of the gradients, see `GradientCheck`.
+
         Returns:
-            Figures of the gradients, see `GradientCheck`; in fp16 the "loss_scale" too.
+            These; in fp16 the "loss_scale" too.
         """
-        figures = self.gradients.figures()
+        figures = dict(checked)
         self._statistics.end()
         if self.leave_out is not None:
             self.leave_out.decide(self.gradients.count_of(figures))

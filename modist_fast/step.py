@@ -161,13 +161,14 @@ class TrainingStep(GroupedStep):
         keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
         figures = self._accumulate_gradients(inputs, keys, video_ids)
         rate = self._rate.fill_(learning_rate) if self._parts.static else learning_rate
-        checked = self._run("optimizer", lambda: self._update_weights(rate))
+        found = self._run("checks", self.gradients.figures)
+        checked = self._run("optimizer", lambda: self._update_weights(rate, found))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate  # the number, which a checkpoint keeps
-        found = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
+        health = self._run("log", lambda: self._health(figures, keys, video_ids), self._num_passes)
         left_out = self.leave_out.bad if self.leave_out is not None else None
         self._run("enqueue", lambda: self.model.bank.enqueue(keys, video_ids, left_out))
-        return found | checked
+        return health | checked
 
     def _run(self, name: str, part: Callable[[], Result], index: int = 0) -> Result:
         with self.spans(name):

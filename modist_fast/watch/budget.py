@@ -17,6 +17,7 @@ PHASES = (
     "loss",
     "backward",
     "all_reduce",
+    "checks",
     "optimizer",
     "enqueue",
     "log",

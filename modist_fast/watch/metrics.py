@@ -151,6 +151,8 @@ class Recorder(LateLines[_Launched]):
             mine = {"stop": torch.full((), float(stop), device=device), **figures}
             mean = torch.stack(list(mine.values()))
             mean_over_ranks([mean])
+        with self._spans("checks", launches=False):
+            samples = digest_of_samples(batch.video_ids, batch.deal) if self._ledger is not None else ""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         cpu_now = time.process_time()
@@ -170,7 +172,6 @@ class Recorder(LateLines[_Launched]):
             **batch.counters,
         }
         times = self._spans.take()
-        samples = digest_of_samples(batch.video_ids, batch.deal) if self._ledger is not None else ""
         launched = _Launched(row, times, batch.data_wait, batch.spans, batch.counters, in_budget, samples)
         self._follow(launched, list(mine), mean)
 

@@ -7,7 +7,7 @@ from typing import Any
 # A phase that takes less of the step than this is not worth a user's time.
 _NOTABLE = 0.10
 # Work that does not grow with the batch: the fewer samples a step has, the more of it.
-_PER_STEP = ("copy", "momentum", "optimizer", "enqueue", "other")
+_PER_STEP = ("copy", "momentum", "checks", "optimizer", "enqueue", "other")
 _NETS = ("keys", "queries", "backward")
 _WAITS = ("gather", "all_reduce", "log")
 _STRAGGLER_RATIO = 1.15

@@ -11,7 +11,7 @@ from modist_fast.run.whole_state import digest_of
 from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import REPOSITORY, newest, run_words
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 SMALL = "--precision fp32 --device cpu --batch-size 8 --group-size 4 --model.visual-width 8 --clips.crop-size 32"
 SMALL += " --objective.bank-size 16 --checkpoint.every 2 --preset demo"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -24,7 +24,6 @@ def pretrain(store: Path, run: Path, fault: str, *options: object) -> subprocess
     return run_words([str(word) for word in words])
 
 
-@pytest.mark.fault
 def test_both_ranks_leave_a_step_out_and_a_resumed_run_is_exact(demo_store: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("--on-bad-step", "skip", "--max-bad-steps", 1, "--resume", "auto")
@@ -47,7 +46,6 @@ def test_both_ranks_leave_a_step_out_and_a_resumed_run_is_exact(demo_store: Path
 
 
 @pytest.mark.long
-@pytest.mark.fault
 def test_an_infinite_gradient_at_the_last_step_ends_the_run(demo_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = pretrain(demo_store, run, "bad-gradient", "--max-steps", 4)

@@ -23,7 +23,7 @@ from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.errors import DataError
 from tests.commands.launching import newest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 STEPS = 4
 

@@ -13,6 +13,8 @@ from modist_fast.watch.hang import CODE, HangWatcher
 from tests.commands.launching import HANG, REPOSITORY, script_command
 from tests.commands.test_interrupts import words
 
+pytestmark = pytest.mark.fault
+
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named_with_its_step_and_phase(demo_store: Path, tmp_path: Path):

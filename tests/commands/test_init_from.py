@@ -116,6 +116,7 @@ def test_more_epochs_go_on_by_the_longer_schedule(
         pretrain(replace(config, resume="auto"))
 
 
+@pytest.mark.fault
 def test_a_store_is_known_by_what_is_in_it(demo_store: Path, finished: Path, tmp_path: Path) -> None:
     again, run = tmp_path / "again", tmp_path / "run"
     made = run_script("prepare.py", demo_store.parent / "videos", "--out", again, "--short-side", 72, "--workers", 1)

@@ -17,6 +17,8 @@ from modist_fast.host import interrupts
 from modist_fast.host.interrupts import Interrupted, noted, raise_interrupted
 from tests.commands.launching import HANG, kill_family, newest, run_script, script_command, start_and_signal
 
+pytestmark = pytest.mark.fault
+
 SMALL = ("--preset", "demo", "--device", "cpu", "--precision", "fp32", "--batch-size", 8, "--group-size", 4)
 SMALL += ("--model.visual-width", 8, "--clips.crop-size", 32, "--objective.bank-size", 16, "--max-steps", 60)
 
@@ -36,7 +38,6 @@ def test_torchrun_ends_with_an_error_after_all_ranks_have_saved(demo_store: Path
 
 
 @pytest.mark.slow
-@pytest.mark.fault
 def test_processes_save_and_end_when_their_launcher_was_killed(demo_store: Path, tmp_path: Path):
     run, ranks = tmp_path / "run", []
 

@@ -10,6 +10,8 @@ from modist_fast.run.out_of_memory import during_steps, shortage
 from tests.commands.launching import newest
 from tests.commands.test_bad_steps import pretrain
 
+pytestmark = pytest.mark.fault
+
 OF_CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which 1.20 GiB is free. "
     "Including non-PyTorch memory, this process has 77.90 GiB memory in use. Of the allocated memory 70.00 GiB is "

@@ -42,6 +42,7 @@ def budget_of(run: Path, store: Path, fault: str, *more: object, rank: int = -1,
     return budget
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("stage", ["read", "plan", "decode"])
 def test_slow_data_is_called_by_its_stage(demo_store: Path, tmp_path: Path, stage: str) -> None:
     budget = budget_of(tmp_path / "run", demo_store, stage, "--max-steps", 10)
@@ -77,6 +78,7 @@ def test_slow_gradients(demo_store: Path, tmp_path: Path) -> None:
     assert share["all_reduce"] == max(share.values()), "the wait belongs to the gradients, not to backward"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("fault", "phase"), [pytest.param("momentum", "momentum", marks=pytest.mark.long), ("decode", "data_wait")]
 )
@@ -114,6 +116,6 @@ def test_nets_that_compute(demo_store: Path, tmp_path: Path) -> None:
     steps = read_metrics(run / "metrics.jsonl")
     assert sum(row["seconds"] for row in steps[4:]) == pytest.approx(lines[-1]["seconds"][0])
     assert lines[-1]["phases"]["all_reduce"][0] == 0  # there is one process
-    for name in ("momentum", "keys", "gather", "queries", "loss", "backward", "optimizer", "enqueue"):
+    for name in ("momentum", "keys", "gather", "queries", "loss", "backward", "checks", "optimizer", "enqueue"):
         assert sum(row["spans"][name] for row in steps[4:]) == pytest.approx(lines[-1]["phases"][name][0])
         assert lines[-1]["phases"][name][0] > 0

@@ -46,6 +46,7 @@ def two_processes(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
+@pytest.mark.fault
 def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = options(demo_store, run, "--checkpoint.every", 2, "--resume", "auto")
@@ -54,10 +55,18 @@ def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processe
     assert len(losses(run)) < NUM_STEPS, "killed too late to prove anything"
     resumed = run_script("pretrain.py", *arguments, processes=2)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resumed after step" in resumed.stderr
+    assert "resumed after step 4" in resumed.stderr  # the second epoch's last of two steps
     assert losses(run) == losses(two_processes)
+    left = sorted(path.name for path in run.rglob("*") if path.name.startswith("."))
+    assert left == [".lock"]
+    backbone = (run / "backbone.safetensors").read_bytes()
+    again = run_script("pretrain.py", *arguments)  # after the last step there is nothing to do
+    assert again.returncode == 0, again.stderr
+    assert losses(run) == losses(two_processes)
+    assert (run / "backbone.safetensors").read_bytes() == backbone
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_ends_with_its_code(
     kind: signal.Signals, demo_store: Path, two_processes: Path, tmp_path: Path
@@ -80,6 +89,7 @@ def test_a_signal_saves_and_ends_with_its_code(
     assert losses(run) == pytest.approx(losses(two_processes), rel=1e-3)
 
 
+@pytest.mark.fault
 def test_one_process_computes_what_two_compute(demo_store: Path, two_processes: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_script("pretrain.py", *options(demo_store, run))
@@ -193,6 +203,7 @@ def test_a_rank_that_stops_or_dies_ends_the_other_with_the_phase(
             process.kill()
 
 
+@pytest.mark.fault
 def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_path: Path) -> None:
     """Rank 0 alone saves, and the other must hear that it did not."""
     run = tmp_path / "run"

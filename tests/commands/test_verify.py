@@ -17,7 +17,7 @@ from modist_fast.watch.run_log import read_metrics
 from tests.commands.launching import run_script, run_words, script_command
 from tests.commands.test_beginning import pretrain, small
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from modist_pipelines.store.reader import Store
 from tests.commands.launching import run_words
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.fault
+
 
 @pytest.mark.slow
 def test_some_cases_of_every_kind() -> None:

@@ -15,6 +15,8 @@ from modist_fast.host.writer import Writer
 from modist_fast.run import checkpoint
 from modist_fast.run.whole_state import SaveError, digest_of, snapshot, write_durably
 
+pytestmark = pytest.mark.fault
+
 CPU = torch.device("cpu")
 
 

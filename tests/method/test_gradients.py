@@ -15,6 +15,10 @@ from modist_fast.watch.gradients import GradientCheck, take_fault
 from modist_fast.watch.late import LateLines
 from tests.method.small_runs import noise, small_config
 
+pytestmark = pytest.mark.fault
+
+CPU = torch.device("cpu")
+
 
 def net_with(gradients: list[torch.Tensor]) -> nn.ParameterList:
     net = nn.ParameterList([nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients])
@@ -29,7 +33,7 @@ def test_bad_gradients_are_counted_as_a_loop_counts_them(bad: float, where: list
     gradients = [torch.full((3, 2), 3e38), torch.zeros(5), torch.tensor(1e-45)]  # a sum of squares would overflow
     for index in where:
         gradients[index].view(-1)[-1] = bad
-    check = GradientCheck(net_with(gradients).named_parameters(), 0, 1)
+    check = GradientCheck(net_with(gradients).named_parameters(), 0, 1, CPU)
     found = {name: value.item() for name, value in check.figures().items()}
     slow = [index for index, gradient in enumerate(gradients) if not all(map(math.isfinite, gradient.view(-1)))]
     assert (found["bad_gradients"], found["first_bad_gradient"]) == (len(slow), slow[0])
@@ -39,7 +43,7 @@ def test_bad_gradients_are_counted_as_a_loop_counts_them(bad: float, where: list
 
 
 def test_finite_gradients_are_no_fault() -> None:
-    check = GradientCheck(net_with([torch.full((3, 2), -3.4e38), torch.zeros(5)]).named_parameters(), 0, 1)
+    check = GradientCheck(net_with([torch.full((3, 2), -3.4e38), torch.zeros(5)]).named_parameters(), 0, 1, CPU)
     assert take_fault({name: value.item() for name, value in check.figures().items()}, check.names) == ""
 
 
@@ -47,7 +51,7 @@ def test_the_rank_whose_own_gradients_were_bad_is_named() -> None:
     """After the average both are bad."""
     figures = []
     for rank in range(2):
-        check = GradientCheck(net_with([torch.tensor([math.nan])]).named_parameters(), rank, 2)
+        check = GradientCheck(net_with([torch.tensor([math.nan])]).named_parameters(), rank, 2, CPU)
         check.see_own(torch.ones(4))
         check.see_own(torch.tensor([0.0, math.inf if rank == 1 else 1.0]))
         figures.append(check.figures())
@@ -88,7 +92,7 @@ def test_a_planted_gradient_ends_the_run_with_its_name_one_step_late() -> None:
 def test_fp16_counts_what_it_leaves_out_until_the_scale_is_nothing() -> None:
     """With torch's own scaler: an overflow is left out, one after another come to an error."""
     weight = nn.Parameter(torch.ones(2))
-    check, optimizer = GradientCheck([("w", weight)], 0, 1), torch.optim.SGD([weight], lr=1.0)
+    check, optimizer = GradientCheck([("w", weight)], 0, 1, CPU), torch.optim.SGD([weight], lr=1.0)
     scaler = torch.amp.GradScaler("cpu")
     lines = Lines(check)
 

@@ -20,6 +20,8 @@ from modist_pipelines.clips.loader import ClipBatch
 from tests.method.graph_stand_in import RecordedCalls
 from tests.method.small_runs import noise, small_config
 
+pytestmark = pytest.mark.fault
+
 BAD = -1
 """In place of a batch's number: one with a NaN in a clip."""
 

@@ -125,6 +125,7 @@ def weight_of(out: Path) -> float:
     return state["step"]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("diverges_at", [3, 4, 8])
 def test_a_step_whose_loss_is_no_number_is_not_saved(tmp_path: Path, world: World, diverges_at: int) -> None:
     toy = Toy(tmp_path, world, ToyConfig(), diverges_at)
@@ -162,6 +163,7 @@ def test_the_cross_terms_grow_over_their_epochs() -> None:
     assert weights(1.5) == [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("option", ["stop", "continue"])
 @pytest.mark.parametrize("fails_at", [3, 8])
 def test_a_save_that_fails_ends_the_run_or_is_gone_on_from(

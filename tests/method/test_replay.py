@@ -75,7 +75,7 @@ def divides_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rate_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     update = TrainingStep._update_weights
-    monkeypatch.setattr(TrainingStep, "_update_weights", lambda self, rate: update(self, float(rate)))
+    monkeypatch.setattr(TrainingStep, "_update_weights", lambda self, rate, checked: update(self, float(rate), checked))
 
 
 @pytest.mark.parametrize("plant", [keeps_the_clips, divides_outside, rate_as_a_number])

@@ -27,7 +27,7 @@ from modist_pipelines.store import writer
 from modist_pipelines.store.reader import Store, StoreMeta
 from tests.commands.launching import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 
 @pytest.fixture

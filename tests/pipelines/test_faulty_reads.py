@@ -22,6 +22,8 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.plan import ClipSpec, PlanConfig, plan_sample
 from modist_pipelines.store.reader import Store, shard_path
 
+pytestmark = pytest.mark.fault
+
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
 BATCH, NUM_VIDEOS = 6, 12
 CLIPS = ("visual_query", "visual_key", "motion_query", "motion_key")

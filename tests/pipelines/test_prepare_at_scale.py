@@ -95,6 +95,7 @@ def test_parts_at_the_same_time_and_on_disks_of_their_own(folder, whole, tmp_pat
     assert contents(out) == whole
 
 
+@pytest.mark.fault
 def test_a_killed_part_is_taken_up_again(folder, whole, tmp_path):
     out = tmp_path / "store"
     run(folder, out, shard="1/2")
@@ -144,6 +145,7 @@ def test_list_gives_videos_and_labels(folder, tmp_path, caplog):
     assert "class0/99.mp4" in caplog.text
 
 
+@pytest.mark.fault
 def test_video_that_hangs_its_decoder_costs_itself(folder, tmp_path, caplog):
     videos = tmp_path / "videos"
     videos.mkdir()

@@ -108,6 +108,7 @@ def open_files(folder: Path) -> int:
     return sum(link.startswith(f"{folder.resolve()}/") for link in links)
 
 
+@pytest.mark.fault
 def test_closed_store_leaves_no_open_files(store_path):
     store = Store.open(store_path)
     for row in range(4):
@@ -122,6 +123,7 @@ def test_frame_that_is_not_there(store_path):
         Store.open(store_path).read_frames(3, "rgb", [1])
 
 
+@pytest.mark.fault
 def test_every_flipped_byte_is_found(store_path):
     path = shard_path(store_path, 1)
     whole = path.read_bytes()
@@ -137,6 +139,7 @@ def change_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

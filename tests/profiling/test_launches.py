@@ -8,6 +8,7 @@ import torch
 
 from modist_fast.pathways import MoDist
 from modist_fast.step import TrainingStep
+from modist_fast.watch.gradients import GradientCheck
 from modist_profiling.step.launches import _kernels, count_launches, of_preset
 from modist_profiling.step.worker import step_config
 
@@ -49,6 +50,7 @@ def mask(tensor: torch.Tensor) -> None:
         (TrainingStep, "_embed_keys", "keys"),
         (TrainingStep, "_embed_queries", "queries"),
         (TrainingStep, "_loss", "loss"),
+        (GradientCheck, "figures", "checks"),
         (TrainingStep, "_update_weights", "optimizer"),
         (TrainingStep, "_health", "log"),
     ],

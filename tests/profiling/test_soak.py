@@ -10,7 +10,7 @@ from clip_store import make_store
 
 from modist_profiling.soak import Watched, flatness, lasting, watch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 320

@@ -80,7 +80,7 @@ class LabelledStep(GroupedStep, ABC):
                 self._statistics.after_pass()
                 self.scaler.scale(loss).backward()
             figures += found
-        return figures, self._update_weights(learning_rate)
+        return figures, self._update_weights(learning_rate, self.gradients.figures())
 
 
 class ClassifierStep(LabelledStep):

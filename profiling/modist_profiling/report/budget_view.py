@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "data wait": ("orange", ("data_wait",)),
     "other ranks": ("violet", ("gather", "all_reduce")),
     "checkpoint": ("yellow", ("checkpoint",)),
-    "small steps": ("grey", ("copy", "momentum", "optimizer", "enqueue", "log", "other")),
+    "small steps": ("grey", ("copy", "momentum", "checks", "optimizer", "enqueue", "log", "other")),
 }
 _COLOURS = [colour for colour, _ in GROUPS.values()]
 _LEGEND = [(label, colour) for label, (colour, _) in GROUPS.items()]

@@ -21,6 +21,7 @@ from modist_fast.host.distributed import join_world
 from modist_fast.models.layers import Stem
 from modist_fast.pathways import Pathways
 from modist_fast.step import TrainingStep
+from modist_fast.watch.gradients import GradientCheck
 from modist_kernels.dispatch import ENVIRONMENT_VARIABLE
 from modist_profiling.step.operations import FREE
 from modist_profiling.step.worker import made_up_batch, step_config
@@ -119,6 +120,7 @@ def as_on_a_gpu() -> Iterator[None]:
         mock.patch.dict("os.environ", {ENVIRONMENT_VARIABLE: "triton"}),
         mock.patch("modist_kernels.dispatch.interpreting", return_value=True),
         mock.patch.object(Stem, "by_frames", True),
+        mock.patch.object(GradientCheck, "reads_one_by_one", return_value=False),
         torch.autograd.set_multithreading_enabled(False),
     ):
         yield
