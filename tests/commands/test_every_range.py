@@ -121,6 +121,7 @@ def test_evaluations_say_it_by_the_name_that_was_typed(words: str, message: str)
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.fault
 def test_out_is_looked_at_by_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()

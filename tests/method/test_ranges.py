@@ -73,6 +73,7 @@ def test_the_walk_sees_them() -> None:
     assert ZERO_MEANS.keys() <= names
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1, 0], ids=str)
 @pytest.mark.parametrize("path", OPTIONS, ids=".".join)
 def test_what_no_option_takes_is_refused_by_name(path: tuple[str, ...], bad: float, tmp_path: Path) -> None:
@@ -106,6 +107,7 @@ def test_ends_belong_to_a_range_as_it_says() -> None:
     assert str(MOMENTUM) == "at least 0 and below 1"
 
 
+@pytest.mark.fault
 def test_out_that_is_a_file_is_refused_before_the_store_is_opened(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ConfigError, match=r"--out .*run is a file"):
@@ -114,6 +116,7 @@ def test_out_that_is_a_file_is_refused_before_the_store_is_opened(tmp_path: Path
         check(dataclasses.replace(small(tmp_path), out=tmp_path / "run" / "inner"), 1)
 
 
+@pytest.mark.fault
 def test_half_a_launchers_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):

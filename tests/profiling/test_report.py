@@ -177,6 +177,7 @@ def _ticks(tags: list[tuple[str, dict[str, str | None]]], start: int) -> list[tu
     return found
 
 
+@pytest.mark.fault
 def test_names_and_options_cannot_write_html(tmp_path: Path):
     evil = "<script>alert('x')</script>\"&"
     run = plant(tmp_path / "run", preset=evil)
