@@ -50,6 +50,7 @@ def test_slow_data_is_called_by_its_stage(demo_store: Path, tmp_path: Path, stag
     assert budget["verdict"].startswith(f"{stage}-bound: {100 * budget['phases']['data_wait']['share']:.0f} % of the")
 
 
+@pytest.mark.long
 def test_tiny_batch(demo_store: Path, tmp_path: Path) -> None:
     """Its nets take long to be called, not to compute: by how much depends on the machine, so more of it is planted."""
     tiny = ["--batch-size", 2, "--objective.no-shuffle-bn"]

@@ -67,7 +67,7 @@ def test_killed_and_resumed_run_repeats_every_bit(demo_store: Path, two_processe
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_saves_and_ends_with_its_code(
     kind: signal.Signals, demo_store: Path, two_processes: Path, tmp_path: Path
 ) -> None:
@@ -172,7 +172,11 @@ def start_two(command: list[str]) -> list[subprocess.Popen[str]]:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (signal.SIGSTOP, r"rank 0 waited for another rank longer than --collective-timeout 30 \(seconds\)"),
+        pytest.param(
+            signal.SIGSTOP,
+            r"rank 0 waited for another rank longer than --collective-timeout 30 \(seconds\)",
+            marks=pytest.mark.long,
+        ),
         (signal.SIGKILL, "rank 0 lost another rank"),
     ],
 )

@@ -73,7 +73,8 @@ def test_two_processes_give_the_scores_of_one(made: Path, undisturbed: Path, tmp
     assert two["num_boxes"] == one["num_boxes"] == len(found) / len(made_up.ACTIONS)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_and_resumed_run_repeats_every_bit(kind, made: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = options(made, out, "--resume", "auto")

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from modist_fast.commands import predict
+from modist_fast.errors import ConfigError
 from tests.commands.launching import run_command, run_script
 from tests.commands.test_pretrain import assert_refused
 from tests.evaluation.evaluation_sets import demo_rows, write_list
@@ -96,10 +99,18 @@ def test_a_finetuned_classifier_on_files(demo_store: Path, labels: Path, backbon
     assert len(starts) > len({name for name, _ in starts}) == 2
 
 
-def test_what_cannot_be_asked(demo_store: Path, backbone: Path, tmp_path: Path) -> None:
-    for words, said in (
-        (("--classifier", tmp_path, "--out", tmp_path / "f.csv"), "no linear.safetensors there"),
-        (("--classifier", tmp_path, "--out", tmp_path / "f.txt"), "ends in .csv"),
-        (("--classifier", tmp_path, "--out", tmp_path / "f.csv", "--top", 0), "--top 0: it must be at least 1"),
-    ):
-        assert_refused(run_command("predict", demo_store, *words), said)
+@pytest.mark.parametrize(
+    ("out", "top", "said"),
+    [
+        ("f.csv", "5", r"no linear\.safetensors there"),
+        ("f.txt", "5", r"ends in \.csv"),
+        ("f.csv", "0", "--top 0: it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_asked(
+    demo_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, top: str, said: str
+) -> None:
+    words = [demo_store, "--classifier", tmp_path, "--out", tmp_path / out, "--top", top]
+    monkeypatch.setattr(sys, "argv", ["modist predict", *map(str, words)])
+    with pytest.raises(ConfigError, match=said):
+        predict.main()
