@@ -90,7 +90,8 @@ def _options(kind: type[Options], own: Sequence[str], **options: Any) -> Options
     known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
     for name in options:
         if name not in known:
-            raise ConfigError(f"There is no option {name}.{did_you_mean(name, [*known, *own])}")
+            guess = did_you_mean(name, [*known, *own])
+            raise ConfigError(f"There is no option {name}.{guess} Look at the fields of {kind.__name__}.")
     typed = as_typed(kind(**options))
     check_ranges(typed)
     return typed

@@ -335,7 +335,7 @@ def check(config: TrainConfig, world_size: int) -> None:
     if (optim.name, optim.implementation) in (("lamb", "torch"), ("lars", "apex")):
         raise ConfigError(
             f"--optim.name {optim.name} --optim.implementation {optim.implementation}: there is no such optimizer. "
-            "sgd has both implementations, lars this project's (torch), lamb NVIDIA apex's (apex)."
+            "Use sgd with either implementation, lars with torch, or lamb with apex."
         )
     if config.on_bad_step == "skip" and optim.implementation == "apex":
         raise ConfigError(
@@ -345,7 +345,7 @@ def check(config: TrainConfig, world_size: int) -> None:
     if not 0 <= config.clips.motion_threshold < 1:
         raise ConfigError(
             f"--clips.motion-threshold {config.clips.motion_threshold}: γ is a share of the motion maps' full scale, "
-            "from 0 (any window) to below 1. A value in a store's units of [0, 10] is to be divided by 10."
+            "from 0 (any window) to below 1. Divide a value that is in a store's units of [0, 10] by 10."
         )
     low, high = config.clips.min_shift_seconds, config.clips.max_shift_seconds
     if not 0 <= low < (high or math.inf):
@@ -356,8 +356,8 @@ def check(config: TrainConfig, world_size: int) -> None:
     blur_window = config.clips.augmentation.blur_window
     if blur_window < 0 or (blur_window and blur_window % 2 == 0):
         raise ConfigError(
-            f"--clips.augmentation.blur-window {blur_window}: a Gaussian has an odd number of taps. 0 takes as many as "
-            "its sigma asks for."
+            f"--clips.augmentation.blur-window {blur_window}: a Gaussian has an odd number of taps. Give one, or 0 for "
+            "as many as its sigma asks for."
         )
     if batch % (group * world_size):
         raise ConfigError(

@@ -135,8 +135,8 @@ def _of_apex(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.O
         FusedSGD, FusedLAMB = optimizers.FusedSGD, optimizers.FusedLAMB
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"--optim.implementation apex: no NVIDIA apex here ({error}). `modist doctor` says how to get it; PyPI's "
-            "`apex` is another package."
+            f"--optim.implementation apex: no NVIDIA apex here ({error}). Build it as `modist doctor` says (PyPI's "
+            "`apex` is another package), or leave the option out."
         ) from error
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "lamb":

@@ -124,7 +124,9 @@ def real_corpus(data: Path, out: Path, table: Table) -> Corpus:
             if row["set"] in REAL_SETS
         ]
     if absent := set(REAL_SETS) - {row["set"] for row in rows}:
-        raise ConfigError(f"{path} has no videos of {', '.join(sorted(absent))}.")
+        raise ConfigError(
+            f"{path} has no videos of {', '.join(sorted(absent))}. Add them, or point --data to a folder that has them."
+        )
     labels = write_list(out / "labels.csv", rows)
     train = write_list(out / "train.csv", (row for row in rows if row["split"] == "train"))
     common = ("--store", str(out / "store"), "--labels", str(labels), *_SMALL_VIEWS)

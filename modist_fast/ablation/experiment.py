@@ -234,7 +234,7 @@ def _chosen(table: Table, names: Sequence[str]) -> Table:
         return table
     held = {arm.name: arm for arm in table.arms}
     if unknown := set(names) - held.keys():
-        raise ConfigError(f"--arms {' '.join(sorted(unknown))}: the table has {', '.join(held)}.")
+        raise ConfigError(f"--arms {' '.join(sorted(unknown))}: choose among those of the table: {', '.join(held)}.")
     arms = tuple(arm for arm in table.arms if arm.name in names)
     for arm in arms:
         steps_like = [other for other in arms if other.options == arm.options and other.time_of is None]
@@ -257,7 +257,7 @@ def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
     if config.preset == "small":
         if config.store is not None or config.evaluate:
             raise ConfigError(
-                "--store and --evaluate belong to --preset k400-mini and modist-r50; --preset small takes --data."
+                "--store and --evaluate belong to --preset k400-mini and modist-r50: pass --data to --preset small."
             )
         corpora = []
         if "demo" in config.sets:
@@ -270,7 +270,10 @@ def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
             corpora.append(real_corpus(config.data, config.out / "real", table))
         return corpora
     if config.data is not None:
-        raise ConfigError(f"--data belongs to --preset small; --preset {config.preset} takes --store and --evaluate.")
+        raise ConfigError(
+            f"--data belongs to --preset small: leave it out, and pass --store and --evaluate "
+            f"for --preset {config.preset}."
+        )
     if config.store is None or not config.evaluate:
         raise ConfigError(f"--preset {config.preset} needs --store STORE to train on, and at least one --evaluate.")
     return [given_corpus(config.store, _parse_evaluations(config.evaluate))]

@@ -59,15 +59,18 @@ class PredictConfig:
 def main() -> None:
     config = parse_options(PredictConfig, description=__doc__)
     if config.out.suffix != ".csv":
-        raise ConfigError(f"--out {config.out}: a file that ends in .csv.")
+        raise ConfigError(f"--out {config.out}: name a file that ends in .csv.")
     found = read_classifier(config.classifier)
     network = BackboneConfig(backbone=config.backbone or found.backbone)
     if Path(found.backbone).name.partition(":")[0] == RANDOM and config.backbone is None:
         raise ConfigError(
-            f"--classifier {config.classifier} was trained on features of a random network, which was not kept."
+            f"--classifier {config.classifier} was trained on features of a random network, which was not kept. "
+            "Train it on a backbone that is a file: modist evaluate linear --backbone RUN."
         )
     if found.views is None:
-        raise ConfigError(f"--classifier {config.classifier} answers for boxes: see modist evaluate ava.")
+        raise ConfigError(
+            f"--classifier {config.classifier} answers for boxes, not for videos: run modist evaluate ava."
+        )
     found.check(open_backbone(network), config.classifier)
     plain = PlainVideosConfig(
         videos=config.videos,

@@ -143,7 +143,9 @@ def config_of(
     try:
         saved: TrainConfig = from_plain(TrainConfig, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{file} cannot be read as the options of a run ({error}).") from error
+        raise ConfigError(
+            f"{file} cannot be read as the options of a run ({error}). Bring back an intact copy."
+        ) from error
     schedules = {begun.epochs for begun in attempts}
     if len(schedules) > 1:
         raise ConfigError(

@@ -102,7 +102,9 @@ def open_backbone(config: BackboneConfig, seed: int = 0) -> OpenedBackbone:
         elif (newest := checkpoint.latest(path)) is not None:
             path = newest
         else:
-            raise ConfigError(f"--backbone {path} holds neither {_EXPORT} nor a checkpoint: it is no run directory.")
+            raise ConfigError(
+                f"--backbone {path} holds neither {_EXPORT} nor a checkpoint. Give the --out of a run, or a file."
+            )
     if not path.is_file():
         raise ConfigError(
             f"--backbone {config.backbone} does not exist. Give a run directory, a {_EXPORT}, a checkpoint, weights of "
@@ -151,7 +153,7 @@ def _card_of_run(run: Path) -> dict[str, Any]:
         return visual_card(json.loads((run / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"--backbone random:{run}: no run directory with an export or a config.json there."
+            f"--backbone random:{run}: no run directory with an export or a config.json there. Give the --out of a run."
         ) from error
 
 
@@ -169,6 +171,7 @@ def _from_checkpoint(path: Path) -> OpenedBackbone:
     except Exception as error:  # torch.load raises whatever its unpickler meets
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(
-            f"--backbone {path} is no checkpoint that can be read ({type(error).__name__}: {reason})."
+            f"--backbone {path} is no checkpoint that can be read ({type(error).__name__}: {reason}). "
+            "Copy it again, or give another one of the run."
         ) from error
     return OpenedBackbone(net, card, f"checkpoint: {path}")

@@ -108,7 +108,9 @@ def read_classifier(folder: Path) -> SavedClassifier:
             None if about["views"] is None else ViewsConfig(**about["views"]),
         )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"--classifier {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise ConfigError(
+            f"--classifier {path} cannot be read ({type(error).__name__}: {error}). Copy it again, or train it again."
+        ) from error
     if (
         weight.dim() != 2
         or not isinstance(classes, list)
@@ -117,6 +119,7 @@ def read_classifier(folder: Path) -> SavedClassifier:
     ):
         raise ConfigError(
             f"--classifier {path}: a weight of {tuple(weight.shape)} and a bias of {tuple(bias.shape)} are not those "
-            "of its classes."
+            "of its classes. "
+            "Copy the file again, or train it again."
         )
     return found

@@ -133,7 +133,7 @@ def _open(config: GradCamConfig, world: World) -> list[tuple[str, Frozen]]:
     if world.size > 1:
         raise ConfigError("Grad-CAM runs in one process: start it without torchrun.")
     if config.data.store is None:
-        raise ConfigError("--store is missing: the moving region is found from the edges that a store holds.")
+        raise ConfigError("--store is missing: pass the store whose edges show where the clips move.")
     if config.views.sampling == "segments":
         raise ConfigError("--views.sampling segments: Grad-CAM is drawn on clips; use dense.")
     opened = [(config.name, open_frozen(config, world))]

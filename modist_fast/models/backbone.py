@@ -49,7 +49,10 @@ class Backbone(nn.Module, ABC):
             ConfigError: a stride that this net cannot have.
         """
         if stride != self.output_stride:
-            raise ConfigError(f"--output-stride {stride}: this net has an output every {self.output_stride} pixels.")
+            raise ConfigError(
+                f"--output-stride {stride}: this net has an output every {self.output_stride} pixels, "
+                "and cannot be made finer. Leave the option out."
+            )
         return copy.deepcopy(self)
 
     def for_detection(self) -> Self:
@@ -58,7 +61,9 @@ class Backbone(nn.Module, ABC):
         Raises:
             ConfigError: a net that detection was not built for.
         """
-        raise ConfigError("evaluate ava dilates the last stage of a residual net (r50, r18); this backbone has none.")
+        raise ConfigError(
+            "evaluate ava dilates the last stage of a residual net, which this backbone has not. Use r50 or r18."
+        )
 
     def check_clip(
         self, num_frames: int, side: int, frames_option: str = "the frames", side_option: str = "the side"
@@ -79,5 +84,5 @@ class Backbone(nn.Module, ABC):
                 below = value // unit * unit
                 near = " or ".join(str(size) for size in (below, below + unit) if size)
                 raise ConfigError(
-                    f"{option} {value}: this net takes whole multiples of {unit} {of}. The nearest: {near}."
+                    f"{option} {value}: this net takes whole multiples of {unit} {of}. Use one of the nearest: {near}."
                 )

@@ -98,7 +98,7 @@ def _need(config: GateConfig, *names: str) -> None:
         if path is None:
             raise ConfigError(f"--gate {config.gate} needs --{name}: {_doc(name)}. --rehearse makes videos up.")
         if not path.exists():
-            raise ConfigError(f"--{name} {path} does not exist.")
+            raise ConfigError(f"--{name} {path} does not exist. Give the path of what is there.")
 
 
 def _doc(name: str) -> str:

@@ -27,7 +27,7 @@ def stand_ins(config: GateConfig) -> GateConfig:
     """
     for name in ("weights", "store", "ucf101", "hmdb51"):
         if getattr(config, name) is not None:
-            raise ConfigError(f"--rehearse makes its data up: it takes no --{name}.")
+            raise ConfigError(f"--rehearse makes its data up: leave out --{name}.")
     made = config.out / "made-up"
     return replace(config, weights=made / "maclr.pyth", store=made / "store", ucf101=made / "ucf", hmdb51=made / "hmdb")
 

@@ -140,6 +140,6 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
     except RuntimeError as error:
         raise ConfigError(
             f"backbone {path} does not fit its card (arch {card['arch']}, width {card['width']}): "
-            f"{str(error).splitlines()[1].strip()} Are the two files from one export?"
+            f"{str(error).splitlines()[1].strip()} Keep the .safetensors and the .json of one export together."
         ) from error
     return net.eval()

@@ -104,7 +104,9 @@ def read_ledger(run: Path) -> Entries:
     try:
         rows = read_metrics(path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error}). Runs of older versions have none.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error}). Runs of older versions have none. Verify a run that has one."
+        ) from error
     for number, row in enumerate(rows, 1):
         try:
             if "begun" in row:

@@ -73,7 +73,7 @@ def read_weights(path: Path, inflation: Inflation = "mean") -> Weights:
         raise ConfigError(
             f"{path} is a {arch} of width {width} by {naming.name}'s names, but "
             + "; ".join(_misfits(conversion.missing, conversion.mismatched, naming.rename, prefix))
-            + ". It is another network."
+            + ". It is another network: give weights of one that docs/weights.md names."
         )
     if flaw := flaw_of(conversion.state):
         raise ConfigError(f"{path} {flaw}.")
@@ -110,7 +110,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch.load raises whatever its unpickler meets
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigError(f"{path} cannot be read as weights ({reason}).") from error
+        raise ConfigError(f"{path} cannot be read as weights ({reason}). Copy or download it again.") from error
     for name in _CONTAINERS:
         if isinstance(found, Mapping) and isinstance(inner := found.get(name), Mapping):
             found = inner
@@ -120,7 +120,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         else {}
     )
     if not tensors:
-        raise ConfigError(f"{path} holds no tensors with names: it is a {type(found).__name__}.")
+        raise ConfigError(
+            f"{path} holds no tensors with names: it is a {type(found).__name__}. "
+            "Save a state dict: torch.save(model.state_dict(), FILE)."
+        )
     return tensors
 
 
@@ -142,7 +145,7 @@ def _recognize(state: Mapping[str, Tensor], path: Path) -> tuple[Naming, str]:
         shown = ", ".join(list(state)[:_SHOWN])
         raise ConfigError(
             f"{path} holds no residual network by the names of {', '.join(naming.name for naming in NAMINGS)}: its "
-            f"tensors are {shown}, … ({len(state)} in all)."
+            f"tensors are {shown}, … ({len(state)} in all). Give weights of a network that docs/weights.md names."
         )
     if len(leaders) > 1:
         raise ConfigError(

@@ -72,9 +72,9 @@ def check_format(out: Path, to: WeightsFormat) -> None:
     """
     if out.suffix not in SUFFIXES[to]:
         wanted = " or ".join(suffix or "no suffix: it is a folder" for suffix in SUFFIXES[to])
-        raise ConfigError(f"OUT {out}: a file of {to} has the suffix {wanted}.")
+        raise ConfigError(f"OUT {out}: give a file of {to} the suffix {wanted}.")
     if not out.parent.is_dir():
-        raise ConfigError(f"OUT {out}: the folder {out.parent} is not there.")
+        raise ConfigError(f"OUT {out}: the folder {out.parent} is not there. Make it first.")
     if missing := [name for name in _NEEDS.get(to, ()) if find_spec(name) is None]:
         raise ConfigError(f"--to {to} needs {' and '.join(missing)}: pip install {' '.join(missing)}.")
 
@@ -122,13 +122,19 @@ def _write_graph(net: Backbone, card: Mapping[str, Any], out: Path, to: WeightsF
 
 def _size_of(card: Mapping[str, Any], name: str, out: Path) -> int:
     if not isinstance(card.get(name), int):
-        raise ConfigError(f"OUT {out}: a graph is made for clips of one size, and the card does not say {name}.")
+        raise ConfigError(
+            f"OUT {out}: a graph is made for clips of one size, and the card does not say {name}. "
+            "Export the backbone again from its run."
+        )
     return card[name]
 
 
 def _require(card: Mapping[str, Any], to: str, archs: tuple[str, ...]) -> None:
     if card["arch"] not in archs:
-        raise ConfigError(f"--to {to}: it has no network like {card['arch']}, only one like {', '.join(archs)}.")
+        raise ConfigError(
+            f"--to {to}: it has no network like {card['arch']}, only one like {', '.join(archs)}. "
+            "Choose another --to, such as onnx."
+        )
 
 
 def _save(state: Mapping[str, Any | Mapping[str, Tensor]], out: Path) -> None:

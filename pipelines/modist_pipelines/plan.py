@@ -269,7 +269,7 @@ def threshold_that_rejects(source: ClipSource, config: PlanConfig, share: float)
     if threshold * SCORE_FULL_SCALE >= scores[-1]:
         raise DataError(
             f"{source.path}: no threshold rejects {share:.0%} of its motion windows and leaves any; their scores go "
-            f"from {scores[0]:g} to {scores[-1]:g}."
+            f"from {scores[0]:g} to {scores[-1]:g}. Ask for another share, or name a threshold."
         )
     return threshold
 
@@ -370,7 +370,7 @@ def _motion_starts(config: PlanConfig, info: VideoInfo, span: int) -> np.ndarray
     if not len(starts):
         raise DataError(
             f"{info.video} has no motion window above --clips.motion-threshold {config.motion_threshold}: it should "
-            "have been left out (see eligible_videos)."
+            "have been left out. Choose videos by eligible_videos."
         )
     return starts
 

@@ -63,7 +63,10 @@ def read_boxes(paths: Sequence[Path], num_actions: int, min_score: float | None 
                 found[keyframe][place] = (actions, score)
     if not found:
         above = "" if min_score is None else f" with a score from {min_score:g}"
-        raise ConfigError(f"{', '.join(map(str, paths))}: no box{above}.")
+        raise ConfigError(
+            f"{', '.join(map(str, paths))}: no box{above}. "
+            "Look whether it is the file that the option means; lower --min-score if it is."
+        )
     return {keyframe: _together(boxes, num_actions) for keyframe, boxes in found.items()}
 
 
@@ -75,7 +78,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield reader.line_num, [value.strip() for value in row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as a CSV ({error}).") from error
+        raise ConfigError(
+            f"{path} cannot be read as a CSV ({error}). Give one of AVA's own form, or mend it."
+        ) from error
 
 
 def _parse(
@@ -85,7 +90,7 @@ def _parse(
     if len(row) not in ((8,) if has_score else (7, 8)):
         last = "score" if has_score else "and a person or nothing"
         raise ConfigError(
-            f"{where}: {len(row)} columns. A line has the video, the second, x1, y1, x2, y2, the action, {last}."
+            f"{where}: {len(row)} columns. Write the video, the second, x1, y1, x2, y2, the action, {last}."
         )
     keyframe = row[0], _second(where, row[1])
     try:
@@ -95,14 +100,14 @@ def _parse(
         place, fits = (), False
     if not fits:
         raise ConfigError(
-            f"{where}: the box {', '.join(row[2:6])}. x1, y1, x2, y2 are shares of the frame in [0, 1], the first "
-            "corner above and left of the second."
+            f"{where}: the box {', '.join(row[2:6])}. Give x1, y1, x2, y2 as shares of the frame in [0, 1], "
+            "the first corner above and left of the second."
         )
     action = None
     if row[6]:
         action = int(row[6]) if row[6].isdecimal() else 0
         if not 1 <= action <= num_actions:
-            raise ConfigError(f"{where}: action {row[6]!r}. It is a whole number from 1 to {num_actions}, or nothing.")
+            raise ConfigError(f"{where}: action {row[6]!r}. Give a whole number from 1 to {num_actions}, or nothing.")
     if not has_score:
         return keyframe, place, action, 1.0
     try:
@@ -110,13 +115,13 @@ def _parse(
     except ValueError:
         score = -1.0
     if not 0 <= score <= 1:
-        raise ConfigError(f"{where}: score {row[7]!r}. It is a number in [0, 1].")
+        raise ConfigError(f"{where}: score {row[7]!r}. Give a number in [0, 1].")
     return keyframe, place, action, score
 
 
 def _second(where: str, value: str) -> int:
     if not value.isdecimal():
-        raise ConfigError(f"{where}: second {value!r}. It is a whole number, such as 902 or 0902.")
+        raise ConfigError(f"{where}: second {value!r}. Give a whole number, such as 902 or 0902.")
     return int(value)
 
 
@@ -139,7 +144,7 @@ def read_classes(path: Path, num_actions: int) -> dict[int, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}).") from error
+        raise ConfigError(f"{path} cannot be read ({error}). Give a readable text file.") from error
     found: dict[int, str] = {}
     for block in re.finditer(r"\b(?:item|label)\s*\{(.*?)\}", text, re.DOTALL):
         line = text.count("\n", 0, block.start()) + 1
@@ -148,10 +153,12 @@ def read_classes(path: Path, num_actions: int) -> dict[int, str]:
         if name is None or number is None:
             raise ConfigError(f'{path}, line {line}: an item needs name: "…" and id: (or label_id:).')
         if not 1 <= int(number[1]) <= num_actions or int(number[1]) in found:
-            raise ConfigError(f"{path}, line {line}: id {number[1]} is there twice, or not within 1 to {num_actions}.")
+            raise ConfigError(
+                f"{path}, line {line}: id {number[1]} is there twice, or not within 1 to {num_actions}. Mend that item."
+            )
         found[int(number[1])] = name[1]
     if not found:
-        raise ConfigError(f'{path} names no class. It holds items such as item {{ name: "stand" id: 12 }}.')
+        raise ConfigError(f'{path} names no class. Give a file of items such as item {{ name: "stand" id: 12 }}.')
     return dict(sorted(found.items()))
 
 
@@ -165,6 +172,6 @@ def read_excluded(paths: Sequence[Path]) -> set[Keyframe]:
     for path in paths:
         for number, row in _rows(path):
             if len(row) != 2:
-                raise ConfigError(f"{path}, line {number}: {len(row)} columns. A line has the video and the second.")
+                raise ConfigError(f"{path}, line {number}: {len(row)} columns. Write the video and the second.")
             found.add((row[0], _second(f"{path}, line {number}", row[1])))
     return found

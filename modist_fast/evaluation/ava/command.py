@@ -93,7 +93,10 @@ def run_ava(config: AvaConfig, world: World) -> dict[str, Any]:
             log.warning("odd keyframe: %s %d: %s", video, second, reason)
     found = curves(opened.truth, detected, opened.classes)
     if not found:
-        raise ConfigError(f"--test-truth {config.data.test_truth}: none of the actions in --classes is shown there.")
+        raise ConfigError(
+            f"--test-truth {config.data.test_truth}: none of the actions in --classes is shown there. "
+            "Give the list of classes that it was made with."
+        )
     if world.is_main:
         _write_detections(config.out / "detections.csv", detected, opened.classes)
         save_curves(config.out / "curves.png", found, opened.classes, mean_average_precision(found))

@@ -110,14 +110,16 @@ def check_ava(config: AvaConfig, world_size: int) -> None:
     if sum(place is not None for place in (data.videos, data.frames, data.store)) != 1:
         raise ConfigError("Pass one of --videos FOLDER, --frames FOLDER with --frame-lists, and --store STORE.")
     if (data.frames is None) == bool(data.frame_lists):
-        raise ConfigError("--frames and --frame-lists go together: a folder, and the lists of its files.")
+        raise ConfigError("--frames and --frame-lists go together: pass a folder, and the lists of its files.")
     if not (data.train_boxes or data.train_predicted_boxes) or data.test_truth is None or data.classes is None:
         raise ConfigError(
             "Pass --train-boxes, --test-truth and --classes: AVA's CSVs of boxes and its list of classes."
         )
     if config.compile:
-        raise ConfigError("--compile does not go with ava: the number of boxes changes from clip to clip.")
+        raise ConfigError(
+            "--compile does not go with ava, whose number of boxes changes from clip to clip: leave it out."
+        )
     if data.num_actions < 1 or min(config.num_frames, config.stride, config.crop_size, config.short_side) < 1:
         raise ConfigError("--num-actions, --num-frames, --stride, --crop-size and --short-side must be at least 1.")
     if not 0 <= config.flip <= 1 or not 0 <= data.min_score <= 1:
-        raise ConfigError("--flip and --min-score lie from 0 to 1.")
+        raise ConfigError("--flip and --min-score: give shares from 0 to 1.")

@@ -57,7 +57,10 @@ def find_keyframes(
     rows: dict[str, int] = {}
     for row, name in enumerate(source.videos):
         if rows.setdefault(name_of(name), row) != row:
-            raise ConfigError(f"{source.path} has two videos that are called {name_of(name)} in AVA's lists: {name} …")
+            raise ConfigError(
+                f"{source.path} has two videos that are called {name_of(name)} in AVA's lists: {name} … "
+                "Rename or remove one."
+            )
     reasons = {name_of(name): reason for name, reason in refused.items()}
     found, odd = [], {}
     for keyframe in boxes:
@@ -82,7 +85,9 @@ def find_keyframes(
         example = next(iter(odd.items()), None)
         raise ConfigError(
             f"{source.path} has none of the {len(boxes)} keyframes of the boxes between seconds {SECONDS[0]} and "
-            f"{SECONDS[-1]}" + (f", such as {example[0][0]} {example[0][1]}: {example[1]}." if example else ".")
+            f"{SECONDS[-1]}"
+            + (f", such as {example[0][0]} {example[0][1]}: {example[1]}." if example else ".")
+            + " Give the videos that the boxes are of, and look at --start-second."
         )
     keyframes = [keyframe for keyframe, _, _ in found]
     videos = LabelledVideos(

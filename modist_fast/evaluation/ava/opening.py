@@ -57,7 +57,10 @@ def open_ava(config: AvaConfig, world: World) -> OpenedAva:
         train_boxes = _joined(train_boxes, predicted)
     truth = without(read_boxes([data.test_truth], data.num_actions), excluded)
     if not truth:
-        raise ConfigError(f"--test-truth {data.test_truth} has no keyframe that counts.")
+        raise ConfigError(
+            f"--test-truth {data.test_truth} has no keyframe that counts. "
+            "Give the truth of AVA's own form, and look at --excluded."
+        )
     test_boxes = truth
     if data.test_boxes is not None:
         test_boxes = without(read_boxes([data.test_boxes], data.num_actions, data.min_score), excluded)
@@ -65,7 +68,8 @@ def open_ava(config: AvaConfig, world: World) -> OpenedAva:
     if both:
         raise ConfigError(
             f"{len(both)} videos, such as {min(both)}, are in the boxes of training and in --test-truth: the mAP would "
-            "tell of what was learned by heart."
+            "tell of what was learned by heart. "
+            "Remove them from one of the two files."
         )
     source, refused = _source(data, math.gcd(2, config.stride), world, config.num_threads)
     train = find_keyframes(source, without(train_boxes, excluded), data.start_second, refused)

@@ -194,7 +194,7 @@ def _entries(config: LabelledConfig, finder: Finder) -> list[Entry]:
             "--labels is one list of everything, --train-list and --test-list are two: pass the one or the others."
         )
     if (config.train_list is None) != (config.test_list is None):
-        raise ConfigError("--train-list and --test-list go together.")
+        raise ConfigError("--train-list and --test-list go together: pass both.")
     if config.labels is not None:
         return _read(config.labels, config, finder)
     parts = (("train", config.train_list), ("test", config.test_list))
@@ -208,7 +208,7 @@ def _entries(config: LabelledConfig, finder: Finder) -> list[Entry]:
 
 def _read(path: Path, config: LabelledConfig, finder: Finder) -> list[Entry]:
     if not path.exists():
-        raise ConfigError(f"the list {path} does not exist.")
+        raise ConfigError(f"the list {path} does not exist. Give the path of one.")
     if not path.is_dir():
         return read_entries(path, config.list_format, finder)
     files = sorted(path.glob(f"*_test_split{config.hmdb_split}.txt"))
@@ -260,7 +260,10 @@ def _chosen(config: LabelledConfig, listed: dict[str, Entry]) -> dict[str, Entry
     labelled = {name: entry for name, entry in listed.items() if entry.label is not None}
     mask = _matching(_columns(labelled), len(labelled), config.where, "--where")
     if not mask.any():
-        raise ConfigError(f"--where {' '.join(config.where)}: no video is left.")
+        raise ConfigError(
+            f"--where {' '.join(config.where)}: no video is left. "
+            "Change the conditions: a pattern has to meet the whole value, and * stands for anything."
+        )
     chosen = {name: labelled[name] for name, keep in zip(sorted(labelled), mask, strict=True) if keep}
     if unlabelled:
         shown = ", ".join(unlabelled[:_SHOWN])
@@ -278,8 +281,8 @@ def _columns(listed: dict[str, Entry]) -> dict[str, list[str]]:
 
 def _nothing_found(config: LabelledConfig, listed: dict[str, Entry]) -> ConfigError:
     return ConfigError(
-        f"{config.store or config.videos} holds none of the {len(listed)} listed videos, such as {min(listed)}. Paths "
-        "in the list are relative to the folder that was prepared or is given as --videos."
+        f"{config.store or config.videos} holds none of the {len(listed)} listed videos, such as {min(listed)}. Write "
+        "paths relative to the folder that was prepared or is given as --videos."
     )
 
 
@@ -319,8 +322,8 @@ def _matching(columns: dict[str, list[str]], num: int, patterns: Sequence[str], 
             raise ConfigError(f"{option} {pattern}: write COLUMN=PATTERN, such as split=train.")
         if column not in columns:
             raise ConfigError(
-                f"{option} {pattern}: the videos have no column {column!r}, only {', '.join(sorted(columns))}. Columns "
-                "come from the header of a CSV given as --labels."
+                f"{option} {pattern}: the videos have no column {column!r}, only {', '.join(sorted(columns))}. Name "
+                "one of these, or pass --labels with a CSV whose header has it."
             )
         chosen &= np.array([fnmatchcase(value, wanted) for value in columns[column]], dtype=bool)
     return chosen

@@ -49,7 +49,10 @@ def make_folds(config: SplitConfig, labelled: LabelledVideos) -> list[Fold]:
     folds = []
     for name, train, test in _sides(config, labelled):
         if both := np.flatnonzero(train & test).tolist():
-            raise ConfigError(f"{labelled.names[both[0]]} is in the training and in the test part ({name}).")
+            raise ConfigError(
+                f"{labelled.names[both[0]]} is in the training and in the test part ({name}). "
+                "Take it out of one, by the list or by --train-where and --test-where."
+            )
         folds.append(Fold(name, np.flatnonzero(train), np.flatnonzero(test)))
     return folds
 
@@ -70,7 +73,10 @@ def counted(folds: Sequence[Fold], odd: Collection[int], when_tested: Literal["w
         train, usable = without(fold.train, odd), without(fold.test, odd)
         if not len(train) or not len(usable):
             part = "test" if len(train) else "training"
-            raise ConfigError(f"the {part} part of {fold.name} holds no video that can be used.")
+            raise ConfigError(
+                f"the {part} part of {fold.name} holds no video that can be used. "
+                "Mend the list or --train-where and --test-where; the log names odd videos."
+            )
         found.append(Fold(fold.name, train, fold.test if when_tested == "wrong" else usable))
     return found
 
@@ -110,7 +116,10 @@ def learnable(config: SplitConfig, folds: Sequence[Fold], labelled: LabelledVide
     labels = labelled.labels
     kept = [fold._replace(test=fold.test[np.isin(labels[fold.test], labels[fold.train])]) for fold in folds]
     if not any(len(fold.test) for fold in kept):
-        raise ConfigError("--odd-classes exclude leaves no test video: training has no class of a test part.")
+        raise ConfigError(
+            "--odd-classes exclude leaves no test video: training has no class of a test part. "
+            "Mend the list, or let --odd-classes say wrong."
+        )
     return [fold for fold in kept if len(fold.test)]
 
 

@@ -111,7 +111,9 @@ def resolve_views(config: ViewsConfig, card: Mapping[str, Any]) -> ViewSpec:
     spatial = 1 if config.fit == "squash" else config.spatial
     short_side = config.short_side or (test_crop_size if spatial == 3 else round(_SINGLE_SCALE * test_crop_size))
     if short_side < test_crop_size:
-        raise ConfigError(f"--views.short-side {short_side} is less than the crop of {test_crop_size} pixels.")
+        raise ConfigError(
+            f"--views.short-side {short_side} is less than the crop of {test_crop_size} pixels. Raise it to that."
+        )
     if config.pooling == "sliding" and test_crop_size <= crop_size:
         raise ConfigError(
             f"--views.pooling sliding needs a --views.test-crop-size above the {crop_size} pixels of training: else "
@@ -143,7 +145,10 @@ def _same_for_all_channels(card: Mapping[str, Any], name: str, default: float) -
     found = card.get(name, default)
     values = set(found) if isinstance(found, list | tuple) else {found}
     if len(values) != 1:
-        raise ConfigError(f"the backbone's card has {name} {found}; only one value for all channels is supported.")
+        raise ConfigError(
+            f"the backbone's card has {name} {found}; only one value for all channels is supported. "
+            "Convert the weights by modist convert."
+        )
     return float(values.pop())
 
 

@@ -26,7 +26,7 @@ class LabelledNet(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5, frozen: str = "none") -> None:
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ConfigError(f"--dropout {dropout}: a probability from 0 to below 1.")
+            raise ConfigError(f"--dropout {dropout}: give a probability from 0 to below 1.")
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(backbone.num_features, num_classes)
@@ -64,7 +64,7 @@ def _parts(backbone: Backbone, last: str) -> list[nn.Module]:
     parts = backbone.parts()
     names = list(parts)
     if last not in ("none", "all", *names):
-        raise ConfigError(f"--frozen {last}: this backbone has the parts {', '.join(names)}; or none, or all.")
+        raise ConfigError(f"--frozen {last}: name one of this backbone's parts ({', '.join(names)}), or none, or all.")
     num = ["none", *names].index(last) if last != "all" else len(names)
     return [module for name in names[:num] for module in parts[name]]
 

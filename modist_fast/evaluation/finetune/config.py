@@ -279,7 +279,9 @@ def check(config: FinetuneConfig, world_size: int) -> None:
     """
     check_training(config, world_size)
     if config.shares and config.fraction < 1:
-        raise ConfigError(f"--shares {' '.join(map(str, config.shares))}: --fraction does not go with them.")
+        raise ConfigError(
+            f"--shares {' '.join(map(str, config.shares))}: leave out --fraction, which is one share alone."
+        )
     if isinstance(config, SupervisedConfig) and config.network.backbone.partition(":")[0] != "random":
         raise ConfigError(
             f"supervised begins with random weights; --backbone {config.network.backbone} has others. Use finetune, or "

@@ -140,7 +140,10 @@ def _run_fold(opened: _Opened, fold: Fold, out: Path) -> tuple[np.ndarray, dict[
     config, world, labelled = opened.config, opened.world, opened.labelled
     train = low_shot_subset(fold.train, labelled.labels, config.fraction, config.seed)
     if len(np.unique(labelled.labels[train])) < 2:
-        raise ConfigError(f"the training part of {fold.name} has videos of one class only: nothing to tell apart.")
+        raise ConfigError(
+            f"the training part of {fold.name} has videos of one class only: nothing to tell apart. "
+            "Look at the column of labels, and at --train-where."
+        )
     order = SampleOrder(train, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed)
     if world.is_main:
         log.info("%s: %d videos train, %d test; %d steps", fold.name, len(train), len(fold.test), order.num_steps)

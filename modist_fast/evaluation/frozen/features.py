@@ -204,7 +204,10 @@ def _gather(
     for number, videos in enumerate(shards):
         path = _shard_path(folder, number)
         if not path.is_file():
-            raise ConfigError(f"{path} was not written: all processes must see the same folder of features.")
+            raise ConfigError(
+                f"{path} was not written: all processes must see the same folder of features. "
+                "Choose one on a disk that they share."
+            )
         try:
             with safe_open(path, "np") as file:
                 features = file.get_tensor("features")
@@ -218,7 +221,7 @@ def _gather(
                 table = np.full((len(labelled), *features.shape[1:]), np.nan, np.float32)
             table[whole] = features
     if table is None:
-        raise ConfigError("no video could be read; the log has the reason of each.")
+        raise ConfigError("no video could be read. Look at the log, which has the reason of each.")
     if world.is_main:
         report_odd(labelled, found)
     return table, found

@@ -89,7 +89,10 @@ def _prepare(features: np.ndarray, labels: np.ndarray, normalize: str, device: t
     """Samples as float64, normalized, and labels as places among the classes that are there."""
     classes, places = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ConfigError("the training part has videos of one class only: there is nothing to tell apart.")
+        raise ConfigError(
+            "the training part has videos of one class only: there is nothing to tell apart. "
+            "Look at the column of labels, and at --train-where."
+        )
     x = torch.from_numpy(np.ascontiguousarray(features)).double().to(device)
     shift, scale = torch.zeros_like(x[0]), torch.ones_like(x[0])
     if normalize == "standardize":

@@ -86,7 +86,7 @@ def run_features(
             "--backbone random: its batch norms get their statistics from labelled training videos; use evaluate."
         )
     if config.every is not None and not config.every > 0:
-        raise ConfigError(f"--every {config.every:g}: seconds, above 0.")
+        raise ConfigError(f"--every {config.every:g}: give seconds, above 0.")
     backbone = open_backbone(config.network, config.seed)
     spec = backbone.views(config.views)
     source, odd = _open(config.videos, spec.stride, world.device, config.features.num_threads)
@@ -134,7 +134,7 @@ def _open(
     if not paths:
         raise ConfigError("no video was given: pass a folder, some files, or a store.")
     if missing := [str(path) for path in paths if not path.exists()]:
-        raise ConfigError(f"{missing[0]} does not exist.")
+        raise ConfigError(f"{missing[0]} does not exist. Give a folder, files, or a store.")
     if len(paths) == 1 and (paths[0] / META_NAME).is_file():
         store = Store.open(paths[0])
         return store, dict(store.quarantine())
@@ -147,7 +147,9 @@ def _open(
     videos = RawVideos(folder, grid=grid, device=str(device), num_threads=num_threads, names=names)
     if not videos.num_videos:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(videos.refused.items())[:3])
-        raise ConfigError(f"{folder} has no video that can be used{f' ({reasons})' if reasons else ''}.")
+        raise ConfigError(
+            f"{folder} has no video that can be used{f' ({reasons})' if reasons else ''}. Give a folder with others."
+        )
     return videos, dict(videos.refused)
 
 
@@ -181,4 +183,4 @@ def check_suffix(out: Path) -> None:
         ConfigError: the file's suffix names no format.
     """
     if out.suffix not in SUFFIXES:
-        raise ConfigError(f"--out {out}: its suffix says the format, {' or '.join(SUFFIXES)}.")
+        raise ConfigError(f"--out {out}: its suffix says the format. Give it {' or '.join(SUFFIXES)}.")

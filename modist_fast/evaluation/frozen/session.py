@@ -186,7 +186,10 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
     features, damaged = extract(extraction, config.features, features_folder(config), world)
     frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)
     if not np.isfinite(features[frozen.usable(np.arange(len(labelled)))]).all():
-        raise ConfigError("the backbone gives features that are not finite.")
+        raise ConfigError(
+            "the backbone gives features that are not finite. "
+            "Its training diverged: use an older checkpoint of that run, or another precision."
+        )
     return frozen
 
 

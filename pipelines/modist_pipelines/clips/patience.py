@@ -71,7 +71,7 @@ class ReadThreads:
         while not (done := _finished(job, min(self._patience, _POLL))):
             now = time.monotonic()
             if given_up.is_set():
-                raise DataError(f"nobody waits for {job.name} any more")
+                raise DataError(f"nobody waits for {job.name} any more. Look at what ended the run before this.")
             if now - asked < self._patience:
                 continue
             if len(job.attempts) == _MAX_ATTEMPTS:

@@ -30,7 +30,7 @@ def read_text(path: Path) -> tuple[str, str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the list {path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"the list {path} cannot be read: {error.strerror}. Give one that can.") from error
     problem = "no text"
     for encoding in _guesses(data):
         try:

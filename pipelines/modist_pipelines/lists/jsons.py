@@ -45,16 +45,20 @@ def _parsed(path: Path, text: str) -> tuple[Any, str]:
         found = json.loads(text)
         if isinstance(found, (dict, list)):
             return found, "JSON"
-        raise DataError(f"{path} is JSON, but neither rows nor an object of them.")
+        raise DataError(
+            f'{path} is JSON, but neither rows nor an object of them. Write [{{{{"path": …, "label": …}}}}, …].'
+        )
     except RecursionError:
-        raise DataError(f"{path} is JSON nested too deeply to be a list.") from None
+        raise DataError(f"{path} is JSON nested too deeply to be a list. Write rows, or an object of them.") from None
     except json.JSONDecodeError as error:
         rows = list(_json_lines(path, text)) if "\n" in text.strip() and text.lstrip().startswith("{") else None
         if rows is not None and len(rows) > 1:
             return rows, "JSON lines"
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from error
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}). Mend the line."
+        ) from error
     except ValueError as error:  # a number of thousands of digits
-        raise DataError(f"{path} is not JSON ({error}).") from error
+        raise DataError(f"{path} is not JSON ({error}). Mend it, or name another --list-format.") from error
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Any]:
@@ -64,9 +68,11 @@ def _json_lines(path: Path, text: str) -> Iterator[Any]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}).") from error
+            raise DataError(
+                f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}). Mend the line."
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+            raise DataError(f"{path}, line {number}: not JSON ({error}). Mend the line.") from error
 
 
 def _entry(path: Path, number: int, key: str | None, row: Any, used: dict[str, None]) -> Entry:

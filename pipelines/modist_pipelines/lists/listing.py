@@ -90,7 +90,10 @@ def read_entries(path: Path, kind: ListFormat = "auto", finder: Finder | None = 
     found = detect(path) if kind == "auto" else kind
     entries, said = _read(path, found, finder)
     if not entries:
-        raise DataError(f"VIDEOS {path} lists no video (read as {said}). --list-format names another format.")
+        raise DataError(
+            f"VIDEOS {path} lists no video (read as {said}). "
+            "Name another format by --list-format, or give another list."
+        )
     classes = {entry.label for entry in entries} - {None}
     log.info("%s: %d lines, read as %s; %d classes", path, len(entries), said, len(classes))
     if num_unlabelled := sum(entry.label is None for entry in entries):

@@ -25,8 +25,8 @@ def read_ucf101(path: Path, text: str) -> list[Entry]:
         label = name.split("/")[0] if "/" in name else None
         if label is None or not is_media(name):
             raise DataError(
-                f"{path}, line {number}, column 1: {line.strip()!r} is no line of UCF101, such as "
-                "Archery/v_Archery_g01_c01.avi 3."
+                f"{path}, line {number}, column 1: {line.strip()!r} is no line of UCF101. Write lines such as "
+                "Archery/v_Archery_g01_c01.avi 3, or name another --list-format."
             )
         group = re.search(r"_(g\d+)_", name)
         columns = {"group": f"{label} {group[1]}"} if group else {}
@@ -47,8 +47,8 @@ def read_hmdb51(path: Path) -> list[Entry]:
             name, _, part = (cell.strip() for cell in line.strip().rpartition(" "))
             if part not in ("0", "1", "2") or not name:
                 raise DataError(
-                    f"{file}, line {number}, column 2: {line.strip()!r} is no line of HMDB51: a name, and 1 for "
-                    "training, 2 for test or 0 for neither."
+                    f"{file}, line {number}, column 2: {line.strip()!r} is no line of HMDB51. Write a name, and 1 "
+                    "for training, 2 for test or 0 for neither."
                 )
             if part != "0":
                 split = {"split": "train" if part == "1" else "test"}

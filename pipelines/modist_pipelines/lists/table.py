@@ -51,8 +51,8 @@ def split_plainly(path: Path, text: str, separator: str) -> list[Row]:
     if len({len(row.cells) for row in loose}) == 1 and not are_open:  # quotes are part of the names
         return loose
     raise DataError(
-        f"{path}, line {line}: the quotes do not fit ({problem}). A cell that holds the separator or a line end stands "
-        'in double quotes, and a quote in it is written twice: "".'
+        f"{path}, line {line}: the quotes do not fit ({problem}). Put a cell that holds the separator or a line end "
+        'into double quotes, and write a quote in it twice: "".'
     )
 
 

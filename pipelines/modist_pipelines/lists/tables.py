@@ -137,7 +137,9 @@ def kinetics_entry(path: Path, line: int, row: Mapping[str, str]) -> Entry:
         cell = row.get(column, "")
         if cell and not (is_number(cell) and abs(float(cell)) < 1e6):
             place = list(row).index(column) + 1
-            raise DataError(f"{path}, line {line}, column {place} ({column}): {cell!r} is no number of seconds.")
+            raise DataError(
+                f"{path}, line {line}, column {place} ({column}): {cell!r} is no number of seconds. Mend the line."
+            )
         times.append(cell)
     stems = [name]
     if all(times):

@@ -126,7 +126,7 @@ class PrepareConfig:
         for name in self.motion_inputs:
             find_motion_input(name, OPTION)
         if len(set(self.motion_inputs)) < len(self.motion_inputs):
-            raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice.")
+            raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice. Name each once.")
         if self.merge and self.shard is not None:
             raise DataError("--merge joins what --shard made: pass one of the two.")
 
@@ -143,7 +143,10 @@ class PrepareConfig:
             names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
             values = [os.environ.get(name) for name in names]
             if None in values:
-                raise DataError(f"--shard slurm: this is no job array, since {' and '.join(names)} are not set.")
+                raise DataError(
+                    f"--shard slurm: this is no job array, since {' and '.join(names)} are not set. "
+                    "Give I/N instead, such as 1/16."
+                )
             task, first, count = (int(value) for value in values if value is not None)
             text = f"{task - first + 1}/{count}"
         match = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -445,5 +448,5 @@ def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     raise DataError(
         f"VIDEOS {config.videos}: none of the {quarantine.num_rows} files can be used ({counts}). "
-        f"{config.out / QUARANTINE_NAME} says why for each."
+        f"Look at {config.out / QUARANTINE_NAME}, which says why for each."
     )

@@ -67,6 +67,7 @@ def _sorted_out(
             + (f" ({_named(others)})" if others else "")
             + ", and none that ends in .mp4, .avi, .mkv, .mov, .webm or the like, or begins as they do"
             + (f"; {len(rows)} subfolders or archives cannot be listed, such as {rows[0]['video']}." if rows else ".")
+            + " Give the folder, archive or list of the videos."
         )
     if num_other:
         logger.info(

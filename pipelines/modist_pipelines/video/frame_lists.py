@@ -60,7 +60,10 @@ class FrameLists:
             self._sizes.append(size)
         if not self.videos:
             example = next(iter(self.refused.values()), "the lists are empty")
-            raise DataError(f"{folder} has no video of the lists {', '.join(map(str, lists))}: {example}.")
+            raise DataError(
+                f"{folder} has no video of the lists {', '.join(map(str, lists))}: {example}. "
+                "Give the folder that the lists are of."
+            )
 
     @property
     def num_videos(self) -> int:
@@ -126,4 +129,4 @@ def _read(path: Path, frames: dict[str, list[tuple[int, str]]]) -> None:
                     raise DataError(f"{path}, line {reader.line_num}: {' '.join(row)!r}. Write {' '.join(_HEADER)}.")
                 frames.setdefault(row[0], []).append((int(row[2]), row[3]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the frame list {path} cannot be read ({error}).") from error
+        raise DataError(f"the frame list {path} cannot be read ({error}). Give a readable text file.") from error

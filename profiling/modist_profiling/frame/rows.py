@@ -116,7 +116,7 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise ConfigError(f"the process of row {self.name!r} ended; its error is above.")
+            raise ConfigError(f"the process of row {self.name!r} ended. Look at its error above.")
         return json.loads(line)
 
     def ask(self, **command: Any) -> dict[str, Any]:

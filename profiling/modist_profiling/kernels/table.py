@@ -46,7 +46,10 @@ def taken_over(table: Table, measured: Table) -> Table:
     for name, keys in _KEYS.items():
         for entry in measured[name]:
             if entry["architecture"] not in ARCHITECTURES:
-                raise ConfigError(f"An entry is of sm_{entry['architecture']}; the kernels know only {ARCHITECTURES}.")
+                raise ConfigError(
+                    f"An entry is of sm_{entry['architecture']}; the kernels know only {ARCHITECTURES}. "
+                    "Take that entry out."
+                )
         entries = {tuple(entry[key] for key in keys): entry for entry in [*table[name], *measured[name]]}
         found[name] = [entries[key] for key in sorted(entries)]
     return found

@@ -157,5 +157,5 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the page; without it report.html in the first RUN")
     options = parser.parse_args()
     if len(options.runs) > 2:
-        raise ConfigError(f"{len(options.runs)} runs were given. A page shows one run, or two side by side.")
+        raise ConfigError(f"{len(options.runs)} runs were given. Give one, or two to see side by side.")
     return options
