@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test long faults test-oldest quick lint gpu-check clean
+.PHONY: install demo docs test long faults test-oldest quick lint gpu-check clean
 
 install: .venv/.installed
 
@@ -16,6 +16,10 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/python launch/demo.py --out demo
+
+# The pages as a site, in build/site/index.html; needs no network. A link that leads nowhere is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: install
 	$(BIN)/ruff check .

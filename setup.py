@@ -71,6 +71,14 @@ setup(
         "hub": ["huggingface_hub>=0.27"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
+        # `make docs`: the pages as a site; and what runs the notebooks.
+        "docs": [
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
+        ],
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

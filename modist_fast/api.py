@@ -139,7 +139,8 @@ def evaluate_linear(
     Args:
         backbone: a run, an exported file, a checkpoint, "random" or "random:RUN".
         out: takes result.json, confusion.png and the features.
-        store, videos: where the frames come from; one of the two.
+        store: where the frames come from: this, or videos.
+        videos: a folder of files, in place of a store.
         labels: a list with columns path, label, split; without one, folders are the labels.
         progress: a bar, silence, or a function that is called with the shards of 16 videos whose features are done, and
             all.

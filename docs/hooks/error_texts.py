@@ -4,11 +4,13 @@ The texts are read out of the code, so the page cannot lack one. `tests/test_doc
 """
 
 import ast
-import html
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("modist_fast", "pipelines/modist_pipelines", "profiling/modist_profiling", "kernels/modist_kernels")
@@ -16,6 +18,8 @@ ROOTS = {"ConfigError", "DataError", "ReportError"}
 """What a command prints as one paragraph; with the classes that are derived from these."""
 REASONS = {"VideoError", "DamagedError"}
 """Of one video: a row of the quarantine or a line of the log, and nothing to type anew."""
+INNER = {"modist_fast/run/whole_state.py"}
+"""Whose words are always put into those of another error."""
 PAGE, MARK = "errors.md", "<!-- texts -->"
 HOLE = "…"
 _DO = (
@@ -52,6 +56,7 @@ class Text:
         return (self.words, "") if rule is None else (self.words[:rule].rstrip(" ;:,"), self.words[rule:])
 
 
+@cache
 def texts(packages: tuple[str, ...] = PACKAGES) -> list[Text]:
     """Every error that a user can meet, in the order of the files."""
     trees = {
@@ -59,19 +64,9 @@ def texts(packages: tuple[str, ...] = PACKAGES) -> list[Text]:
         for package in packages
         for path in sorted((REPOSITORY / package).rglob("*.py"))
     }
-    kinds, constants = _kinds(trees), _constants(trees)
-    return [text for path, tree in trees.items() for text in _of_module(path, tree, kinds - REASONS, constants)]
-
-
-def reasons(packages: tuple[str, ...] = PACKAGES) -> set[str]:
-    """The short names by which the quarantine says why a video was left out."""
-    found = set()
-    for package in packages:
-        for path in (REPOSITORY / package).rglob("*.py"):
-            for call in _calls(ast.parse(path.read_text(encoding="utf-8")), {"VideoError"}):
-                if call.args and isinstance(call.args[0], ast.Constant):
-                    found.add(call.args[0].value)
-    return found
+    kinds, names = _kinds(trees) - REASONS, _names(trees)
+    shown = {path: tree for path, tree in trees.items() if path.relative_to(REPOSITORY).as_posix() not in INNER}
+    return [text for path, tree in shown.items() for text in _of_module(path, tree, kinds, names)]
 
 
 def _kinds(trees: dict[Path, ast.Module]) -> set[str]:
@@ -83,16 +78,35 @@ def _kinds(trees: dict[Path, ast.Module]) -> set[str]:
     return kinds
 
 
-def _constants(trees: dict[Path, ast.Module]) -> dict[str, str]:
-    """Texts that modules hold by name, which errors put in."""
-    return {
-        target.id: node.value.value
-        for tree in trees.values()
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
-        if isinstance(target, ast.Name) and " " in node.value.value
-    }
+def _names(trees: dict[Path, ast.Module]) -> dict[str, str]:
+    """Texts that modules hold by name, and those that functions give, by the functions' names with brackets.
+
+    A name that several modules have is left out: it is each module's own.
+    """
+    defined = Counter(
+        f"{node.name}()" for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    )
+    found = [(name, words) for tree in trees.values() for name, words in _own_names(tree).items()]
+    times = Counter(name for name, _ in found)
+    return {name: words for name, words in found if times[name] == 1 and defined[name] < 2}
+
+
+def _own_names(tree: ast.Module) -> dict[str, str]:
+    names = {}
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str() as text)) if " " in text:
+                names[name] = text
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Return) and node.value and _is_sentence(words := _words(node.value, names)):
+                    names.setdefault(f"{function.name}()", words)
+    return names
+
+
+def _is_sentence(words: str) -> bool:
+    return len(words.replace(HOLE, " ").split()) > 3
 
 
 def _calls(tree: ast.AST, kinds: set[str]) -> Iterator[ast.Call]:
@@ -101,28 +115,39 @@ def _calls(tree: ast.AST, kinds: set[str]) -> Iterator[ast.Call]:
             yield node
 
 
-def _of_module(path: Path, tree: ast.Module, kinds: set[str], constants: dict[str, str]) -> Iterator[Text]:
+def _of_module(path: Path, tree: ast.Module, kinds: set[str], shared: dict[str, str]) -> Iterator[Text]:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    shared = shared | _own_names(tree)
     for call in _calls(tree, kinds):
         around = [node for node in functions if node.lineno <= call.lineno <= (node.end_lineno or 0)]
-        names = constants | {name: words for node in around for name, words in _locals(node, constants).items()}
+        names = shared | {name: words for node in around for name, words in _locals(node, shared).items()}
         for argument in call.args[:1]:
-            # A name or a call alone hands on the words of another error, which stands where it was made.
-            if words := _words(argument, names).strip(f"{HOLE} "):
-                whole = re.sub(r"\s+", " ", _words(argument, names)).strip()
-                if len(words.split()) > 1:
-                    yield Text(path, call.lineno, ast.unparse(call.func), whole)
+            # What is no text hands on the words of another error, which stands where it was made.
+            words = re.sub(r"\s+", " ", _words(argument, names)).strip()
+            if len(words.replace(HOLE, " ").split()) > 1:
+                yield Text(path, call.lineno, ast.unparse(call.func), words)
 
 
-def _locals(function: ast.FunctionDef, constants: dict[str, str]) -> dict[str, str]:
+def handed_on(packages: tuple[str, ...] = PACKAGES) -> set[str]:
+    """The code of all errors that have no text of their own."""
+    known = {(text.path, text.line) for text in texts(packages)}
+    found = set()
+    for package in packages:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found |= {ast.unparse(call) for call in _calls(tree, ROOTS) if (path, call.lineno) not in known}
+    return found
+
+
+def _locals(function: ast.FunctionDef, names: dict[str, str]) -> dict[str, str]:
     """Texts that a function gives a name before it raises them."""
-    return {
-        target.id: words
-        for node in ast.walk(function)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name) and len((words := _words(node.value, constants)).split()) > 3
-    }
+    found = {}
+    for node in ast.walk(function):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) | ast.NamedExpr(ast.Name(id=name), value):
+                if _is_sentence(words := _words(value, names)):
+                    found[name] = words
+    return found
 
 
 def _words(node: ast.expr, names: dict[str, str]) -> str:
@@ -139,10 +164,12 @@ def _words(node: ast.expr, names: dict[str, str]) -> str:
             return _words(body, names) or _words(other, names)
         case ast.Name(id=name):
             return names.get(name, HOLE)
+        case ast.Call(func=ast.Name(id=name)):
+            return names.get(f"{name}()", HOLE)
     return HOLE
 
 
-def page() -> str:
+def whole_list() -> str:
     """The list of errors, room by room, as Markdown."""
     lines, last = [], ""
     for text in sorted(texts(), key=lambda text: (text.room, text.path, text.line)):
@@ -150,7 +177,7 @@ def page() -> str:
             last = text.room
             lines += ["", f"## {text.room}", ""]
         wrong, cure = text.split
-        lines += [f"`{html.unescape(wrong or cure).replace('`', '')}`", f":   {_escaped(cure)}", ""]
+        lines += [f"`{(wrong or cure).replace('`', '')}`", f":   {_escaped(cure)}", ""]
     return "\n".join(lines)
 
 
@@ -158,8 +185,6 @@ def _escaped(words: str) -> str:
     return re.sub(r"([*_<>`\[\]\\])", r"\\\1", words)
 
 
-def on_page_markdown(markdown: str, page: object, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """mkdocs calls this for every page."""
-    if getattr(page, "file").src_uri != PAGE:  # noqa: B009  mkdocs is not there for the checker of types
-        return markdown
-    return markdown.replace(MARK, globals()["page"]())
+    return markdown.replace(MARK, whole_list()) if page.file.src_uri == PAGE else markdown

@@ -71,7 +71,10 @@ class Backbone(nn.Module, ABC):
         """Refuse clips that the net cannot take.
 
         Args:
-            frames_option, side_option: what the user calls the two numbers.
+            num_frames: of a clip.
+            side: of a clip, in pixels.
+            frames_option: what the user calls the first.
+            side_option: what the user calls the second.
 
         Raises:
             ConfigError: with the nearest sizes that it can.

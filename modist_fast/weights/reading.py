@@ -76,7 +76,7 @@ def read_weights(path: Path, inflation: Inflation = "mean") -> Weights:
             + ". It is another network: give weights of one that docs/weights.md names."
         )
     if flaw := flaw_of(conversion.state):
-        raise ConfigError(f"{path} {flaw}.")
+        raise ConfigError(f"{path} {flaw}. Use an older checkpoint of that training.")
     net.load_state_dict(conversion.state)
     outside = [name for name in state if not name.startswith(prefix)] if prefix else []
     left_out = Counter(_part(name) for name in outside)

@@ -42,7 +42,7 @@ def read_stats(folder: Path) -> list[RankStats]:
     """Read the tables of all ranks in a folder.
 
     Raises:
-        ValueError: there are none, or one lacks the ranges of the training step.
+        ConfigError: there are none, or one lacks the ranges of the training step.
     """
     ranks = {}
     for path in folder.glob(f"nsys-rank*_{REPORTS[0]}.csv"):
@@ -50,7 +50,7 @@ def read_stats(folder: Path) -> list[RankStats]:
         assert match is not None
         ranks[int(match[1])] = path.name.removesuffix(f"_{REPORTS[0]}.csv")
     if not ranks:
-        raise ValueError(
+        raise ConfigError(
             f"{folder} holds no nsys-rankR_{REPORTS[0]}.csv. Make them with profiling/nsys_pretrain.sh, or with "
             f"nsys stats --report {','.join(REPORTS)} --format csv --output FOLDER/nsys-rankR REPORT.nsys-rep"
         )
@@ -65,7 +65,7 @@ def _read_rank(folder: Path, rank: int, base: str) -> RankStats:
         if (name := _own(row["Range"]))
     }
     if "step" not in host:
-        raise ValueError(
+        raise ConfigError(
             f"{folder}/{base}_{REPORTS[0]}.csv has no range {_DOMAIN}step: nothing was recorded while the run "
             "trained. Pass --profile.cuda-window, and a --max-steps beyond --profile.start."
         )
@@ -81,7 +81,7 @@ def _read_rank(folder: Path, rank: int, base: str) -> RankStats:
 def _rows(path: Path) -> list[dict[str, str]]:
     """The table in a file. What nsys has to say comes before the header; a file without data has none."""
     if not path.exists():
-        raise ValueError(f"{path} is missing: run nsys stats with --report {','.join(REPORTS)}")
+        raise ConfigError(f"{path} is missing: run nsys stats with --report {','.join(REPORTS)}.")
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(("Range,", "Time (%),"))), len(lines))
     return list(csv.DictReader(lines[start:]))
@@ -161,10 +161,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds nsys-rankR_*.csv, as profiling/nsys_pretrain.sh makes them")
     parser.add_argument("--json", type=Path, help="write the budget here too")
     options = parser.parse_args()
-    try:
-        ranks = read_stats(options.folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    ranks = read_stats(options.folder)
     print(table(ranks))
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(ranks), indent=1) + "\n", encoding="utf-8")

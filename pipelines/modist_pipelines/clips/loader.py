@@ -82,7 +82,8 @@ class ClipLoader:
         plan: what clips to draw.
         batch_size: samples a step over all processes; a multiple of `world_size`.
         seed: of order, plan, deal and subset.
-        rank, world_size: which part of each step is this process's.
+        rank: which part of each step is this process's.
+        world_size: number of processes.
         shuffle_keys: deal the key clips (ShuffleBN); otherwise they stay with their queries.
         device: "cpu", or "cuda:N" to decode and augment there.
         num_threads: decoding threads; 0 takes this process's share of the cores.

@@ -46,7 +46,7 @@ def _parsed(path: Path, text: str) -> tuple[Any, str]:
         if isinstance(found, (dict, list)):
             return found, "JSON"
         raise DataError(
-            f'{path} is JSON, but neither rows nor an object of them. Write [{{{{"path": …, "label": …}}}}, …].'
+            f'{path} is JSON, but neither rows nor an object of them. Write [{{"path": …, "label": …}}, …].'
         )
     except RecursionError:
         raise DataError(f"{path} is JSON nested too deeply to be a list. Write rows, or an object of them.") from None
