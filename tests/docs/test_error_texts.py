@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import error_texts
@@ -65,7 +66,7 @@ def hand_on(error):
 def quoted() -> list[str]:
     """The texts of errors that the page explains: terms of its lists."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
-    terms = [line for line, after in zip(lines, lines[1:], strict=False) if after.startswith(":   ")]
+    terms = [line for line, after in pairwise(lines) if after.startswith(":   ")]
     return [part for line in terms for part in re.findall(r"`([^`]+)`", line)]
 
 
