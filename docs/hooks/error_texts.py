@@ -43,7 +43,9 @@ class Text:
 
     @property
     def room(self) -> str:
-        return self.path.parent.relative_to(REPOSITORY).as_posix()
+        """The folder, without that in which its package is nested."""
+        parts = self.path.parent.relative_to(REPOSITORY).parts
+        return "/".join(parts if parts[0].startswith("modist") else parts[1:])
 
     @property
     def split(self) -> tuple[str, str]:
@@ -116,9 +118,12 @@ def _calls(tree: ast.AST, kinds: set[str]) -> Iterator[ast.Call]:
 
 
 def _of_module(path: Path, tree: ast.Module, kinds: set[str], shared: dict[str, str]) -> Iterator[Text]:
+    calls = list(_calls(tree, kinds))
+    if not calls:
+        return
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     shared = shared | _own_names(tree)
-    for call in _calls(tree, kinds):
+    for call in calls:
         around = [node for node in functions if node.lineno <= call.lineno <= (node.end_lineno or 0)]
         names = shared | {name: words for node in around for name, words in _locals(node, shared).items()}
         for argument in call.args[:1]:
