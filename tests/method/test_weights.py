@@ -267,7 +267,7 @@ def test_what_a_format_does_not_have_is_refused(tmp_path: Path) -> None:
     net = scrambled("r18", width=8)
     for to, name, words in (
         ("pytorchvideo", "net.pyth", "no network like r18, only one like r50, slow-r50"),
-        ("onnx", "net.pth", r"a file of onnx has the suffix \.onnx"),
+        ("onnx", "net.pth", r"give a file of onnx the suffix \.onnx"),
         ("modist", "absent/net.safetensors", "the folder .*absent is not there"),
     ):
         with pytest.raises(ConfigError, match=words):
