@@ -19,7 +19,7 @@ demo: install
 
 # The pages as a site, in build/site/index.html; needs no network. A link that leads nowhere is an error.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check .
