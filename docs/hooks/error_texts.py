@@ -1,6 +1,7 @@
 """docs/errors.md when the site is built: every error text that the sources hold, each with what it says to do.
 
-The texts are read out of the code, so the page cannot lack one. `tests/test_docs.py` holds each of them to a cure.
+The texts are read out of the code, so the page cannot lack one. `tests/docs/test_error_texts.py` holds each of
+them to a cure.
 """
 
 import ast
@@ -14,8 +15,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("modist_fast", "pipelines/modist_pipelines", "profiling/modist_profiling", "kernels/modist_kernels")
-ROOTS = {"ConfigError", "DataError", "ReportError"}
-"""What a command prints as one paragraph; with the classes that are derived from these."""
+ROOTS = {"ConfigError", "DataError", "ReportError", "_print_once"}
+"""What a command prints as one paragraph, with the classes that are derived from these; and what prints it."""
 REASONS = {"VideoError", "DamagedError"}
 """Of one video: a row of the quarantine or a line of the log, and nothing to type anew."""
 INNER = {"modist_fast/run/whole_state.py"}
@@ -59,16 +60,26 @@ class Text:
 
 
 @cache
-def texts(packages: tuple[str, ...] = PACKAGES) -> list[Text]:
+def texts() -> list[Text]:
     """Every error that a user can meet, in the order of the files."""
-    trees = {
-        path: ast.parse(path.read_text(encoding="utf-8"))
-        for package in packages
-        for path in sorted((REPOSITORY / package).rglob("*.py"))
-    }
+    trees = _trees()
     kinds, names = _kinds(trees) - REASONS, _names(trees)
     shown = {path: tree for path, tree in trees.items() if path.relative_to(REPOSITORY).as_posix() not in INNER}
     return [text for path, tree in shown.items() for text in _of_module(path, tree, kinds, names)]
+
+
+def handed_on() -> set[str]:
+    """The code of all errors that have no text of their own."""
+    known = {(text.path, text.line) for text in texts()}
+    kinds = _kinds(_trees()) - REASONS
+    calls = [(path, call) for path, tree in _trees().items() for call in _calls(tree, kinds)]
+    return {ast.unparse(call) for path, call in calls if (path, call.lineno) not in known}
+
+
+@cache
+def _trees() -> dict[Path, ast.Module]:
+    paths = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def _kinds(trees: dict[Path, ast.Module]) -> set[str]:
@@ -131,17 +142,6 @@ def _of_module(path: Path, tree: ast.Module, kinds: set[str], shared: dict[str, 
             words = re.sub(r"\s+", " ", _words(argument, names)).strip()
             if len(words.replace(HOLE, " ").split()) > 1:
                 yield Text(path, call.lineno, ast.unparse(call.func), words)
-
-
-def handed_on(packages: tuple[str, ...] = PACKAGES) -> set[str]:
-    """The code of all errors that have no text of their own."""
-    known = {(text.path, text.line) for text in texts(packages)}
-    found = set()
-    for package in packages:
-        for path in (REPOSITORY / package).rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found |= {ast.unparse(call) for call in _calls(tree, ROOTS) if (path, call.lineno) not in known}
-    return found
 
 
 def _locals(function: ast.FunctionDef, names: dict[str, str]) -> dict[str, str]:

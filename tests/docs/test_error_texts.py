@@ -18,6 +18,8 @@ HANDED_ON = {
     "ConfigError(answer[1])",
     "ConfigError(str(error))",
     "ConfigError(str(error).replace('--backbone', '--init-from'))",
+    "SaveError(cannot_write(half.parent, reason, num_bytes(state)))",
+    "_print_once(str(error))",
 }
 
 
