@@ -40,7 +40,7 @@ setup(
         "triton>=3.6; platform_system == 'Linux'",
         "numpy>=2.0",
         "pyarrow>=18",
-        "av>=14",
+        "av>=17",
         "isal>=1.6",  # checksums
         "opencv-python-headless>=4.10",
         "nvtx>=0.2.11; platform_system == 'Linux'",

@@ -12,7 +12,8 @@ from modist_fast.run.options import check_ranges
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
+from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
+from modist_pipelines.video.engine import EngineName
 
 OutKind = Literal["folder", "file", "either"]
 CrossNegatives = Literal["own", "other"]
@@ -134,6 +135,9 @@ class LoaderConfig:
     hw_decoder_load: float = ranged(HW_DECODER_LOAD, SHARE)
     """Share of a GPU's JPEGs that its JPEG engines decode; host threads and the GPU's cores decode the rest. The
     default is DALI's. On an H200, 0.65 and 1 decoded as many a second, and 0 half of that (docs/gpu.md)."""
+    video_engine: EngineName = "dali"
+    """With --source video on a GPU: dali decodes a file from its first frame on, torchcodec from the key frames before
+    the frames wanted. Which is faster was not measured."""
     motion_decoding: MotionDecoding = "auto"
     """Who decodes the motion maps where a GPU makes the clips: the GPU, or the host's threads beside it. They are two
     thirds of a sample's JPEGs. auto: the host where a process has 8 threads or more (docs/throughput-model.md)."""
@@ -181,6 +185,8 @@ class TrainConfig:
     windows by motion, and several frames decoded for each one used."""
     videos: Path | None = None
     """With --source video: the folder of videos."""
+    frames_fps: float = ranged(30.0, FRAME_RATE)
+    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"

@@ -25,7 +25,7 @@ from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideos
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import join_world
 from modist_fast.host.whole_file import whole_file
-from modist_pipelines.ranges import COUNT, POSITIVE, ranged
+from modist_pipelines.ranges import COUNT, FRAME_RATE, POSITIVE, ranged
 
 log = logging.getLogger("modist")
 _SHOWN = 20
@@ -38,6 +38,8 @@ class PredictConfig:
     out_is: ClassVar[OutKind] = "file"
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """A folder of videos, some files, or a store."""
+    frames_fps: float = ranged(30.0, FRAME_RATE)
+    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
     classifier: Path
     """The --out of modist evaluate linear, finetune or supervised."""
     out: Path
@@ -77,6 +79,7 @@ def main() -> None:
         network=network,
         out=config.out,
         every=config.every,
+        frames_fps=config.frames_fps,
         views=found.views,
         features=config.features,
         device=config.device,

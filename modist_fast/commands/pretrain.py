@@ -68,7 +68,13 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
             )
         return store
     assert config.videos is not None
-    source = RawVideos(config.videos, device=str(device), num_threads=config.loader.num_threads)
+    source = RawVideos(
+        config.videos,
+        device=str(device),
+        num_threads=config.loader.num_threads,
+        engine=config.loader.video_engine,
+        frames_fps=config.frames_fps,
+    )
     if config.objective.motion:
         source.check_motion(config.motion_input)
         log.info(

@@ -37,6 +37,8 @@ COUNT = Range(low=1)
 FROM_ZERO = Range(low=0)
 """Rates, seconds, and counts of which 0 means something."""
 POSITIVE = Range(low=0, open_low=True)
+FRAME_RATE = Range(0.1, 1000)
+"""Frames a second of pictures."""
 MOMENTUM = Range(low=0, high=1, open_high=True)
 SHARE = Range(low=0, high=1)
 PART = Range(low=0, high=1, open_low=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 
 from modist_pipelines.video import write
@@ -45,6 +46,26 @@ def write_video(
     """
     options = {"bf": str(b_frames), "g": "12", "b": "2000000"}
     return write.write_video(path, pictures, fps, codec=codec, times=times, options=options)
+
+
+def looped(path: Path, source: Path, seconds: float, **container_options: str) -> Path:
+    """The packets of a video again and again, for so long: a long file that costs little to make."""
+    with av.open(str(source)) as once, av.open(str(path), "w", container_options=container_options) as long:
+        stream = once.streams.video[0]
+        out = long.add_stream_from_template(stream)
+        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in once.demux(stream) if p.size]
+        base = stream.time_base
+        assert base is not None
+        period = stream.duration or round((once.duration or 0) / av.time_base / base)
+        for turn in range(max(1, round(seconds / float(period * base)))):
+            for data, pts, dts, is_keyframe in packets:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = out, base, is_keyframe
+                assert pts is not None
+                assert dts is not None
+                packet.pts, packet.dts = pts + turn * period, dts + turn * period
+                long.mux(packet)
+    return path
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -199,6 +199,17 @@ def test_raw_source(corpus: Path) -> None:
         assert source.info(row).num_frames == NUM / 4
 
 
+def test_raw_frames_fps(tmp_path: Path) -> None:
+    """At 12 a second the frame on show after half a second is the seventh."""
+    write_frames(tmp_path / "vid", lambda i: f"{i:06d}.png", [numbered_picture(number) for number in range(NUM)])
+    for fps, at_half in ((30.0, 15), (12.0, 6)):
+        source = RawVideos(tmp_path, grid=5, frames_fps=fps)
+        assert source.info(0).num_frames == round(NUM * 30 / fps / 5 + 0.3)
+        picture = source.read(0, {"rgb": [3]}).frames["rgb"][0]
+        assert read_number(picture) == at_half
+    assert RawVideos(tmp_path).fingerprint() != RawVideos(tmp_path, frames_fps=12.0).fingerprint()
+
+
 def test_lists_name_them(corpus: Path, tmp_path: Path) -> None:
     """mmaction's lists of raw frames, and members of archives."""
     (tmp_path / "list.txt").write_text(

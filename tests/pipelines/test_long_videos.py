@@ -15,7 +15,7 @@ import av
 import prepare_parts
 import pyarrow.parquet as pq
 import pytest
-from made_videos import moving_pictures, write_video
+from made_videos import looped, moving_pictures, write_video
 
 from modist_pipelines.prepare.estimate import Sample, extrapolate
 from modist_pipelines.prepare.growth import source_row
@@ -26,26 +26,6 @@ from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import ShardWriter
 
 pytestmark = pytest.mark.slow
-
-
-def looped(path: Path, source: Path, seconds: float) -> Path:
-    """The packets of a video again and again, for so long."""
-    with av.open(str(source)) as once, av.open(str(path), "w") as long:
-        stream = once.streams.video[0]
-        out = long.add_stream_from_template(stream)
-        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in once.demux(stream) if p.size]
-        base, period = stream.time_base, stream.duration
-        assert base is not None
-        assert period is not None
-        for turn in range(max(1, round(seconds / float(period * base)))):
-            for data, pts, dts, is_keyframe in packets:
-                packet = av.Packet(data)
-                packet.stream, packet.time_base, packet.is_keyframe = out, base, is_keyframe
-                assert pts is not None
-                assert dts is not None
-                packet.pts, packet.dts = pts + turn * period, dts + turn * period
-                long.mux(packet)
-    return path
 
 
 def peak_of_preparing(folder: Path, minutes: float) -> int:

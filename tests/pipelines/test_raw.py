@@ -1,8 +1,10 @@
 """Raw videos: the frames meant, whatever the container; one decode a video; the same clips as from a store."""
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import av
 import cv2
@@ -11,6 +13,7 @@ import pytest
 import torch
 from av.stream import Disposition
 from clip_store import run_graph
+from made_videos import looped, numbered_picture, read_number
 
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.clips.loader import ClipLoader
@@ -18,12 +21,13 @@ from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.plan import Augmentation, ClipPlan, ClipSpec, PlanConfig
 from modist_pipelines.video import frames as frame_decoder
 from modist_pipelines.video import write
-from modist_pipelines.video.engine import EngineDecoder, video_graph
+from modist_pipelines.video.engine import DaliEngine, make_engine, video_graph
 from modist_pipelines.video.frames import decode_nominal, torchcodec_loads
 from modist_pipelines.video.index import read_index
-from modist_pipelines.video.picture import upright_rgb
+from modist_pipelines.video.picture import RULES, UPRIGHT, Orientation, upright_rgb
 from modist_pipelines.video.raw import RawVideos
 from modist_pipelines.video.reader import VideoError, VideoReader
+from modist_pipelines.video.seeking import decode_by_seeking
 
 pytestmark = pytest.mark.slow
 
@@ -55,16 +59,24 @@ def sequential(path: Path) -> list[np.ndarray]:
     return frames
 
 
-@pytest.fixture(params=["torchcodec", "pyav"])
+@pytest.fixture(params=["seeking", "torchcodec", "pyav"])
 def decoder(request, monkeypatch) -> str:
+    """Who decodes where it can: the others are for files that do not list their key frames."""
     if request.param == "torchcodec" and not torchcodec_loads():
         pytest.skip("torchcodec or its FFmpeg libraries are not installed")
     monkeypatch.setattr(frame_decoder, "torchcodec_loads", lambda: request.param == "torchcodec")
+    if request.param != "seeking":
+        without_lists(monkeypatch)
     return request.param
 
 
-def assert_frames_are_those_meant(path: Path, wanted: list[int]) -> None:
-    expected = sequential(path)
+def without_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no file listed its key frames."""
+    monkeypatch.setattr(frame_decoder, "decode_by_seeking", lambda *args: None)
+
+
+def assert_frames_are_those_meant(path: Path, wanted: list[int], expected: list[np.ndarray] | None = None) -> None:
+    expected = expected or sequential(path)
     decoded = decode_nominal(path, FPS, wanted)
     for tick in wanted:
         picture = decoded.pixels[tick].astype(int)
@@ -107,27 +119,31 @@ def test_decoders_agree_on_the_stream(tmp_path, decoder):
         assert abs(picture.mean() - expected[tick].mean()) < 5
 
 
-def test_every_real_video_that_decodes(shared_data, decoder):
+def test_every_real_video_that_decodes(shared_data, monkeypatch):
     """Variable frame rate, B-frames, rotation, open groups, broken files; AVI and others without time stamps."""
     folders = ("odd", "misc", "hmdb51_samples")
     files = [path for folder in folders for path in sorted((shared_data / folder).rglob("*")) if path.is_file()]
     num_checked = 0
     for path in files:
         try:
-            num_frames = len(sequential(path))
+            expected = sequential(path)
         except VideoError as error:
             if error.reason != "decode_error":  # of a file that is mostly damaged, some frames can be had
                 with pytest.raises(VideoError):
                     decode_nominal(path, FPS, [0])
             continue
-        wanted = sorted(set(np.random.default_rng(1).integers(0, num_frames, 3).tolist()))
-        assert_frames_are_those_meant(path, wanted)
+        wanted = sorted(set(np.random.default_rng(1).integers(0, len(expected), 3).tolist()))
+        assert_frames_are_those_meant(path, wanted, expected)
+        with monkeypatch.context() as patch:
+            without_lists(patch)
+            assert_frames_are_those_meant(path, wanted, expected)
         num_checked += 1
     assert num_checked > 20
 
 
 def test_index_counts_what_the_decoder_decodes(tmp_path, monkeypatch):
     monkeypatch.setattr(frame_decoder, "torchcodec_loads", lambda: False)
+    without_lists(monkeypatch)
     path = tmp_path / "v.mp4"
     write_video(path, 61, gop=12, b_frames=0)
     index = read_index(path, FPS)
@@ -150,10 +166,77 @@ def test_read_gives_frames_and_differences_of_one_decode(tmp_path, decoder):
     for tick, beside, map_ in zip([0, 12], [1, 11], reading.frames["difference"], strict=True):
         gray = [(expected[t] @ weights).round() for t in (tick, beside)]
         np.testing.assert_allclose(map_[..., 0].astype(int), np.abs(gray[0] - gray[1]), atol=6)
-    assert reading.bytes_read == (tmp_path / "v.mp4").stat().st_size
+    size = (tmp_path / "v.mp4").stat().st_size
     # Nominal frames 0, 1, 8, 11 and 12 are five of the file's 61.
-    assert reading.bytes_needed == round(reading.bytes_read * 5 / 61)
+    assert reading.bytes_needed == round(size * 5 / 61)
     assert reading.frames_decoded >= 5
+    assert reading.bytes_read < size / 2 if decoder == "seeking" else reading.bytes_read == size
+
+
+LONG = 600  # seconds
+
+
+@pytest.fixture(scope="module", params=[("mp4", 48, 0), ("mp4", 250, 2), ("mkv", 250, 2), ("webm", 128, 0)])
+def long_video(request, tmp_path_factory) -> tuple[Path, int]:
+    """Ten minutes whose frames say their numbers, and how many are in the part that comes again and again."""
+    suffix, gop, b_frames = request.param
+    folder = tmp_path_factory.mktemp("long")
+    noise = np.random.default_rng(0).integers(0, 30, (3 * 250, 32, 64, 1), np.uint8)
+    pictures = [numbered_picture(number % 256, 64, 32) + grain for number, grain in enumerate(noise)]
+    options = {"g": str(gop), "bf": str(b_frames), "sc_threshold": "0", "crf": "20"}
+    vp9 = {"g": str(gop), "deadline": "realtime", "cpu-used": "8"}
+    is_h264 = suffix != "webm"
+    once = folder / f"once.{'mov' if is_h264 else 'webm'}"
+    codec = "libx264" if is_h264 else "libvpx-vp9"
+    write.write_video(once, pictures, FPS, codec=codec, options=options if is_h264 else vp9)
+    return looped(folder / f"long.{suffix}", once, LONG), len(pictures)
+
+
+def read_so_far() -> int:
+    """Bytes that this thread has read, by the kernel's count."""
+    text = Path("/proc/thread-self/io").read_text(encoding="ascii")
+    return int(text.split("rchar:")[1].split()[0])
+
+
+def test_a_long_file_is_read_where_it_is_wanted(long_video, monkeypatch):
+    """No more frames than from the key frames on, and no more bytes than theirs and the file's list."""
+    path, period = long_video
+    source = RawVideos(path.parent, names=[path.name])
+    index = read_index(path, FPS)
+    assert index is not None
+    size = path.stat().st_size
+    monkeypatch.setattr(frame_decoder, "read_index", None)  # it would read the file through
+    decoded = bound = 0
+    for start in np.random.default_rng(3).integers(0, int(LONG * FPS) // 4 - 40, 12):
+        wanted = [int(start) + 2 * step for step in range(8)]  # one visual clip: 8 frames, 8 ticks apart
+        before = read_so_far()
+        reading = source.read(0, {"rgb": wanted})
+        num_read = read_so_far() - before
+        numbers = [4 * frame for frame in wanted]
+        assert [read_number(picture) for picture in reading.frames["rgb"]] == [n % period % 256 for n in numbers]
+        decoded += reading.frames_decoded
+        bound += index.num_decoded(numbers)
+        assert reading.bytes_needed < reading.bytes_read < size / 20
+        assert num_read < size / 4
+    assert decoded <= 1.5 * bound
+
+
+def test_a_file_whose_list_does_not_tell_all(tmp_path, monkeypatch):
+    """In fragments, or with a pause that is a broken time stamp: the frames are those of a store all the same."""
+    pictures = [numbered_picture(number) for number in range(80)]
+    options = {"g": "8", "bf": "0"}
+    write.write_video(tmp_path / "once.mov", pictures[:40], FPS, codec="libx264", options=options)
+    looped(tmp_path / "fragments.mp4", tmp_path / "once.mov", 4, movflags="frag_keyframe+empty_moov")
+    for suffix in ("mp4", "mkv"):
+        times = [33 * number + 100_000 * (number > 30) for number in range(80)]
+        paused = tmp_path / f"paused.{suffix}"
+        write.write_video(paused, pictures, FPS, codec="libx264", times=times, options=options)
+    monkeypatch.setattr(frame_decoder, "torchcodec_loads", lambda: False)
+    for path in sorted(tmp_path.glob("*.m[pk][4v]")):
+        assert decode_by_seeking(path, FPS, [0, 50], RULES) is None, path.name
+        expected = [read_number(picture) for picture in sequential(path)]
+        found = decode_nominal(path, FPS, [0, 20, 50, 70]).pixels
+        assert [read_number(found[tick]) for tick in found] == [expected[tick] for tick in found], path.name
 
 
 def test_pixels_and_jpegs_give_the_same_clips():
@@ -243,7 +326,7 @@ def test_engine_graph_decodes_the_frames_asked(tmp_path):
     path = tmp_path / "v.webm"
     write_video(path, 40, codec="libvpx-vp9")
     expected = sequential(path)
-    decode = EngineDecoder(torch.device("cpu"))
+    decode = DaliEngine(torch.device("cpu"))
     wanted = [0, 3, 17, 39]
     for _ in range(2):
         frames = decode(path, wanted).numpy().astype(int)
@@ -263,16 +346,50 @@ def test_engine_graph_for_a_gpu_is_wired():
     assert b"mixed" in serialized
 
 
+def test_engine_that_seeks(tmp_path, monkeypatch):
+    """With a stand-in for the library: the frames asked for, turned, and as many counted as from the key frames on."""
+
+    class VideoDecoder:
+        def __init__(self, source, **options):
+            if not isinstance(source, str):
+                raise ValueError("no video")
+            with VideoReader(Path(source)) as reader:
+                self.frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in reader.decoded_frames()]
+
+        def get_frames_at(self, numbers):
+            return SimpleNamespace(data=torch.stack([self.frames[number] for number in numbers]))
+
+    module = ModuleType("torchcodec.decoders")
+    module.VideoDecoder = VideoDecoder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    pictures = [numbered_picture(number) for number in range(61)]
+    path = write.write_video(tmp_path / "v.mp4", pictures, FPS, options={"g": "12", "bf": "0"})
+    engine = make_engine("torchcodec", torch.device("cpu"))
+    for orientation, back in ((UPRIGHT, UPRIGHT), (Orientation(True, True, False), Orientation(True, False, True))):
+        found = decode_nominal(path, FPS, [3, 5, 26], engine, orientation=orientation)
+        assert [read_number(back.upright(picture.numpy())) for picture in found.pixels.values()] == [3, 5, 26]
+        assert found.num_decoded == 6 + 3
+    with pytest.raises(VideoError, match="decode_error: by torchcodec"):
+        engine(path, [61])
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(DataError, match=r"--loader\.video-engine torchcodec: it does not load"):
+        make_engine("torchcodec", torch.device("cpu"))
+
+
 def block_means(frame) -> torch.Tensor:
     """Of 8 × 8 pixels: at an edge of colour the engines upsample chroma in another way than a CPU's decoders."""
     return torch.nn.functional.avg_pool2d(torch.as_tensor(frame).cpu().float().permute(2, 0, 1), 8)
 
 
 @pytest.mark.gpu
-def test_gpu_reads_what_the_cpu_reads(tmp_path):
+@pytest.mark.parametrize("engine", ["dali", "torchcodec"])
+def test_gpu_reads_what_the_cpu_reads(tmp_path, engine):
+    if engine == "torchcodec" and not torchcodec_loads():
+        pytest.skip("torchcodec or its FFmpeg libraries are not installed")
     write_video(tmp_path / "v.mp4", 61)
     wanted = {"rgb": [0, 2, 9], "difference": [0, 4]}
-    cpu, gpu = (RawVideos(tmp_path, device=device).read(0, wanted) for device in ("cpu", "cuda:0"))
+    cpu, gpu = (RawVideos(tmp_path, device=at, engine=engine).read(0, wanted) for at in ("cpu", "cuda:0"))
     for kind in wanted:
         for one, other in zip(cpu.frames[kind], gpu.frames[kind], strict=True):
             assert (block_means(one) - block_means(other)).abs().mean() < 3

@@ -18,7 +18,7 @@ from modist_pipelines.disk.names import file_path
 from modist_pipelines.lists.entry import Entry, ListFormat
 from modist_pipelines.lists.finder import Finder, finder_of_names
 from modist_pipelines.lists.listing import read_entries
-from modist_pipelines.ranges import Range, ranged
+from modist_pipelines.ranges import FRAME_RATE, Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
@@ -37,6 +37,8 @@ class LabelledConfig:
     """A store made by modist prepare; or else --videos."""
     videos: Path | None = None
     """A folder of videos, decoded as they are."""
+    frames_fps: float = ranged(30.0, FRAME_RATE)
+    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
     labels: Path | None = None
     """A list with the videos' labels, and other columns (group, split): a table or JSON, or a split file of UCF101,
     HMDB51 (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the
@@ -165,7 +167,14 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
         if not wanted:
             raise _nothing_found(config, listed)
         grid = math.gcd(4, stride)
-        source = RawVideos(config.videos, grid=grid, device=str(device), num_threads=num_threads, names=wanted)
+        source = RawVideos(
+            config.videos,
+            grid=grid,
+            device=str(device),
+            num_threads=num_threads,
+            names=wanted,
+            frames_fps=config.frames_fps,
+        )
         odd |= source.refused
         missing = f"not in {config.videos}"
     rows = {name: row for row, name in enumerate(source.videos)}

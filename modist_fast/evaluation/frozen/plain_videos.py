@@ -26,7 +26,7 @@ from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.disk.names import as_text
 from modist_pipelines.plan import ClipPlan
-from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, ranged
+from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, POSITIVE, ranged
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import META_NAME, Store
 from modist_pipelines.video.raw import RawVideos
@@ -41,6 +41,8 @@ class PlainVideosConfig:
     out_is: ClassVar[OutKind] = "file"
     videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """A folder of videos, some files, or a store."""
+    frames_fps: float = ranged(30.0, FRAME_RATE)
+    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
     network: Annotated[BackboneConfig, tyro.conf.arg(name="")]
     out: Path
     """F.parquet, a row a view, or F.safetensors. F.parts beside it keeps what is done: a killed call goes on."""
@@ -89,7 +91,7 @@ def run_features(
         raise ConfigError(f"--every {config.every:g}: give seconds, above 0.")
     backbone = open_backbone(config.network, config.seed)
     spec = backbone.views(config.views)
-    source, odd = _open(config.videos, spec.stride, world.device, config.features.num_threads)
+    source, odd = _open(config.videos, spec.stride, world.device, config.features.num_threads, config.frames_fps)
     plans: list[tuple[int, list[ClipPlan]]] = []
     for row in range(source.num_videos):
         views = plan_views(spec, source.info(row), source.grid)
@@ -129,7 +131,7 @@ def _parts(out: Path) -> Path:
 
 
 def _open(
-    paths: Sequence[Path], stride: int, device: torch.device, num_threads: int
+    paths: Sequence[Path], stride: int, device: torch.device, num_threads: int, frames_fps: float
 ) -> tuple[ClipSource, dict[str, str]]:
     if not paths:
         raise ConfigError("no video was given: pass a folder, some files, or a store.")
@@ -144,7 +146,9 @@ def _open(
     whole = [path.absolute() for path in paths]
     folder = whole[0] if whole[0].is_dir() else Path(os.path.commonpath([path.parent for path in whole]))
     names = None if whole[0].is_dir() else sorted({as_text(str(path.relative_to(folder))) for path in whole})
-    videos = RawVideos(folder, grid=grid, device=str(device), num_threads=num_threads, names=names)
+    videos = RawVideos(
+        folder, grid=grid, device=str(device), num_threads=num_threads, names=names, frames_fps=frames_fps
+    )
     if not videos.num_videos:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(videos.refused.items())[:3])
         raise ConfigError(

@@ -36,7 +36,7 @@ from modist_pipelines.prepare.settings import (
 )
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
-from modist_pipelines.ranges import Range, outside, ranged
+from modist_pipelines.ranges import FRAME_RATE, Range, outside, ranged
 from modist_pipelines.store.reader import (
     META_NAME,
     QUARANTINE_NAME,
@@ -83,7 +83,7 @@ class PrepareConfig:
     """Frames a second of the nominal clock that all videos are put on."""
     grid: int = ranged(4, Range(1, 1000))
     """Store every so many frames of the clock; 1 lets clips start at any frame, for 4 times the room."""
-    frames_fps: float = ranged(30.0, Range(0.1, 1000))
+    frames_fps: float = ranged(30.0, FRAME_RATE)
     """Frames a second of videos that are folders of pictures (img_00001.jpg): of AVA 30, Charades 24, and of
     Something-Something v2 12."""
     aspect: AspectOption = "auto"

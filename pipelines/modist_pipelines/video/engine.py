@@ -1,9 +1,13 @@
-"""Decoding frames of raw videos on the GPU's video engines: a thin DALI graph, one video a run."""
+"""Decoding frames of raw videos on the GPU's video engines, by DALI or by torchcodec.
+
+DALI goes through a file from its first frame on; torchcodec enters it at key frames. Which of them is faster was not
+compared on a GPU yet; the other one goes once it was.
+"""
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +15,48 @@ from torch import Tensor
 
 from modist_pipelines.clips.handover import Handover, numbered, work_on
 from modist_pipelines.dali import import_dali
+from modist_pipelines.errors import DataError
+from modist_pipelines.video.frames import torchcodec_problem
 from modist_pipelines.video.picture import UPRIGHT, Orientation
 from modist_pipelines.video.reader import blamed_on_file
 
 if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
+
+
+EngineName = Literal["dali", "torchcodec"]
+
+
+class FrameEngine(Protocol):
+    """Decodes frames of files on one device; called from several threads."""
+
+    @property
+    def seeks(self) -> bool:
+        """Whether it enters a file at the key frames before the frames wanted; else at its first frame."""
+        ...
+
+    def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> Tensor:
+        """
+        Args:
+            path: a file.
+            frames: source frames in the order in which they are shown, ascending.
+            orientation: how they are turned.
+
+        Returns:
+            (F, H, W, 3) uint8 on the device, whose contents are there.
+
+        Raises:
+            VideoError: the engine does not decode it, or the file cannot be read.
+        """
+        ...
+
+
+def make_engine(name: EngineName, device: torch.device) -> FrameEngine:
+    """
+    Raises:
+        DataError: its library is not installed.
+    """
+    return TorchcodecEngine(device) if name == "torchcodec" else DaliEngine(device)
 
 
 def video_graph(device: Literal["cpu", "gpu"], device_id: int | None) -> "Pipeline":
@@ -40,27 +81,17 @@ def video_graph(device: Literal["cpu", "gpu"], device_id: int | None) -> "Pipeli
     return graph()
 
 
-class EngineDecoder:
-    """Decodes on one device; each thread that asks has a graph and a stream of its own, so that several engines
-    work at once."""
+class DaliEngine:
+    """A thin DALI graph, one video a run; each thread that asks has a graph and a stream of its own, so that several
+    engines work at once. An error costs a graph: the next file gets a new one."""
+
+    seeks = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = numbered(device)
         self._local = threading.local()
 
     def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> Tensor:
-        """
-        Args:
-            path: a file.
-            frames: source frames in the order in which they are shown, ascending.
-            orientation: how they are turned.
-
-        Returns:
-            (F, H, W, 3) uint8 on the device, whose contents are there.
-
-        Raises:
-            VideoError: the engine does not decode it, or the file cannot be read. The next file gets a new graph.
-        """
         graph = getattr(self._local, "graph", None)
         if graph is None:
             work_on(self._device)  # whoever's thread it is: DALI and torch make things on the current device
@@ -77,6 +108,31 @@ class EngineDecoder:
             turned = handover.take(output, lambda video: _upright(video[0], orientation))
         self._local.graph = graph
         return turned.tensor.contiguous()
+
+
+class TorchcodecEngine:
+    """torchcodec, which knows where the key frames are once it has looked at all packets."""
+
+    seeks = True
+
+    def __init__(self, device: torch.device) -> None:
+        if (problem := torchcodec_problem()) is not None:
+            raise DataError(
+                f"--loader.video-engine torchcodec: it does not load ({problem}). Install it, and FFmpeg's shared "
+                "libraries, or take dali."
+            )
+        self._device = numbered(device)
+
+    def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> Tensor:
+        from torchcodec.decoders import VideoDecoder
+
+        work_on(self._device)
+        with blamed_on_file("decode_error", "by torchcodec: "):
+            decoder = VideoDecoder(str(path.absolute()), dimension_order="NHWC", device=str(self._device))
+            turned = _upright(decoder.get_frames_at(list(frames)).data, orientation).contiguous()
+            if turned.is_cuda:
+                torch.cuda.current_stream(self._device).synchronize()
+        return turned
 
 
 def _upright(frames: Tensor, orientation: Orientation) -> Tensor:

@@ -1,69 +1,70 @@
 """Decoding some frames of a video, on the nominal clock, in one pass over the file."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from modist_pipelines.video.index import VideoIndex, read_index
 from modist_pipelines.video.media_file import DECODER_ERRORS
-from modist_pipelines.video.picture import RULES, PictureRules, upright_rgb
+from modist_pipelines.video.picture import RULES, UPRIGHT, Orientation, PictureRules, upright_rgb
 from modist_pipelines.video.reader import VideoError, VideoReader
+from modist_pipelines.video.seeking import DecodedFrames, decode_by_seeking
+
+if TYPE_CHECKING:
+    from modist_pipelines.video.engine import FrameEngine  # brings torch
 
 log = logging.getLogger("modist")
-
-
-@dataclass
-class DecodedFrames:
-    """Frames of one video, and how many had to be decoded for them."""
-
-    pixels: dict[int, Any]
-    """Nominal frame to (H, W, 3) uint8 RGB, upright, at the size of the file: an array, or a tensor on the GPU."""
-    num_decoded: int
-    num_source_frames: int
-    """Of the file, as far as it was looked at."""
 
 
 def decode_nominal(
     path: Path,
     fps: float,
     wanted: Sequence[int],
-    engine: Callable[[Path, list[int]], Any] | None = None,
+    engine: "FrameEngine | None" = None,
     *,
+    orientation: Orientation = UPRIGHT,
     rules: PictureRules = RULES,
     is_plain: bool = True,
+    frames_fps: float = 30.0,
 ) -> DecodedFrames:
     """Decode the frames on show at some ticks of the nominal clock; beyond the end, the last one.
 
-    Files whose packets tell frames apart are entered at the key frames before the wanted ones, by torchcodec where it
-    can be loaded, else by PyAV. The others are decoded from their first frame on.
+    Files that list their key frames are entered at those before the wanted ones. Others are read through once, and
+    entered there where their packets tell frames apart, by torchcodec where it can be loaded, else by PyAV. What is
+    left is decoded from its first frame on.
 
     Args:
         fps: ticks a second.
         wanted: ticks, ascending.
-        engine: decodes source frames of a file, upright, in place of torchcodec and PyAV.
+        engine: decodes source frames of a file in place of torchcodec and PyAV.
+        orientation: how the engine is to turn them.
         rules: what is done where files and tools differ.
         is_plain: whether every decoder gives the same picture of it; else PyAV alone decodes it, on the CPU.
+        frames_fps: frames a second of folders of pictures, which are decoded from their first frame on.
 
     Raises:
         VideoError: the video, or one of these frames, cannot be decoded.
     """
+    if engine is None or not is_plain:
+        found = decode_by_seeking(path, fps, wanted, rules)
+        if found is not None:
+            return found
     index = read_index(path, fps)
     if index is None:
-        return _decode_sequentially(path, fps, wanted, rules)
+        return _decode_sequentially(path, fps, wanted, rules, frames_fps)
     clamped = np.minimum(wanted, len(index.nominal) - 1)
     sources = index.nominal[clamped].tolist()
     distinct = sorted(set(sources))
     if engine is not None and is_plain:
-        # DALI's decoder goes through the file from its first frame on.
-        frames = dict(zip(distinct, engine(path, distinct), strict=True))
+        frames = dict(zip(distinct, engine(path, distinct, orientation), strict=True))
         pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
-        return DecodedFrames(pixels, distinct[-1] + 1, len(index.pts))
+        num_decoded = index.num_decoded(distinct) if engine.seeks else distinct[-1] + 1
+        return DecodedFrames(pixels, num_decoded, len(index.pts))
     frames = _decode_with_torchcodec(path, index, distinct) if is_plain and torchcodec_loads() else None
     if frames is not None:
         num_decoded = index.num_decoded(distinct)
@@ -76,10 +77,12 @@ def decode_nominal(
     return DecodedFrames(pixels, num_decoded, len(index.pts))
 
 
-def _decode_sequentially(path: Path, fps: float, wanted: Sequence[int], rules: PictureRules) -> DecodedFrames:
+def _decode_sequentially(
+    path: Path, fps: float, wanted: Sequence[int], rules: PictureRules, frames_fps: float = 30.0
+) -> DecodedFrames:
     pixels: dict[int, np.ndarray] = {}
     left = list(wanted)
-    with VideoReader(path) as reader:
+    with VideoReader(path, frames_fps) as reader:
         last: tuple[av.VideoFrame, np.ndarray] | None = None
         shown = None
         for number, frame in reader.nominal_frames(fps):

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,10 +20,11 @@ from modist_pipelines.motion_inputs import MOTION_INPUTS, FramePairs, MotionInpu
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
-from modist_pipelines.video.engine import EngineDecoder
-from modist_pipelines.video.frames import DecodedFrames, decode_nominal
+from modist_pipelines.video.engine import EngineName, make_engine
+from modist_pipelines.video.frames import decode_nominal
 from modist_pipelines.video.picture import RULES, Orientation, PictureRules, chroma_matrix, upright_rgb
 from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
+from modist_pipelines.video.seeking import DecodedFrames
 
 log = logging.getLogger("modist")
 _SHOWN = 3  # names of videos that a message gives
@@ -68,10 +68,12 @@ class RawVideos:
         path: the folder.
         fps, grid: the nominal clock and the frames of it that clips are made of, as in `StoreMeta`.
         device: "cuda:N" decodes on that GPU's video engines, files without time stamps excepted; "cpu" by
-            torchcodec or PyAV.
+            PyAV, or torchcodec where a file does not list its key frames.
         num_threads: files looked at side by side when opening; 0 takes this process's share of the cores.
         names: look at these files of the folder alone.
         rules: what is done where files and tools differ.
+        engine: who decodes on a GPU.
+        frames_fps: frames a second of folders of pictures.
 
     Attributes:
         refused: the files that cannot be used, to the reason.
@@ -92,11 +94,14 @@ class RawVideos:
         num_threads: int = 0,
         names: Sequence[str] | None = None,
         rules: PictureRules = RULES,
+        engine: EngineName = "dali",
+        frames_fps: float = 30.0,
     ) -> None:
         self.path = Path(path)
         self._rules = rules
-        self._engine = EngineDecoder(torch.device(device)) if device != "cpu" else None
+        self._engine = make_engine(engine, torch.device(device)) if device != "cpu" else None
         self.fps, self.grid = fps, grid
+        self._frames_fps = frames_fps
         unlisted: list[dict[str, str]] = []
         if names is None:
             names, unlisted = discover_videos(self.path)
@@ -114,7 +119,7 @@ class RawVideos:
     def _probe(self, name: str) -> _Probe | VideoError:
         path = file_path(self.path, name)
         try:
-            return _probe(path, self.fps, self._rules)
+            return _probe(path, self.fps, self._rules, self._frames_fps)
         except VideoError as error:
             return error
 
@@ -177,8 +182,8 @@ class RawVideos:
 
         Returns:
             (H, W, 3) uint8 RGB and (H, W, 1) uint8 maps against the nominal frame before (after, for frame 0).
-            `frames_decoded` counts from each key frame on. `bytes_read` is the whole file, since finding the frames
-            takes a look at all packets; `bytes_needed` the frames' share of it.
+            `frames_decoded` counts from each key frame on. `bytes_read` are the packets read, the whole file where it
+            does not list its key frames; `bytes_needed` is the frames' share of the file.
 
         Raises:
             DamagedError: the file does not decode.
@@ -190,9 +195,16 @@ class RawVideos:
         ticks = {frame * self.grid for frame in wanted.get("rgb", ())}
         ticks.update(tick for pairs in motion.values() for pair in pairs for tick in pair)
         try:
-            engine = partial(self._decode_on_engine, video) if self._engine is not None else None
+            probe = self._probes[video]
             decoded = decode_nominal(
-                path, self.fps, sorted(ticks), engine, rules=self._rules, is_plain=self._probes[video].is_plain
+                path,
+                self.fps,
+                sorted(ticks),
+                self._engine,
+                orientation=probe.orientation,
+                rules=self._rules,
+                is_plain=probe.is_plain,
+                frames_fps=self._frames_fps,
             )
         except VideoError as error:
             raise DamagedError(f"{path} cannot be decoded ({error}).") from error
@@ -206,16 +218,13 @@ class RawVideos:
             frames[name] = _maps(find_motion_input(name), pixels, pairs)
         return self._reading(video, frames, decoded)
 
-    def _decode_on_engine(self, video: int, path: Path, sources: list[int]) -> Tensor:
-        assert self._engine is not None
-        return self._engine(path, sources, self._probes[video].orientation)
-
     def _reading(self, video: int, frames: dict[str, list[np.ndarray]], decoded: DecodedFrames) -> Reading:
         num_bytes = self._probes[video].num_bytes
         # As many as the wanted ticks show: several may show one frame.
         num_needed = len({id(picture) for picture in decoded.pixels.values()})
         share = num_needed / max(1, decoded.num_source_frames)
-        return Reading(frames, decoded.num_decoded, num_bytes, min(num_bytes, round(num_bytes * share)))
+        num_read = num_bytes if decoded.num_bytes is None else decoded.num_bytes
+        return Reading(frames, decoded.num_decoded, num_read, min(num_bytes, round(num_bytes * share)))
 
     def _check_size(self, video: int, frame: np.ndarray) -> None:
         probe = self._probes[video]
@@ -241,12 +250,12 @@ class RawVideos:
         """Nothing stays open between reads."""
 
 
-def _probe(path: Path, fps: float, rules: PictureRules) -> _Probe:
+def _probe(path: Path, fps: float, rules: PictureRules, frames_fps: float) -> _Probe:
     """
     Raises:
         VideoError: not a video, or one that is too short or too narrow.
     """
-    with VideoReader(path) as reader:
+    with VideoReader(path, frames_fps) as reader:
         duration = reader.duration
         first = next(reader.decoded_frames(), None)
         if first is None:

@@ -95,6 +95,7 @@ class VideoReader:
         num_nominal_frames: frames given out.
         num_damaged: packets that gave an error, and frames that the decoder patched up.
         num_interlaced: frames of two fields, which are taken as they come.
+        num_packet_bytes: of the packets read.
     """
 
     def __init__(self, path: Path, frames_fps: float = 30.0) -> None:
@@ -110,6 +111,7 @@ class VideoReader:
         self.num_nominal_frames = 0
         self.num_damaged = 0
         self.num_interlaced = 0
+        self.num_packet_bytes = 0
         self._first_damage = ""
         with blamed_on_file("unreadable"):
             self._container = open_media(path, frames_fps)
@@ -251,6 +253,7 @@ class VideoReader:
                 return
             if packet is None:
                 return
+            self.num_packet_bytes += packet.size
             try:
                 frames = packet.decode()
             except DECODER_ERRORS as error:
