@@ -1,6 +1,7 @@
 """Folders of frames, and videos and frames in tar and zip: read where they are, as the same video in a file is."""
 
 import io
+import logging
 import os
 import tarfile
 import zipfile
@@ -119,6 +120,52 @@ def test_an_archive_alone(corpus: Path) -> None:
         find_inputs(corpus / "broken.zip", None, "auto", 0)
     with pytest.raises(DataError, match=r"file\.mp4 is a video: give the folder"):
         find_inputs(corpus / "run/file.mp4", None, "auto", 0)
+
+
+def test_labels_beside_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """WebDataset's: a class, an object with one, a caption; broken ones, and none, leave the folder's name."""
+    video = write_video(tmp_path / "clip.mp4", moving_pictures(NUM, 3)).read_bytes()
+    beside = {
+        "0.cls": b"7\n",
+        "1.json": b'{"key": "1", "Label": "run", "text": "someone"}',
+        "2.txt": "laufen über".encode(),
+        "3.cls": b"5",
+        "3.txt": b"not this",
+        "4.json": b"{broken",
+        "5.json": b'{"fps": 30}',
+        "a/6.cls": b"\xff\xfe",
+        "a/7.cls": b"9",
+        "8.json": b"4",
+    }
+    (tmp_path / "in/jump").mkdir(parents=True)
+    with tarfile.open(tmp_path / "in/jump/s.tar", "w") as tar:
+        clips = {f"{'a/' * (number in (6, 7))}{number}.left.mp4": video for number in range(9)}
+        for name, data in (beside | clips).items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    (tmp_path / "in/jump/t.tar.gz").write_bytes(b"\x1f\x8b")
+    wanted = ["7", "run", "laufen über", "5", "jump", "jump", "a", "9", "4"]
+    caplog.set_level(logging.INFO, "modist")
+    inputs = find_inputs(tmp_path / "in", None, "auto", 0)
+    assert inputs.labels is not None
+    assert {int(name.split("/")[-1][0]): label for name, label in inputs.labels.items()} == dict(enumerate(wanted))
+    assert "6 of 9 videos have labels beside them in their archives (.cls, .json, .txt): 6 classes" in caplog.text
+    assert "2 files beside clips hold no label that can be read, such as s.tar/4.json" in caplog.text
+    assert [row["video"] for row in inputs.unusable] == ["jump/t.tar.gz/"]
+    assert "Unpack it once to a .tar (gunzip" in inputs.unusable[0]["detail"]
+    with pytest.raises(DataError, match=r"t\.tar\.gz is a compressed tar: to reach one clip"):
+        find_inputs(tmp_path / "in/jump/t.tar.gz", None, "auto", 0)
+    by_folder = find_inputs(tmp_path / "in", None, "auto", 1).labels
+    assert by_folder is not None
+    assert set(by_folder.values()) == {"jump"}
+    (tmp_path / "list.txt").write_text("jump/s.tar/0.left.mp4\njump/s.tar/5.left.mp4\n")
+    listed = find_inputs(tmp_path / "list.txt", tmp_path / "in", "auto", 0)
+    assert listed.labels == {"jump/s.tar/0.left.mp4": "7", "jump/s.tar/5.left.mp4": "jump"}
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", short_side=32, workers=1, motion_inputs=())
+    prepare(config, prepare_parts.opencv_edges)
+    table = pq.read_table(tmp_path / "out/index.parquet")
+    assert dict(zip(table["video"].to_pylist(), table["label"].to_pylist(), strict=True)) == inputs.labels
 
 
 def test_a_store_of_them(corpus: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Long videos: patience is for what stands still, memory does not grow, and the longest is named.
 
-python tests/pipelines/test_long_videos.py 10 60    # peak memory of preparing so many minutes each
+python tests/pipelines/test_long_videos.py 10 60          # peak memory of preparing so many minutes each
+python tests/pipelines/test_long_videos.py 720p 10 120    # the same of 1280x720 pixels: about half an hour
 """
 
 import gc
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 import prepare_parts
 import pyarrow.parquet as pq
 import pytest
@@ -28,10 +30,19 @@ from modist_pipelines.store.writer import ShardWriter
 pytestmark = pytest.mark.slow
 
 
-def peak_of_preparing(folder: Path, minutes: float) -> int:
+def moving_corner(num: int, height: int, width: int) -> list[np.ndarray]:
+    """Large pictures that cost little to decode: all but a corner stands still."""
+    pictures = [moving_pictures(1, 0, height=height, width=width)[0] for _ in range(num)]
+    for picture, corner in zip(pictures, moving_pictures(num, 2, height=96, width=128), strict=True):
+        picture[:96, :128] = corner
+    return pictures
+
+
+def peak_of_preparing(folder: Path, minutes: float, is_720p: bool = False) -> int:
     """Bytes that the largest process took to prepare a video of so many minutes."""
     folder.mkdir()
-    once = write_video(folder / "once.mov", moving_pictures(60, 2, height=48, width=64))
+    pictures = moving_corner(60, 720, 1280) if is_720p else moving_pictures(60, 2, height=48, width=64)
+    once = write_video(folder / "once.mov", pictures)
     (folder / "in").mkdir()
     looped(folder / "in/long.mp4", once, 60 * minutes)
     words = [sys.executable, __file__, "--prepare", str(folder / "in"), str(folder / "out")]
@@ -115,7 +126,9 @@ def main(words: list[str]) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        peaks = [peak_of_preparing(Path(folder, minutes), float(minutes)) for minutes in words]
+        is_720p = words[0] == "720p"
+        words = words[is_720p:]
+        peaks = [peak_of_preparing(Path(folder, minutes), float(minutes), is_720p) for minutes in words]
     for minutes, peak in zip(words, peaks, strict=True):
         print(f"{minutes} min: {peak / 1e6:.0f} MB, {peak / peaks[0]:.2f} of the first")
 

@@ -18,6 +18,7 @@ from modist_pipelines.disk.names import file_path
 from modist_pipelines.lists.entry import Entry, ListFormat
 from modist_pipelines.lists.finder import Finder, finder_of_names
 from modist_pipelines.lists.listing import read_entries
+from modist_pipelines.lists.sidecars import labels_of_videos
 from modist_pipelines.ranges import FRAME_RATE, Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
@@ -162,7 +163,7 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
         odd = {row["video"]: f"{row['reason']}: {row['detail']}" for row in unlisted}
         finder = finder_of_names(names, config.videos)
         entries = _entries(config, finder)
-        listed = _chosen(config, _find(entries, finder) if entries else _folders(names, config.label_depth))
+        listed = _chosen(config, _find(entries, finder) if entries else _unlisted(config.videos, names, config))
         wanted = sorted(listed.keys() & set(names))
         if not wanted:
             raise _nothing_found(config, listed)
@@ -252,6 +253,12 @@ def _describe(entry: Entry) -> str:
 
 def _folders(names: Sequence[str], depth: int) -> dict[str, Entry]:
     return {name: Entry((name,), folder_label(name, depth)) for name in names}
+
+
+def _unlisted(folder: Path, names: Sequence[str], config: LabelledConfig) -> dict[str, Entry]:
+    """Videos that no list labels: by what lies beside them in an archive, else by their folders."""
+    labels = labels_of_videos(folder, names, config.label_depth)
+    return {name: Entry((name,), label) for name, label in labels.items()}
 
 
 def _chosen(config: LabelledConfig, listed: dict[str, Entry]) -> dict[str, Entry]:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from modist_pipelines.errors import DataError
 from modist_pipelines.lists.entry import ListFormat
 from modist_pipelines.lists.listing import read_listing
+from modist_pipelines.lists.sidecars import labels_of_videos
 from modist_pipelines.video import archives
-from modist_pipelines.video.discovery import discover_in_archive, discover_videos, folder_label, say_labels
+from modist_pipelines.video.discovery import discover_in_archive, discover_videos, folder_label
 from modist_pipelines.video.suffixes import is_video_by_content
 
 logger = logging.getLogger("modist")
@@ -35,8 +36,9 @@ def find_inputs(videos: Path, root: Path | None, list_format: ListFormat, label_
     """
     if list_format == "auto" and videos.is_file() and videos.suffix.lower() in archives.SUFFIXES:
         names, unusable = discover_in_archive(videos)
-        say_labels(names, label_depth)
-        return Inputs(videos.parent, names, {name: folder_label(name, label_depth) for name in names}, unusable)
+        return Inputs(videos.parent, names, labels_of_videos(videos.parent, names, label_depth), unusable)
+    if list_format == "auto" and videos.is_file() and videos.name.lower().endswith(archives.COMPRESSED):
+        raise DataError(f"VIDEOS {videos} is {archives.WHY_NOT}.")
     if list_format == "auto" and videos.is_file() and is_video_by_content(videos):
         raise DataError(f"VIDEOS {videos} is a video: give the folder that holds the videos, or a list of them.")
     is_list = list_format != "auto" or videos.is_file()
@@ -44,11 +46,10 @@ def find_inputs(videos: Path, root: Path | None, list_format: ListFormat, label_
         listing = read_listing(videos, root, list_format)
         labels = listing.labels
         if not any(labels.values()):
-            logger.info("%s gives no labels: the folders of the videos are taken", videos)
-            say_labels(listing.videos, label_depth)
-            labels = {name: folder_label(name, label_depth) for name in listing.videos}
+            logger.info("%s gives no labels: the folders of the videos are taken, or what lies beside them", videos)
+            labels = labels_of_videos(listing.root, listing.videos, label_depth)
         return Inputs(listing.root, listing.videos, labels, listing.absent)
     names, unusable = discover_videos(videos)
-    say_labels(names, label_depth)
-    labels = {name: folder_label(name, label_depth) for name in names} if label_depth else None
-    return Inputs(videos, names, labels, unusable)
+    labels = labels_of_videos(videos, names, label_depth)
+    is_usual = not label_depth and labels == {name: folder_label(name) for name in names}
+    return Inputs(videos, names, None if is_usual else labels, unusable)

@@ -153,6 +153,8 @@ def _walk(folder: Path, unlisted: list[OSError]) -> Iterator[tuple[str, Literal[
         for file in files:
             name = as_text(file) if here == "." else f"{here}/{as_text(file)}"
             yield name, "file"
+            if name.lower().endswith(archives.COMPRESSED):
+                unlisted.append(OSError(0, archives.WHY_NOT, os.path.join(parent, file)))
             if name.lower().endswith(archives.SUFFIXES):
                 yield from _members(name, Path(parent, file), unlisted)
 
