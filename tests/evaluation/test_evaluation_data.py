@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from clip_store import make_store
 from made_videos import moving_pictures, write_video
+from PIL import Image
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
@@ -87,6 +89,23 @@ def test_label_depth_and_lists_that_differ_from_the_files(tmp_path: Path, caplog
     assert not videos.odd
     assert "a table with tabs" in caplog.text
     assert "2 videos of the list were found under another suffix" in caplog.text
+
+
+def test_raw_frames_and_labels_beside_the_clips_of_an_archive(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        write_video(tmp_path / f"{name}.mp4", moving_pictures(20, 2, seed=seed))
+        (tmp_path / f"{name}.cls").write_text(f"class {name}")
+    (tmp_path / "v/frames").mkdir(parents=True)
+    with tarfile.open(tmp_path / "v/s.tar", "w") as tar:
+        for path in sorted(tmp_path.glob("?.*")):
+            tar.add(path, path.name)
+    for number, picture in enumerate(moving_pictures(20, 2)):
+        Image.fromarray(picture).save(tmp_path / f"v/frames/{number:03d}.png")
+    (tmp_path / "list.csv").write_text("path,label\nframes,x\ns.tar/a.mp4,y\n")
+    assert opened(videos=tmp_path / "v").classes == ["class a", "class b"]
+    for fps, num_frames in ((30.0, 5), (10.0, 15)):
+        videos = opened(videos=tmp_path / "v", labels=tmp_path / "list.csv", frames_fps=fps)
+        assert [videos.info(video).num_frames for video in range(2)] == [num_frames, 5]
 
 
 def test_two_lists_are_a_split(store: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ compared on a GPU yet; the other one goes once it was.
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from modist_pipelines.clips.handover import Handover, numbered, work_on
 from modist_pipelines.dali import import_dali
 from modist_pipelines.errors import DataError
-from modist_pipelines.video.frames import torchcodec_problem
+from modist_pipelines.video.frames import FrameEngine, torchcodec_problem
 from modist_pipelines.video.picture import UPRIGHT, Orientation
 from modist_pipelines.video.reader import blamed_on_file
 
@@ -25,30 +25,6 @@ if TYPE_CHECKING:
 
 
 EngineName = Literal["dali", "torchcodec"]
-
-
-class FrameEngine(Protocol):
-    """Decodes frames of files on one device; called from several threads."""
-
-    @property
-    def seeks(self) -> bool:
-        """Whether it enters a file at the key frames before the frames wanted; else at its first frame."""
-        ...
-
-    def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> Tensor:
-        """
-        Args:
-            path: a file.
-            frames: source frames in the order in which they are shown, ascending.
-            orientation: how they are turned.
-
-        Returns:
-            (F, H, W, 3) uint8 on the device, whose contents are there.
-
-        Raises:
-            VideoError: the engine does not decode it, or the file cannot be read.
-        """
-        ...
 
 
 def make_engine(name: EngineName, device: torch.device) -> FrameEngine:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import av
 import numpy as np
@@ -16,16 +16,40 @@ from modist_pipelines.video.reader import VideoError, VideoReader
 from modist_pipelines.video.seeking import DecodedFrames, decode_by_seeking
 
 if TYPE_CHECKING:
-    from modist_pipelines.video.engine import FrameEngine  # brings torch
+    from torch import Tensor  # heavy, and a CPU does without
 
 log = logging.getLogger("modist")
+
+
+class FrameEngine(Protocol):
+    """Decodes frames of files on one device; called from several threads."""
+
+    @property
+    def seeks(self) -> bool:
+        """Whether it enters a file at the key frames before the frames wanted; else at its first frame."""
+        ...
+
+    def __call__(self, path: Path, frames: Sequence[int], orientation: Orientation = UPRIGHT) -> "Tensor":
+        """
+        Args:
+            path: a file.
+            frames: source frames in the order in which they are shown, ascending.
+            orientation: how they are turned.
+
+        Returns:
+            (F, H, W, 3) uint8 on the device, whose contents are there.
+
+        Raises:
+            VideoError: the engine does not decode it, or the file cannot be read.
+        """
+        ...
 
 
 def decode_nominal(
     path: Path,
     fps: float,
     wanted: Sequence[int],
-    engine: "FrameEngine | None" = None,
+    engine: FrameEngine | None = None,
     *,
     orientation: Orientation = UPRIGHT,
     rules: PictureRules = RULES,
