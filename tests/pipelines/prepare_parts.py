@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from modist_pipelines.prepare.run import PrepareConfig, prepare
-from modist_pipelines.prepare.workers import worker_number
+from modist_pipelines.prepare.workers import share_of_workers, worker_number
 
 _BORDERS = {"replicate": cv2.BORDER_REPLICATE, "zero": cv2.BORDER_CONSTANT}
 
@@ -97,6 +97,13 @@ def tell_number(task, report):
         os._exit(1)
     report(worker_number())
     time.sleep(0.2)  # so that the others get tasks
+
+
+def tell_share(task, report):
+    """Report how many workers there are for each busy one: at once, or once they are as many as the task says."""
+    while task is not None and share_of_workers() < task:
+        time.sleep(0.005)  # the worker ends with its parent
+    report(share_of_workers())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import gc
 import resource
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from modist_pipelines.prepare.growth import source_row
 from modist_pipelines.prepare.motion import motion_scales
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.prepare.shards import ShardTask, largest_first, make_encoder
-from modist_pipelines.store.reader import StoreMeta
+from modist_pipelines.prepare.workers import WorkerPool, share_of_workers
+from modist_pipelines.store.reader import StoreMeta, shard_path
 from modist_pipelines.store.writer import ShardWriter
 
 pytestmark = pytest.mark.slow
@@ -80,6 +82,49 @@ def test_frames_are_let_go(tmp_path: Path) -> None:
     assert 0 < max(alive) < 100
 
 
+def test_frames_come_out_the_same_from_several_threads(tmp_path: Path) -> None:
+    """As many as there are workers without work, in the middle of a video too."""
+    write_video(tmp_path / "a.mp4", moving_pictures(90, 2, height=48, width=64))
+    meta = StoreMeta(short_side=48, motion_inputs=motion_scales(["edges", "flow"], 10.0), grid=1)
+    together = threading.Barrier(2)
+    shares = iter([1] * 10 + [3] * 30 + [1] * 20 + [2] * 30)
+    asked: list[int] = []
+
+    def share() -> int:
+        asked.append(next(shares))
+        return asked[-1]
+
+    def edges(flows, **options):
+        if threading.current_thread() is not threading.main_thread() and next(first_two, False):
+            together.wait(60)  # or it breaks, where they come one after the other
+        return prepare_parts.opencv_edges(flows, **options)
+
+    first_two = iter([True, True])
+    found = []
+    for one in (lambda: 1, share):
+        out = tmp_path / str(len(found))
+        out.mkdir()
+        encoder = make_encoder(meta, edges, None, "cpu")
+        with ShardWriter(out, 0, ["edges", "flow"]) as writer:
+            encoded = encoder.encode(tmp_path / "a.mp4", writer, share=one)
+            size = {"width": encoded.width, "height": encoded.height, "source_fps": encoded.source_fps}
+            writer.finish_video("a.mp4", label=None, num_source_frames=encoded.num_source_frames, **size)
+        found.append((shard_path(out, 0).read_bytes(), encoded))
+    assert found[0] == found[1]
+    assert len(asked) == 90
+    assert not next(first_two, False), "they met"
+
+
+def test_who_has_work_knows_how_many_have_none() -> None:
+    """Of three workers: with two at work one is left over, which makes no whole share; the last has all three."""
+    told: list[int] = []
+    with WorkerPool(3) as pool:
+        pool.run([3, 1], prepare_parts.tell_share, lambda task, share: told.append(share), lambda *_: None)
+    assert told[-1] == 3
+    assert told[0] in (1, 3)
+    assert share_of_workers() == 1, "outside of a pool"
+
+
 def test_a_video_that_gets_on_has_time(tmp_path: Path) -> None:
     """Longer than --video-timeout by far, and none of its frames is."""
     write_video(tmp_path / "in/a.mp4", moving_pictures(60, 2, height=48, width=64))
@@ -104,9 +149,8 @@ def test_the_longest_is_named_and_bounds_the_time() -> None:
     longer = short._replace(video="film.mp4", duration=7200.0)
     bounded = expected.bounded_by(longer)
     assert bounded.hours == pytest.approx(1.0)
-    assert "the longest is film.mp4: 2 h of video, 60 min for one worker, so all others are done before it" in str(
-        bounded
-    )
+    said = "2 h of video, 60 min for one worker, so all others are done before it, and their workers help"
+    assert f"the longest is film.mp4: {said}" in str(bounded)
     assert expected.bounded_by(short).hours == expected.hours
 
 

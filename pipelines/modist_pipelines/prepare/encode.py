@@ -3,10 +3,12 @@
 import gc
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import av
 import cv2
@@ -25,6 +27,10 @@ _MOTIONLESS_LEVELS = 8
 
 
 _COLLECT_EVERY = 16  # batches
+_MOST_THREADS = 64
+
+_Jpegs: TypeAlias = tuple[bytes, Mapping[str, tuple[MotionJpegs, float]]]
+"""Of one grid frame: RGB, and the map and the score of each motion input."""
 
 
 class FrameSink(Protocol):
@@ -50,6 +56,15 @@ class GridFrame(NamedTuple):
     """1 nominal frame earlier; later for the first."""
     is_later: bool
     """Whether the reference is."""
+
+
+class _Encoded(NamedTuple):
+    """What a batch of grid frames comes to."""
+
+    frames: list[_Jpegs]
+    flow_seconds: float
+    seconds: float
+    """Of motion maps and JPEGs."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class VideoEncoder:
         sink: FrameSink,
         max_seconds: float | None = None,
         on_progress: Callable[[int], None] = lambda num: None,
+        share: Callable[[], int] = lambda: 1,
     ) -> EncodedVideo:
         """Append the grid frames of a video to a sink.
 
@@ -103,6 +119,8 @@ class VideoEncoder:
             sink: takes the frames; what it got before an error is to be dropped.
             max_seconds: stop after this much of the video, though not before `MIN_FRAMES` of the clock.
             on_progress: called now and then with the number of nominal frames so far, while frames are decoded.
+            share: how many threads may compute flow and JPEGs, asked for at each frame; they come out the same. A flow
+                that takes batches is left to one.
 
         Raises:
             VideoError: the video cannot be used.
@@ -115,13 +133,18 @@ class VideoEncoder:
             windows = grid_windows(nominal, _Loader(scaler), self._grid)
             largest_change = 0
             batch_size = self._flow.batch_size if self._flow else 1
-            for number, batch in enumerate(self._batches(windows, batch_size)):
+            batches = self._batches(windows, batch_size)
+            done = self._done(batches, share if batch_size == 1 else lambda: 1)
+            for number, (batch, encoded) in enumerate(done):
                 # PyAV's frames whose side data was looked at refer to themselves. Those that Python's own collections
                 # find alive are kept for hours: megabytes each.
                 if number % _COLLECT_EVERY == 0:
                     gc.collect()
                 largest_change = max(largest_change, *(_change(window) for window in batch))
-                self._encode_batch(batch, sink)
+                for rgb, motion in encoded.frames:
+                    sink.append(rgb, motion)
+                self.seconds["flow"] += encoded.flow_seconds
+                self.seconds["encode"] += encoded.seconds
                 on_progress(reader.num_nominal_frames)
             if largest_change <= _MOTIONLESS_LEVELS:
                 raise VideoError("motionless", f"no pixel changes by more than {largest_change} gray levels")
@@ -149,22 +172,43 @@ class VideoEncoder:
 
         return ahead(timed()) if size > 1 else timed()
 
-    def _encode_batch(self, batch: list[GridFrame], sink: FrameSink) -> None:
+    def _done(
+        self, batches: "Iterator[list[GridFrame]]", share: Callable[[], int]
+    ) -> "Iterator[tuple[list[GridFrame], _Encoded]]":
+        """The batches with what they come to, in order, computed by so many threads while the next are decoded."""
+        pending: deque[tuple[list[GridFrame], Future[_Encoded]]] = deque()
+        with ThreadPoolExecutor(_MOST_THREADS) as threads:
+            for batch in batches:
+                num_threads = min(share(), _MOST_THREADS)
+                if num_threads > 1:
+                    pending.append((batch, threads.submit(self._encoded, batch)))
+                while len(pending) >= (num_threads if num_threads > 1 else 1):
+                    earlier, future = pending.popleft()
+                    yield earlier, future.result()
+                if num_threads == 1:
+                    yield batch, self._encoded(batch)
+            for earlier, future in pending:
+                yield earlier, future.result()
+
+    def _encoded(self, batch: list[GridFrame]) -> "_Encoded":
         flows: Flow | None = None
         began = time.perf_counter()
         if self._flow is not None:
             flows = self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch])
         computed = time.perf_counter()
-        self._append(batch, flows, sink)
-        self.seconds["flow"] += computed - began
-        self.seconds["encode"] += time.perf_counter() - computed
+        frames = self._jpegs(batch, flows)
+        return _Encoded(frames, computed - began, time.perf_counter() - computed)
 
-    def _append(self, batch: list[GridFrame], flows: "Flow | None", sink: FrameSink) -> None:
+    def _jpegs(self, batch: list[GridFrame], flows: "Flow | None") -> "list[_Jpegs]":
         grays, neighbours = [w.frame.gray for w in batch], [w.neighbour.gray for w in batch]
         motion_maps = self._motion(FramePairs(grays, neighbours, flows, [w.is_later for w in batch]))
-        for window, maps in zip(batch, motion_maps, strict=True):
-            motion = {name: ([self._jpeg(one) for one in pixels], score) for name, (pixels, score) in maps.items()}
-            sink.append(self._jpeg(window.frame.bgr), motion)
+        return [
+            (
+                self._jpeg(window.frame.bgr),
+                {name: ([self._jpeg(one) for one in pixels], score) for name, (pixels, score) in maps.items()},
+            )
+            for window, maps in zip(batch, motion_maps, strict=True)
+        ]
 
     def _jpeg(self, pixels: np.ndarray) -> bytes:
         done, jpeg = cv2.imencode(".jpg", pixels, self._jpeg_options)

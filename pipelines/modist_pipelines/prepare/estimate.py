@@ -41,7 +41,7 @@ class Estimate:
         length, work = (format_seconds(seconds) for seconds in (longest.duration, longest.hours() * 3600))
         said = f"the longest is {longest.video}: {length} of video, {work} for one worker"
         if longest.hours() > self.hours:
-            said += ", so all others are done before it"
+            said += ", so all others are done before it, and their workers help"
         return replace(self, hours=max(self.hours, longest.hours()), longest=said)
 
     def bottleneck(self) -> str:

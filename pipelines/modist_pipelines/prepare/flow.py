@@ -1,6 +1,7 @@
 """Optical flow between two frames: DIS on the CPU, RAFT with weights at hand, or the flow engine of a GPU."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -47,12 +48,12 @@ class FlowEstimator(Protocol):
 
 
 class DisFlow:
-    """OpenCV's Dense Inverse Search (Kroeger et al., ECCV 2016), medium preset."""
+    """OpenCV's Dense Inverse Search (Kroeger et al., ECCV 2016), medium preset. Several threads may call it."""
 
     batch_size = 1
 
     def __init__(self) -> None:
-        self._size: tuple[int, ...] | None = None
+        self._own = threading.local()
 
     def __call__(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> np.ndarray:
         flows = [self._flow(first, second) for first, second in zip(firsts, seconds, strict=True)]
@@ -61,13 +62,14 @@ class DisFlow:
     def _flow(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         # OpenCV's object is not without memory: its buffers are those of the frames before, and a frame of
         # fewer than about 50 pixels lowers its finest scale for good. Flow must not depend on what came before.
-        if first.shape != self._size:
-            self._size = first.shape
-            self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-            self._finest_scale = self._dis.getFinestScale()
-        self._dis.setFinestScale(self._finest_scale)
+        own = self._own
+        if first.shape != getattr(own, "size", None):
+            own.size = first.shape
+            own.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            own.finest_scale = own.dis.getFinestScale()
+        own.dis.setFinestScale(own.finest_scale)
         # The annotation of `flow` leaves out None, which asks for a new array.
-        return self._dis.calc(to_gray(first), to_gray(second), None)  # type: ignore[arg-type]
+        return own.dis.calc(to_gray(first), to_gray(second), None)  # type: ignore[arg-type]
 
 
 class RaftFlow:

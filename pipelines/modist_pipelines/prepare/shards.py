@@ -19,7 +19,7 @@ from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estima
 from modist_pipelines.prepare.growth import source_row
 from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps
 from modist_pipelines.prepare.partial import PartialStore
-from modist_pipelines.prepare.workers import worker_number
+from modist_pipelines.prepare.workers import share_of_workers, worker_number
 from modist_pipelines.store.reader import StoreMeta
 from modist_pipelines.store.writer import SOURCES_SCHEMA, ShardWriter, quarantine_table
 from modist_pipelines.video.discovery import file_size, folder_label
@@ -143,7 +143,9 @@ class ShardMaker:
         progress: Callable[[int], None],
     ) -> VideoReport:
         try:
-            encoded = self.encoder().encode(file_path(self.videos, video), writer, on_progress=progress)
+            encoded = self.encoder().encode(
+                file_path(self.videos, video), writer, on_progress=progress, share=share_of_workers
+            )
         except VideoError as error:
             writer.drop_video()
             quarantine.append({"video": video, "reason": error.reason, "detail": error.detail})

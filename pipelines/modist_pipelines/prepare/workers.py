@@ -21,9 +21,17 @@ from typing import Any, TypeVar
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 HUNG = -1000  # the exit code of no process
+_CONTEXT = multiprocessing.get_context("spawn")
 _POLL = 1.0  # seconds between looks at the clock
 _STARTING = 120.0  # seconds that a process may take to load what it needs, whatever the patience
 _number = 0
+_workers: Any = (1, 1)
+
+
+def share_of_workers() -> int:
+    """How many workers there are for each one that has work, this one among them; 1 outside of a pool."""
+    num_workers, num_busy = _workers
+    return max(1, num_workers // max(1, num_busy))
 
 
 def worker_number() -> int:
@@ -44,6 +52,7 @@ class WorkerPool:
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self._workers: list[_Worker] = []
+        self._counts = _CONTEXT.RawArray("i", [num_workers, num_workers])
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -81,12 +90,13 @@ class WorkerPool:
         """
         pending = deque(tasks)
         while len(self._workers) < min(self.num_workers, len(tasks)):
-            self._workers.append(_Worker(len(self._workers)))
+            self._workers.append(_Worker(len(self._workers), self._counts))
         while True:
             for worker in self._workers:
                 if worker.is_idle and pending:
                     worker.give(work, pending.popleft())
             busy = {worker.connection: worker for worker in self._workers if not worker.is_idle}
+            self._counts[1] = len(busy)
             if not busy:
                 return
             ready = wait(list(busy), timeout=min(patience, _POLL) if patience is not None else None)
@@ -100,7 +110,7 @@ class WorkerPool:
                     instead = on_death(worker.task, worker.last_report, worker.exit_code())
                     if instead is not None:
                         pending.appendleft(instead)
-                    self._workers[worker.number] = _Worker(worker.number)
+                    self._workers[worker.number] = _Worker(worker.number, self._counts)
                 elif message[0] == "report":
                     on_report(worker.task, message[1])
                 elif message[0] == "failed":
@@ -110,11 +120,10 @@ class WorkerPool:
 class _Worker:
     """A process, and what it is at."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, counts: Any) -> None:
         self.number = number
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, number), daemon=True)
+        self.connection, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, number, counts), daemon=True)
         self._process.start()
         theirs.close()  # else its end stays open here, and its death would go unseen
         self.is_idle = True
@@ -168,9 +177,9 @@ class _Worker:
             self._process.join()
 
 
-def _serve(connection: Connection, number: int) -> None:
-    global _number
-    _number = number
+def _serve(connection: Connection, number: int, counts: Any) -> None:
+    global _number, _workers
+    _number, _workers = number, counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work: Work | None = None

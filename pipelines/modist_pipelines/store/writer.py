@@ -222,6 +222,9 @@ def write_tables(
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a Parquet file under a temporary name, then rename it."""
+    # Offsets and checksums are all different: a dictionary of them makes the file larger, and takes memory while it is
+    # made, which is that of a long video.
+    repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
     with removed_on_error(path.with_name(path.name + ".tmp")) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, use_dictionary=repeating)
         publish(temporary, path)
