@@ -119,7 +119,7 @@ def test_who_has_work_knows_how_many_have_none() -> None:
     """Of three workers: with two at work one is left over, which makes no whole share; the last has all three."""
     told: list[int] = []
     with WorkerPool(3) as pool:
-        pool.run([3, 1], prepare_parts.tell_share, lambda task, share: told.append(share), lambda *_: None)
+        pool.run([3, 1], prepare_parts.tell_share, lambda _, share: told.append(share), lambda *_: None)  # type: ignore[arg-type]
     assert told[-1] == 3
     assert told[0] in (1, 3)
     assert share_of_workers() == 1, "outside of a pool"

@@ -226,5 +226,6 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     # made, which is that of a long video.
     repeating = [field.name for field in table.schema if not pa.types.is_list(field.type)]
     with removed_on_error(path.with_name(path.name + ".tmp")) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, use_dictionary=repeating)
+        # The annotation of `use_dictionary` leaves out names of columns.
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, use_dictionary=repeating)  # type: ignore[arg-type]
         publish(temporary, path)
