@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
-from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding
+from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding, VideoEngine
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
 from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
-from modist_pipelines.video.engine import EngineName
 
 OutKind = Literal["folder", "file", "either"]
 CrossNegatives = Literal["own", "other"]
@@ -135,7 +134,7 @@ class LoaderConfig:
     hw_decoder_load: float = ranged(HW_DECODER_LOAD, SHARE)
     """Share of a GPU's JPEGs that its JPEG engines decode; host threads and the GPU's cores decode the rest. The
     default is DALI's. On an H200, 0.65 and 1 decoded as many a second, and 0 half of that (docs/gpu.md)."""
-    video_engine: EngineName = "dali"
+    video_engine: VideoEngine = "dali"
     """With --source video on a GPU: dali decodes a file from its first frame on, torchcodec from the key frames before
     the frames wanted. Which is faster was not measured."""
     motion_decoding: MotionDecoding = "auto"

@@ -153,7 +153,7 @@ def test_labels_beside_the_clips(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "6 of 9 videos have labels beside them in their archives (.cls, .json, .txt): 6 classes" in caplog.text
     assert "2 files beside clips hold no label that can be read, such as s.tar/4.json" in caplog.text
     assert [row["video"] for row in inputs.unusable] == ["jump/t.tar.gz/"]
-    assert "Unpack it once to a .tar (gunzip" in inputs.unusable[0]["detail"]
+    assert "unpack it to a .tar, with gunzip" in inputs.unusable[0]["detail"]
     with pytest.raises(DataError, match=r"t\.tar\.gz is a compressed tar: to reach one clip"):
         find_inputs(tmp_path / "in/jump/t.tar.gz", None, "auto", 0)
     by_folder = find_inputs(tmp_path / "in", None, "auto", 1).labels

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
 
 Kind = Literal["visual", "motion"]
+VideoEngine = Literal["dali", "torchcodec"]
+"""Who decodes raw videos on a GPU: see `video.engine`."""
 MotionDecoding = Literal["auto", "gpu", "host"]
 """Whose work the JPEGs of motion maps are where a GPU makes the clips; auto: `resources.decodes_motion_on_host`."""
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's rgb_to_grayscale

@@ -38,7 +38,10 @@ def find_inputs(videos: Path, root: Path | None, list_format: ListFormat, label_
         names, unusable = discover_in_archive(videos)
         return Inputs(videos.parent, names, labels_of_videos(videos.parent, names, label_depth), unusable)
     if list_format == "auto" and videos.is_file() and videos.name.lower().endswith(archives.COMPRESSED):
-        raise DataError(f"VIDEOS {videos} is {archives.WHY_NOT}.")
+        raise DataError(
+            f"VIDEOS {videos} is a compressed tar: to reach one clip of it, all before it would have to be unpacked, "
+            "each time. Give the .tar that gunzip, bunzip2, unxz or unzstd make of it, whose clips are read in place."
+        )
     if list_format == "auto" and videos.is_file() and is_video_by_content(videos):
         raise DataError(f"VIDEOS {videos} is a video: give the folder that holds the videos, or a list of them.")
     is_list = list_format != "auto" or videos.is_file()

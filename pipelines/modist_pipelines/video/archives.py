@@ -14,11 +14,6 @@ from typing import BinaryIO, NamedTuple
 
 SUFFIXES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-WHY_NOT = (
-    "a compressed tar: to reach one clip of it, all before it would have to be unpacked, each time. Unpack it once to "
-    "a .tar (gunzip, bunzip2, unxz or unzstd), whose clips are read in place"
-)
-"""Of a compressed one."""
 _IN_MEMORY = 64 << 20  # bytes of a compressed member; a larger one waits in a temporary file
 _LOCAL_HEADER = struct.Struct("<26xHH")
 

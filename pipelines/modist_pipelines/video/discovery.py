@@ -16,6 +16,9 @@ from modist_pipelines.video.suffixes import MEDIA_SUFFIXES, OTHER_SUFFIXES, is_m
 
 logger = logging.getLogger("modist")
 
+_COMPRESSED = (
+    "a compressed tar, in which no clip can be reached before all in front of it; unpack it to a .tar, with gunzip"
+)
 _SHOWN = 3  # names of a suffix that a message gives
 _MOST_SUFFIXES = 20
 
@@ -154,7 +157,7 @@ def _walk(folder: Path, unlisted: list[OSError]) -> Iterator[tuple[str, Literal[
             name = as_text(file) if here == "." else f"{here}/{as_text(file)}"
             yield name, "file"
             if name.lower().endswith(archives.COMPRESSED):
-                unlisted.append(OSError(0, archives.WHY_NOT, os.path.join(parent, file)))
+                unlisted.append(OSError(0, _COMPRESSED, os.path.join(parent, file)))
             if name.lower().endswith(archives.SUFFIXES):
                 yield from _members(name, Path(parent, file), unlisted)
 

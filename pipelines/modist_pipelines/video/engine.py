@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modist_pipelines.clips.graph import VideoEngine
 from modist_pipelines.clips.handover import Handover, numbered, work_on
 from modist_pipelines.dali import import_dali
 from modist_pipelines.errors import DataError
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
     from nvidia.dali.pipeline import Pipeline
 
 
-EngineName = Literal["dali", "torchcodec"]
-
-
-def make_engine(name: EngineName, device: torch.device) -> FrameEngine:
+def make_engine(name: VideoEngine, device: torch.device) -> FrameEngine:
     """
     Raises:
         DataError: its library is not installed.

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modist_pipelines.clips.graph import VideoEngine
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MOTION_INPUTS, FramePairs, MotionInput, find_motion_input
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
-from modist_pipelines.video.engine import EngineName, make_engine
+from modist_pipelines.video.engine import make_engine
 from modist_pipelines.video.frames import decode_nominal
 from modist_pipelines.video.picture import RULES, Orientation, PictureRules, chroma_matrix, upright_rgb
 from modist_pipelines.video.reader import MAX_ASPECT, MIN_FRAMES, VideoError, VideoReader
@@ -94,7 +95,7 @@ class RawVideos:
         num_threads: int = 0,
         names: Sequence[str] | None = None,
         rules: PictureRules = RULES,
-        engine: EngineName = "dali",
+        engine: VideoEngine = "dali",
         frames_fps: float = 30.0,
     ) -> None:
         self.path = Path(path)
