@@ -1,9 +1,15 @@
-"""Preparing a corpus: parts on several machines, lists of videos, decoders that hang, where the time goes."""
+"""Preparing a corpus: parts on several machines, lists of videos, decoders that hang, where the time goes.
 
+python tests/pipelines/test_prepare_at_scale.py 320    # what a tiny video costs besides decoding, flow and JPEGs
+"""
+
+import gc
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -21,8 +27,10 @@ from modist_pipelines.clips.ahead import ahead
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.estimate import Estimate, Sample, extrapolate
 from modist_pipelines.prepare.flow import make_flow_estimator, nvof_graph
+from modist_pipelines.prepare.motion import motion_scales
 from modist_pipelines.prepare.run import PrepareConfig, prepare
-from modist_pipelines.store.reader import Store
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask
+from modist_pipelines.store.reader import Store, StoreMeta
 from modist_pipelines.store.summary import Summary
 
 pytestmark = pytest.mark.slow
@@ -233,3 +241,29 @@ def test_hardware_flow_lies_where_the_first_frame_has_it():
     across = torch.as_tensor(flow)[..., 0].numpy(force=True)
     assert np.median(across[54:74, 34:42]) == pytest.approx(12.0, abs=2.0)  # the patch's, before it jumped
     assert abs(np.median(across[54:74, 90:110])) < 1.0
+
+
+def main(num_videos: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first = write_video(Path(folder, "in/0000.mp4"), moving_pictures(24, 2, height=48, width=64))
+        names = tuple(f"{number:04d}.mp4" for number in range(num_videos))
+        for name in names[1:]:
+            shutil.copyfile(first, first.parent / name)
+        meta = StoreMeta(short_side=48, motion_inputs=motion_scales(["edges"], 10.0), flow="dis")
+        maker = ShardMaker(first.parent, Path(folder), meta, prepare_parts.opencv_edges, None, "cpu")
+        Path(folder, ".partial").mkdir()
+        gc.freeze()  # as a worker does
+        maker(ShardTask(0, names[:8]), lambda report: None)
+        before = dict(maker.encoder().seconds)
+        began = time.perf_counter()
+        for number, begin in enumerate(range(0, num_videos, 64), 1):
+            maker(ShardTask(number, names[begin : begin + 64]), lambda report: None)
+        whole = time.perf_counter() - began
+        stages = {stage: total - before[stage] for stage, total in maker.encoder().seconds.items()}
+    besides = 1e3 * (whole - sum(stages.values())) / num_videos
+    said = ", ".join(f"{stage} {1e3 * seconds / num_videos:.2f} ms" for stage, seconds in stages.items())
+    print(f"a tiny video: {said}, {besides:.2f} ms besides")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
