@@ -53,7 +53,7 @@ def decode_by_seeking(path: Path, fps: float, wanted: Sequence[int], rules: Pict
         tick = reader.stream.time_base
         first = _first_packet(reader)
         keys = _listed_keys(reader) if first is not None else None
-        if keys is None or first is None or tick is None:
+        if keys is None or first is None or not tick:
             return None
         origin, delay = first
         play = _Play(reader, keys, 0 if _is_matroska(reader) else delay)
@@ -135,7 +135,7 @@ def _listed_keys(reader: VideoReader) -> IndexEntries | None:
             return None
     listed = reader.stream.index_entries
     times = np.fromiter((entry.timestamp for entry in listed), np.int64, len(listed))
-    if tick is None or not len(times):
+    if not tick or not len(times):
         return None
     if not _is_matroska(reader) and len(times) != reader.stream.frames:  # in fragments: the head lists the first
         return None
