@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from modist_fast.errors import ConfigError, did_you_mean
 from modist_fast.host.interrupts import Interrupted, raise_interrupted
+from modist_fast.run.log_file import early_lines_kept
 from modist_pipelines.errors import DataError
 
 Options = TypeVar("Options")
@@ -33,7 +34,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
     for signum in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, raise_interrupted)
     try:
-        code = main() or 0
+        with early_lines_kept():
+            code = main() or 0
     except BrokenPipeError:
         if not _reader_left():
             raise
@@ -150,6 +152,7 @@ def _handler() -> logging.Handler:
     handler = _Stderr()
     if sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: not getattr(record, "to_file_only", False))
     return handler
 
 

@@ -25,6 +25,7 @@ from modist_fast.host.environment import git_revision
 from modist_fast.models import Backbone
 from modist_fast.run.checkpoint import plain
 from modist_pipelines.motion_inputs import DEFAULT, MotionName
+from modist_pipelines.progress import Progressing
 from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.store.reader import Store
 
@@ -109,10 +110,12 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
         rows = [int(frozen.labelled.rows[video]) for _, video in tested]
         seen = [_fit(config, name, part, tested) for name, part in opened]
         clips: list[PairedClip] = []
-        for place, clip in enumerate(reader.read((row, reader.middle(row)) for row in rows)):
-            clips.append(clip)
-            for part in seen:  # while the next clip is decoded
-                part.cams.append(_cam(config, part, place, tested[place], clip.visual))
+        with Progressing("Grad-CAM", len(rows), "clips") as progress:
+            for place, clip in enumerate(reader.read((row, reader.middle(row)) for row in rows)):
+                progress.begin()
+                clips.append(clip)
+                for part in seen:  # while the next clip is decoded
+                    part.cams.append(_cam(config, part, place, tested[place], clip.visual))
         log.info("Grad-CAM of %d clips by %s", len(clips), " and ".join(part.name for part in seen))
         regions = torch.stack([moving_region(clip.motion) for clip in clips])
         agreements = [motion_agreement(torch.stack(part.cams), regions) for part in seen]
@@ -122,8 +125,12 @@ def run_gradcam(config: GradCamConfig, world: World) -> dict[str, Any]:
         (config.out / "gradcam.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         title = f"Where a linear classifier on the frozen backbone sees the {_explained(config)} class (Grad-CAM)"
         save_grid(config.out / "gradcam.png", [_shown(seen, tested, clips, regions, place) for place in shown], title)
-        films = [_film(config, seen, tested, reader, place) for place in shown[: config.num_filmed]]
-        save_video(config.out / "gradcam.mp4", films, store.meta.fps / store.grid)
+        with Progressing("film", len(shown[: config.num_filmed]), "videos", brief=True) as progress:
+            films = []
+            for place in shown[: config.num_filmed]:
+                progress.begin()
+                films.append(_film(config, seen, tested, reader, place))
+            save_video(config.out / "gradcam.mp4", films, store.meta.fps / store.grid)
     finally:
         reader.close()
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, on_main
+from modist_fast.run.log_file import ended_log
 from modist_pipelines.disk.lock import HeldError, held
 
 NAME = ".lock"
@@ -14,7 +15,7 @@ NAME = ".lock"
 
 @contextmanager
 def alone_in(out: Path, world: World) -> Iterator[None]:
-    """Hold OUT/.lock, on rank 0, while the command writes there; a crash lets it go.
+    """Hold OUT/.lock, on rank 0, while the command writes there; a crash lets it go. Ends OUT/log.txt too.
 
     Raises:
         ConfigError: another process holds it, or the directory cannot be made.
@@ -23,7 +24,8 @@ def alone_in(out: Path, world: World) -> Iterator[None]:
     with ExitStack() as stack:
         on_main(world, lambda: _enter(stack, out))
         try:
-            yield
+            with ended_log():
+                yield
         finally:
             if made and world.is_main and [path.name for path in out.iterdir()] == [NAME]:
                 shutil.rmtree(out)  # nothing came of it: a refused option leaves no folder

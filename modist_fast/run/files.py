@@ -11,6 +11,7 @@ RUN = (
     "config.json",
     "environment.json",
     "clips.png",
+    "log.txt",
     "metrics.jsonl",
     ".metrics.jsonl.*.half",
     "ledger.jsonl",

@@ -1,7 +1,5 @@
 """The lines of pre-training, a step each, and a display for whoever watches."""
 
-import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,8 +7,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from modist_fast.host.core_wait import seconds_without_core
@@ -23,10 +19,7 @@ from modist_fast.watch.ledger import Ledger, digest_of_figures, digest_of_sample
 from modist_fast.watch.run_log import RunLog
 from modist_fast.watch.spans import Spans, StepTimes
 from modist_pipelines.clips.loader import ClipBatch
-
-log = logging.getLogger("modist")
-_LINE_SECONDS = 15.0
-
+from modist_pipelines.progress import Progressing
 
 Watcher = Callable[[int, int, Mapping[str, Any]], None]
 """Called on rank 0 after each step, a step late: steps done, steps in all, and the step's line of metrics.jsonl."""
@@ -40,31 +33,15 @@ class Display:
     """
 
     def __init__(self, num_steps: int, start_step: int, shown: bool, watcher: Watcher | None = None) -> None:
-        self._console = Console(stderr=True, soft_wrap=True)  # no line above the bar breaks a path
-        self._watcher = watcher
-        self._live = shown and self._console.is_terminal and watcher is None
-        self._shown = shown
-        self._num_steps = num_steps
-        self._start_step, self._start = start_step, time.monotonic()
-        self._last_line = -math.inf
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._live,
-        )
-        self._task = self._progress.add_task("", total=num_steps, completed=start_step, figures="")
+        self._watcher, self._shown, self._num_steps = watcher, shown, num_steps
+        self._progress = Progressing("step", num_steps, shown=shown and watcher is None, done=start_step)
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        self._progress.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._progress.stop()
+        self._progress.__exit__(kind, error, trace)
 
     def update(self, row: dict[str, Any]) -> None:
         """Show the figures of a step."""
@@ -73,14 +50,8 @@ class Display:
         if self._watcher is not None:
             self._watcher(row["step"], self._num_steps, row)
             return
-        figures = f"{_learned(row)}  {row['samples_per_s']:.1f} samples/s  data wait {100 * row['data_wait']:.0f} %"
-        self._progress.update(self._task, completed=row["step"], figures=figures)
-        now = time.monotonic()
-        if not self._live and (now - self._last_line >= _LINE_SECONDS or row["step"] == self._num_steps):
-            self._last_line = now
-            done = row["step"] - self._start_step
-            eta = (now - self._start) / max(1, done) * (self._num_steps - row["step"])
-            log.info("step %d/%d  %s  ETA %d:%02d", row["step"], self._num_steps, figures, eta // 60, eta % 60)
+        speed = f"  {row['samples_per_s']:.1f} samples/s  data wait {100 * row['data_wait']:.0f} %"
+        self._progress.at(row["step"], _learned(row), speed)
 
 
 def _learned(row: Mapping[str, Any]) -> str:

@@ -161,7 +161,6 @@ def test_a_terminal_gets_lines_that_it_folds_itself() -> None:
         "logging.basicConfig(level=20, format='%(message)s', handlers=[cli._handler()])\n"
         f"logging.warning({LONG!r})\n"
         "with Display(3, 0, True) as display:\n"
-        "    display._progress.refresh()\n"
         f"    logging.warning('above ' + {LONG!r})\n"
     )
     main, side = pty.openpty()

@@ -75,7 +75,7 @@ def test_two_processes_give_what_one_gives(
 ) -> None:
     done = run_script("evaluate.py", "linear", *arguments(demo_store, labels, tmp_path / "out"), processes=2)
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 shards of this process" in done.stderr  # each made its half
+    assert "features 16/16 videos of this process" in done.stderr  # each made its half
     assert shards(tmp_path / "out") == shards(alone[0])
     assert outcome(tmp_path / "out") == outcome(alone[0])
 
@@ -90,7 +90,7 @@ def test_killed_and_begun_again(demo_store: Path, labels: Path, alone: tuple[Pat
     assert not (out / "result.json").exists()
     again = run_script("evaluate.py", "linear", *arguments(demo_store, labels, out))
     assert again.returncode == 0, again.stderr
-    assert "1 of 2 shards are in" in again.stderr
+    assert "1 of 2 shards of 16 videos are in" in again.stderr
     assert shards(out) == shards(alone[0])
     assert outcome(out) == outcome(alone[0])
 

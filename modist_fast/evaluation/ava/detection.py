@@ -13,6 +13,7 @@ from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.host.distributed import World
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.progress import Progressing
 
 
 @torch.inference_mode()
@@ -33,16 +34,18 @@ def detect(
         by_shape[whole_shape(short_side, videos.info(item))].append(item)
     found: dict[int, np.ndarray] = {}
     damaged: dict[int, str] = {}
-    for shape, items in by_shape.items():
-        plans = {item: whole_plan(keyframes, spec, item) for item in items}
-        requests = [Request(item, int(videos.rows[item]), [plans[item]]) for item in items]
-        with ClipReader(videos.source, shaped(spec, grid, shape), world.device, num_threads) as reader:
-            for item, clips in reader.read(requests):
-                if isinstance(clips, str):
-                    damaged[item] = clips
-                    continue
-                boxes = boxes_in_clip(keyframes.boxes[item].places, videos.info(item), plans[item], shape)
-                found[item] = step.forward(clips["visual"], [boxes]).double().sigmoid().numpy(force=True)
+    with Progressing("test", sum(map(len, by_shape.values())), "keyframes", world.is_main) as progress:
+        for shape, items in by_shape.items():
+            plans = {item: whole_plan(keyframes, spec, item) for item in items}
+            requests = [Request(item, int(videos.rows[item]), [plans[item]]) for item in items]
+            with ClipReader(videos.source, shaped(spec, grid, shape), world.device, num_threads) as reader:
+                for item, clips in reader.read(requests):
+                    progress.begin()
+                    if isinstance(clips, str):
+                        damaged[item] = clips
+                        continue
+                    boxes = boxes_in_clip(keyframes.boxes[item].places, videos.info(item), plans[item], shape)
+                    found[item] = step.forward(clips["visual"], [boxes]).double().sigmoid().numpy(force=True)
     everyone: list[tuple[dict[int, np.ndarray], dict[int, str]]] = [({}, {})] * world.size
     dist.all_gather_object(everyone, (found, damaged))
     tables = {item: table for part, _ in everyone for item, table in part.items()}

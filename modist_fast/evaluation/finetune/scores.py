@@ -1,6 +1,5 @@
 """A trained classifier at test: the softmax of every view of a video, averaged."""
 
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -12,10 +11,9 @@ from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec, plan_views
 from modist_fast.host.distributed import World
 from modist_pipelines.clips.reader import ClipReader, Request
+from modist_pipelines.progress import Progressing
 
-log = logging.getLogger("modist")
 _VIEWS_AT_A_TIME = 8
-_SAID = 200  # videos from one line in the log to the next
 
 
 @torch.inference_mode()
@@ -47,15 +45,18 @@ def view_probabilities(
     )
     found: dict[int, np.ndarray] = {}
     damaged: dict[int, str] = {}
-    with ClipReader(labelled.source, spec.plan_config(grid), world.device, num_threads) as reader:
+    mine = len(usable[world.rank :: world.size])
+    with (
+        ClipReader(labelled.source, spec.plan_config(grid), world.device, num_threads) as reader,
+        Progressing("test", mine, "videos" if world.size == 1 else "videos of this process", world.is_main) as progress,
+    ):
         for video, clips in reader.read(requests):
+            progress.begin()
             if isinstance(clips, str):
                 damaged[video] = clips
                 continue
             shares = [forward(part).double().softmax(dim=2) for part in clips["visual"].split(_VIEWS_AT_A_TIME)]
             found[video] = torch.cat(shares).mean(dim=(0, 1)).numpy(force=True)
-            if world.is_main and len(found) % _SAID == 0:
-                log.info("test: %d videos of this process", len(found))
     everyone: list[tuple[dict[int, np.ndarray], dict[int, str]]] = [({}, {})] * world.size
     dist.all_gather_object(everyone, (found, damaged))
     table = np.full((len(videos), len(labelled.classes)), np.nan)

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from modist_fast.run import checkpoint
 from modist_fast.watch.gradients import GradientCheck
 from modist_fast.watch.late import LateLines
 from modist_fast.watch.run_log import RunLog
+from modist_pipelines.progress import Progressing
 
 log = logging.getLogger("modist")
-_LINE_SECONDS = 15.0
 
 
 class LabelledStep(GroupedStep, ABC):
@@ -112,15 +113,20 @@ class ClassifierStep(LabelledStep):
 
 
 class _Lines(LateLines[dict[str, Any]]):
-    """Lines of fine-tuning, and now and then one in the log."""
+    """Lines of fine-tuning, and what is shown of them."""
 
     def __init__(
-        self, batch_size: int, last_step: int, run_log: RunLog | None, check: GradientCheck, has_top1: bool = True
+        self,
+        batch_size: int,
+        progress: Progressing,
+        run_log: RunLog | None,
+        check: GradientCheck,
+        has_top1: bool = True,
     ) -> None:
         super().__init__(check, run_log)
         self._has_top1 = has_top1
-        self._batch_size, self._last_step = batch_size, last_step
-        self._clock, self._said = time.perf_counter(), 0.0
+        self._batch_size, self._progress = batch_size, progress
+        self._clock = time.perf_counter()
 
     def push(self, row: dict[str, Any], figures: Tensor, checked: dict[str, Tensor], stop: bool) -> None:
         """Take in the row and the figures of the step just launched, and write the line of the one before."""
@@ -145,14 +151,9 @@ class _Lines(LateLines[dict[str, Any]]):
         if self._log is None:  # not rank 0
             return
         self._log.write(row)
-        now = time.monotonic()
-        if now - self._said >= _LINE_SECONDS or row["step"] == self._last_step:
-            self._said = now
-            log.info(
-                f"step {row['step']}/{self._last_step}  epoch {row['epoch']:.1f}  loss {row['loss']:.3f}  "
-                + (f"top-1 {100 * row['top1']:.0f} %  " if self._has_top1 else "")
-                + f"{row['samples_per_s']:.1f} samples/s"
-            )
+        top1 = f"  top-1 {100 * row['top1']:.0f} %" if self._has_top1 else ""
+        more = f"  epoch {row['epoch']:.1f}  {row['samples_per_s']:.1f} samples/s"
+        self._progress.at(row["step"], f"loss {row['loss']:.3f}{top1}", more)
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,9 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
         )
         if self.world.is_main:
             self._write_json("config.json", checkpoint.plain_config(self.config))
-        with self._run_log() as run_log, self._stopped_by_signals():
-            self._loop(_Lines(self.config.batch_size, self.last_step, run_log, self.step.gradients, self._has_top1))
+        progress = Progressing("step", self.last_step, shown=self.world.is_main, done=self.steps_done)
+        with self._run_log() as run_log, self._stopped_by_signals(), progress:
+            self._loop(_Lines(self.config.batch_size, progress, run_log, self.step.gradients, self._has_top1))
         self._end()
         self._finish_statistics()
         return Trained(self.step, self._damaged, self.steps_done)
@@ -240,12 +242,14 @@ class LabelledTraining(TrainingLoop[LabelledTrainingConfig]):
             self._agree()
             return
         self.step.model.train()
-        batches = (
-            group
-            for batch in self.clips.iterate(first, first + num_steps)
-            for group in batch.clips[batch.labels >= 0].split(config.group_size)
-        )
-        num_clips = set_precise_statistics(self.step.model, batches, self.step.pass_through)
+        with Progressing("statistics of batch norm", num_steps, "batches", self.world.is_main) as progress:
+
+            def groups() -> Iterator[Tensor]:
+                for batch in self.clips.iterate(first, first + num_steps):
+                    progress.begin()
+                    yield from batch.clips[batch.labels >= 0].split(config.group_size)
+
+            num_clips = set_precise_statistics(self.step.model, groups(), self.step.pass_through)
         if num_clips is None:
             raise ConfigError("--precise-bn-clips: no clip could be read. Look at the log, or pass 0 to go without.")
         self._say(f"batch norm has the statistics of {num_clips * self.world.size} clips")

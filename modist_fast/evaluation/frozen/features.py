@@ -34,11 +34,11 @@ from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.progress import Progressing
 from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
 _SHARD = 16  # videos
-_SAID = 20  # shards from one line in the log to the next
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def extract(
     missing = [number for number in range(len(shards)) if not _shard_path(folder, number).is_file()]
     if world.is_main:
         done = len(shards) - len(missing)
-        log.info("features: %d of %d shards are in %s%s", done, len(shards), folder, "" if missing else ": all")
+        log.info("features: %d of %d shards of %d videos are in %s", done, len(shards), _SHARD, folder)
     dist.barrier()  # before any rank adds to what another counts
     if mine := missing[world.rank :: world.size]:
         _compute(extraction, config, world, folder, [(number, shards[number]) for number in mine])
@@ -138,23 +138,29 @@ def _compute(
             for video in videos.tolist():
                 yield Request(video, int(labelled.rows[video]), extraction.plan(video))
 
-    with ClipReader(labelled.source, plan_config, world.device, config.num_threads) as reader:
+    shown = world.is_main and extraction.progress is None
+    mine = sum(len(videos) for _, videos in shards)
+    with (
+        ClipReader(labelled.source, plan_config, world.device, config.num_threads) as reader,
+        Progressing("features", mine, "videos" if world.size == 1 else "videos of this process", shown) as progress,
+    ):
         answers = reader.read(requests())
         for done, (number, videos) in enumerate(shards, start=1):
             damaged: dict[str, str] = {}
-            clips = _clips_of(answers, len(videos), damaged)
+            clips = _clips_of(answers, len(videos), damaged, progress)
             features = [
                 _forward(net, batch, dtype, extraction.spec.window) for batch in batches(clips, config.batch_size)
             ]
             _write_shard(folder, number, len(videos), features, damaged)
             if extraction.progress is not None:
                 extraction.progress(done, len(shards))
-            if world.is_main and (done in (1, len(shards)) or done % _SAID == 0):
-                log.info("features: %d of %d shards of this process", done, len(shards))
 
 
-def _clips_of(answers: Iterator[tuple[int, Clips | str]], num: int, damaged: dict[str, str]) -> Iterator[Tensor]:
+def _clips_of(
+    answers: Iterator[tuple[int, Clips | str]], num: int, damaged: dict[str, str], progress: Progressing
+) -> Iterator[Tensor]:
     for _ in range(num):
+        progress.begin()
         video, clips = next(answers)
         if isinstance(clips, str):
             damaged[str(video)] = clips

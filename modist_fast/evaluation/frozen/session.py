@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import torch.distributed as dist
 import tyro
+from torch import Tensor
 
 from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibrate, has_batch_norm
 from modist_fast.errors import ConfigError
@@ -33,9 +34,11 @@ from modist_fast.evaluation.results import odd_rows
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
+from modist_fast.run.log_file import begin_log
 from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.progress import Progressing
 from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
@@ -99,15 +102,21 @@ class Frozen:
         folds = counted(self.folds, self.odd, self.labelled.when_tested)
         return learnable(self.config.split, folds, self.labelled)
 
-    def over_folds(self, folds: Sequence[Fold], work: Callable[[Fold], Answer]) -> list[Answer]:
-        """The answer for each fold; the ranks share the folds out."""
-        mine = {place: work(folds[place]) for place in range(self.world.rank, len(folds), self.world.size)}
+    def over_folds(self, folds: Sequence[Fold], work: Callable[[Fold], Answer], shown: bool = True) -> list[Answer]:
+        """The answer for each fold; the ranks share the folds out, and the first says how far it is if `shown`."""
+        places, mine = range(self.world.rank, len(folds), self.world.size), {}
+        with Progressing("classifier", len(places), "folds", shown and self.world.is_main, brief=True) as progress:
+            for place in places:
+                progress.begin()
+                mine[place] = work(folds[place])
         everyone: list[dict[int, Answer]] = [{} for _ in range(self.world.size)]
         dist.all_gather_object(everyone, mine)
         together = {place: answer for part in everyone for place, answer in part.items()}
         return [together[place] for place in range(len(folds))]
 
-    def classify(self, folds: Sequence[Fold], work: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    def classify(
+        self, folds: Sequence[Fold], work: Callable[[np.ndarray, np.ndarray], np.ndarray], shown: bool = True
+    ) -> list[np.ndarray]:
         """Probabilities of each fold's test videos; NaN for odd ones.
 
         Args:
@@ -121,7 +130,7 @@ class Frozen:
             found[np.isin(fold.test, tested)] = work(fold.train, tested)
             return found
 
-        return self.over_folds(folds, one)
+        return self.over_folds(folds, one, shown)
 
     def result(self, task: str) -> dict[str, Any]:
         """What every result says of where it comes from."""
@@ -171,6 +180,8 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
     opening = counted(folds, labelled.odd, labelled.when_tested)
     refuse_unlearnable(config.split, opening, labelled)
     leaks = refuse_leaks(config.split, opening, labelled)
+    if world.is_main:
+        begin_log(config.out)
     if backbone.is_random and has_batch_norm(backbone.net):
         _calibrate(config, world, backbone, spec, labelled, opening)
     grid = labelled.source.grid
@@ -215,9 +226,18 @@ def _calibrate(
             for video in chosen
         ]
         plan_config = spec.plan_config(labelled.source.grid)
-        with ClipReader(labelled.source, plan_config, world.device, config.features.num_threads) as reader:
-            clips = (found["visual"] for _, found in reader.read(requests) if not isinstance(found, str))
-            calibrate(net, batches(clips, CALIBRATION_BATCH))
+        with (
+            ClipReader(labelled.source, plan_config, world.device, config.features.num_threads) as reader,
+            Progressing("statistics of batch norm", len(requests), "clips", brief=True) as progress,
+        ):
+
+            def clips() -> Iterator[Tensor]:
+                for _, found in reader.read(requests):
+                    progress.begin()
+                    if not isinstance(found, str):
+                        yield found["visual"]
+
+            calibrate(net, batches(clips(), CALIBRATION_BATCH))
         log.info("random network: batch norm has the statistics of %d clips", len(requests))
     for buffer in net.buffers():
         dist.broadcast(buffer, 0)

@@ -1,5 +1,6 @@
 """The evaluations of a frozen backbone: linear, low-shot, kNN and retrieval."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,10 @@ from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
+from modist_pipelines.progress import Progressing
 from modist_pipelines.ranges import COUNT, FROM_ZERO, PART, ranged
+
+log = logging.getLogger("modist")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +104,25 @@ def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
         raise ConfigError("--shares: at least one, above 0 and at most 1.")
     frozen, train = _with_training_features(open_frozen(config, world), config)
     labelled, whole, rows = frozen.labelled, frozen.counted(), []
-    for share in sorted(set(config.shares)):
-        for draw in range(config.subsets if share < 1 else 1):
+    draws = [
+        (share, draw) for share in sorted(set(config.shares)) for draw in range(config.subsets if share < 1 else 1)
+    ]
+    with Progressing("low-shot", len(draws), "subsets", world.is_main) as progress:
+        for share, draw in draws:
+            progress.at(len(rows) + 1, f"{100 * share:g} % of the training videos", begun=True)
             seed = config.seed + draw
             folds = [fold._replace(train=low_shot_subset(fold.train, labelled.labels, share, seed)) for fold in whole]
             found = frozen.classify(
                 folds,
                 lambda fit, test: linear_probabilities(frozen, config, fit_linear(frozen, config, train, fit), test),
+                shown=False,
             )
             row = classification(labelled, frozen.odd, folds, found, config.seed)
             del row["confusion"], row["classes"]
             name = f"{100 * share:g} %, subset {seed}"
             rows.append({"name": name, "share": share, "subset": seed, "num_train": row["folds"][0]["train"]} | row)
+            if world.is_main:
+                log.info("%s: top-1 %.1f %%", name, 100 * row["top1"])
     return frozen.result("lowshot") | {"rows": rows}
 
 
