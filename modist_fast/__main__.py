@@ -47,7 +47,11 @@ def overview(part: str = "") -> str:
     shown = {name: what for name, (_, what) in COMMANDS.items() if name.startswith(part)}
     width = max(map(len, shown))
     lines = [f"  {name:{width}}  {what}" for name, what in shown.items()]
-    return "\n".join(["usage: modist COMMAND …          (modist COMMAND --help lists its options)", "", *lines])
+    usage = (
+        "usage: modist COMMAND …                       (modist COMMAND --help lists its options)\n"
+        "       modist --nproc-per-node N COMMAND …    (in N processes; takes torchrun's options)"
+    )
+    return "\n".join([usage, "", *lines])
 
 
 def find(words: list[str]) -> tuple[str, list[str]]:
@@ -69,6 +73,18 @@ def find(words: list[str]) -> tuple[str, list[str]]:
     )
 
 
+def _in_processes(words: list[str]) -> int:
+    """Run the command after torchrun's options; the exit code."""
+    firsts = {name.partition(" ")[0] for name in COMMANDS}
+    place = next((place for place, word in enumerate(words) if word in firsts), None)
+    if place is None:
+        print(f"{overview()}\n\nerror: no command follows {' '.join(words)}.", file=sys.stderr)
+        return 2
+    from modist_fast.host.launcher import launch
+
+    return launch(words[:place], words[place:])
+
+
 def main() -> None:
     """The console script."""
     from modist_fast.commands.cli import run_cli
@@ -77,6 +93,8 @@ def main() -> None:
     if words[:1] == ["--version"]:
         print(__version__)
         return
+    if words[:1] and words[0].startswith("--nproc"):
+        sys.exit(_in_processes(words))
     bare = [word for word in words if word not in ("-h", "--help")]
     if not bare or (bare == ["bench"]):
         run_cli(lambda: print(overview("bench" if bare else "")))

@@ -16,10 +16,10 @@ def command(name: str, *words: object, processes: int | None = None) -> tuple[st
     Args:
         name: see `modist --help`.
         words: its options.
-        processes: start so many by torchrun.
+        processes: start so many.
     """
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)) if processes else ()
-    return (sys.executable, *torchrun, "-m", "modist_fast", name, *map(str, words))
+    launcher = ("--nproc-per-node", str(processes)) if processes else ()
+    return (sys.executable, "-m", "modist_fast", *launcher, name, *map(str, words))
 
 
 def end_with_launcher() -> None:
