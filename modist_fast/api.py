@@ -20,12 +20,12 @@ from torch import nn
 from modist_fast.commands.pretrain import follow_videos, open_source
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError, did_you_mean
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
-from modist_fast.evaluation.data.labelled import LabelledConfig
-from modist_fast.evaluation.frozen.features import FeaturesConfig
-from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideosConfig, run_features
-from modist_fast.evaluation.frozen.session import FrozenConfig, Progress
-from modist_fast.evaluation.frozen.tasks import KnnEvaluationConfig, LinearConfig, run_knn, run_linear
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig, FeaturesConfig, LabelledConfig
+from modist_fast.evaluation.frozen.config import FrozenConfig, KnnEvaluationConfig, LinearConfig, PlainVideosConfig
+from modist_fast.evaluation.frozen.plain_videos import FeatureTable, run_features
+from modist_fast.evaluation.frozen.session import Progress
+from modist_fast.evaluation.frozen.tasks import run_knn, run_linear
 from modist_fast.evaluation.preprocess import Preprocess
 from modist_fast.evaluation.results import write_result
 from modist_fast.host.arithmetic import arithmetic_of

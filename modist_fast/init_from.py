@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.host.distributed import World
 from modist_fast.pathways import MoDist
 from modist_fast.run import checkpoint

@@ -20,6 +20,7 @@ from modist_fast.host.interrupts import Interrupted, raise_interrupted
 from modist_fast.run.log_file import early_lines_kept
 from modist_pipelines.errors import DataError
 
+log = logging.getLogger("modist")
 Options = TypeVar("Options")
 
 
@@ -79,6 +80,22 @@ def _reader_left() -> bool:
     found = select.poll()
     found.register(place, select.POLLOUT)
     return any(event & select.POLLERR for _, event in found.poll(0))
+
+
+def is_alone_at_start() -> bool:
+    """Whether this process may end before it has met the others: it is the first, and all are on this machine.
+
+    Elsewhere they would wait for it in vain.
+    """
+    return os.environ.get("RANK", "0") == "0" and (
+        os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")
+    )
+
+
+def starting() -> None:
+    """Say that the options were right, before seconds pass with the import of torch."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        log.info("options read; loading torch")
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, **more: Any) -> Options:

@@ -9,7 +9,7 @@ import tyro
 from modist_fast.commands.cli import parse_options
 from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.host.choices import Inflation, WeightsFormat
 
 
@@ -33,6 +33,7 @@ class ConvertConfig:
 
 def main() -> None:
     config = parse_options(ConvertConfig, description=__doc__)
+    from modist_fast.evaluation.backbones import open_backbone  # and torch with it
     from modist_fast.weights.writing import check_format, write_weights
 
     if config.out.exists() and not config.overwrite:

@@ -12,9 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.host.distributed import default_processes
 from modist_fast.host.processes import command
-from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 console = Console()
@@ -48,6 +46,8 @@ def main() -> None:
     )
     train = ["--preset", "demo", "--store", store, "--out", run, "--resume", "auto", "--seed", config.seed]
     limit = ["--max-steps", config.max_steps] if config.max_steps is not None else []
+    from modist_fast.host.distributed import default_processes  # and torch with it
+
     processes = config.num_processes or default_processes()
     _do("3/3  pre-training", command("pretrain", *train, *limit, processes=processes))
     _summarize(run, time.monotonic() - start)
@@ -62,6 +62,8 @@ def _do(title: str, words: Sequence[str]) -> None:
 
 
 def _summarize(run: Path, seconds: float) -> None:
+    from modist_fast.watch.run_log import read_metrics
+
     rows = read_metrics(run / "metrics.jsonl")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     tenth = max(1, len(rows) // 10)

@@ -7,39 +7,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from modist_fast.commands.cli import parse_options, run_cli
+from modist_fast.commands.cli import parse_options, run_cli, starting
 from modist_fast.errors import ConfigError, did_you_mean
-from modist_fast.evaluation.ava.command import run_ava
 from modist_fast.evaluation.ava.config import AVA_RECIPES, AvaConfig
-from modist_fast.evaluation.backbones import BackboneConfig
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.finetune.config import FinetuneConfig, SupervisedConfig, with_recipe
-from modist_fast.evaluation.finetune.run import run_finetune
-from modist_fast.evaluation.frozen.tasks import (
-    KnnEvaluationConfig,
-    LinearConfig,
-    LowShotConfig,
-    RetrievalConfig,
-    run_knn,
-    run_linear,
-    run_lowshot,
-    run_retrieval,
-)
-from modist_fast.evaluation.results import print_result, refuse_other_task, write_result
-from modist_fast.host.arithmetic import arithmetic_of
-from modist_fast.host.distributed import join_world, on_main
-from modist_fast.run.alone import alone_in
+from modist_fast.evaluation.frozen.config import KnnEvaluationConfig, LinearConfig, LowShotConfig, RetrievalConfig
+from modist_fast.run.files import refuse_other_task
 
 log = logging.getLogger("modist")
 _TASKS = ("linear", "knn", "retrieval", "lowshot", "finetune", "supervised", "ava")
-_RUNS: dict[type, Any] = {
-    LinearConfig: run_linear,
-    KnnEvaluationConfig: run_knn,
-    RetrievalConfig: run_retrieval,
-    LowShotConfig: run_lowshot,
-    FinetuneConfig: run_finetune,
-    SupervisedConfig: run_finetune,
-    AvaConfig: run_ava,
-}
 
 
 def parse(arguments: list[str]) -> Any:
@@ -71,12 +48,20 @@ def parse(arguments: list[str]) -> Any:
 
 def main() -> None:
     config = parse(sys.argv[1:])
+    refuse_other_task(config.out, task := sys.argv[1])
+    starting()  # what comes now imports torch
+    from modist_fast.evaluation.results import print_result, write_result
+    from modist_fast.evaluation.tasks import RUNS
+    from modist_fast.host.arithmetic import arithmetic_of
+    from modist_fast.host.distributed import join_world, on_main
+    from modist_fast.run.alone import alone_in
+
     with join_world(config.device, config.collective_timeout, arithmetic_of(config)) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         with alone_in(config.out, world):
-            on_main(world, lambda: refuse_other_task(config.out, sys.argv[1]))
-            result = _RUNS[type(config)](config, world)
+            on_main(world, lambda: refuse_other_task(config.out, task))
+            result = RUNS[type(config)](config, world)
             if world.is_main:
                 write_result(config.out, result)
         if world.is_main:

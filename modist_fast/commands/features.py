@@ -2,10 +2,8 @@
 
 import logging
 
-from modist_fast.commands.cli import parse_options
-from modist_fast.evaluation.backbones import open_backbone
-from modist_fast.evaluation.frozen.plain_videos import PlainVideosConfig, check_suffix, run_features, write_features
-from modist_fast.host.distributed import join_world
+from modist_fast.commands.cli import parse_options, starting
+from modist_fast.evaluation.frozen.config import PlainVideosConfig, check_suffix
 
 log = logging.getLogger("modist")
 
@@ -13,6 +11,11 @@ log = logging.getLogger("modist")
 def main() -> None:
     config = parse_options(PlainVideosConfig, description=__doc__)
     check_suffix(config.out)
+    starting()  # what comes now imports torch
+    from modist_fast.evaluation.backbones import open_backbone
+    from modist_fast.evaluation.frozen.plain_videos import run_features, write_features
+    from modist_fast.host.distributed import join_world
+
     with join_world(config.device, config.collective_timeout) as world:
         if not world.is_main:
             log.setLevel(logging.WARNING)

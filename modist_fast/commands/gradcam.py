@@ -1,13 +1,16 @@
 """Show where backbones look: modist gradcam --backbone RUN --versus RUN --store STORE --labels LIST --out OUT"""
 
-from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.gradcam.run import GradCamConfig, run_gradcam
-from modist_fast.host.distributed import join_world
-from modist_fast.run.alone import alone_in
+from modist_fast.commands.cli import parse_options, run_cli, starting
+from modist_fast.gradcam.config import GradCamConfig
 
 
 def main() -> None:
     config = parse_options(GradCamConfig, description=__doc__)
+    starting()  # what comes now imports torch
+    from modist_fast.gradcam.run import run_gradcam
+    from modist_fast.host.distributed import join_world
+    from modist_fast.run.alone import alone_in
+
     with join_world(config.device, config.collective_timeout) as world, alone_in(config.out, world):
         result = run_gradcam(config, world)
     area = result["chance"]

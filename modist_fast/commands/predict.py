@@ -8,24 +8,24 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from modist_fast.commands.cli import parse_options
+from modist_fast.commands.cli import parse_options, starting
 from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import RANDOM, BackboneConfig, open_backbone
-from modist_fast.evaluation.classifier_file import read_classifier
-from modist_fast.evaluation.frozen.features import FeaturesConfig
-from modist_fast.evaluation.frozen.plain_videos import FeatureTable, PlainVideosConfig, run_features
+from modist_fast.evaluation.config import BackboneConfig, FeaturesConfig
+from modist_fast.evaluation.frozen.config import PlainVideosConfig
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
-from modist_fast.host.distributed import join_world
 from modist_fast.host.whole_file import whole_file
 from modist_pipelines.ranges import COUNT, FRAME_RATE, POSITIVE, ranged
+
+if TYPE_CHECKING:  # --help and a wrong option need not wait for torch
+    from modist_fast.evaluation.frozen.plain_videos import FeatureTable
 
 log = logging.getLogger("modist")
 _SHOWN = 20
@@ -62,6 +62,12 @@ def main() -> None:
     config = parse_options(PredictConfig, description=__doc__)
     if config.out.suffix != ".csv":
         raise ConfigError(f"--out {config.out}: name a file that ends in .csv.")
+    starting()  # what comes now imports torch
+    from modist_fast.evaluation.backbones import RANDOM, open_backbone
+    from modist_fast.evaluation.classifier_file import read_classifier
+    from modist_fast.evaluation.frozen.plain_videos import run_features
+    from modist_fast.host.distributed import join_world
+
     found = read_classifier(config.classifier)
     network = BackboneConfig(backbone=config.backbone or found.backbone)
     if Path(found.backbone).name.partition(":")[0] == RANDOM and config.backbone is None:
@@ -99,7 +105,7 @@ def main() -> None:
 
 
 def write_predictions(
-    out: Path, table: FeatureTable, probabilities: np.ndarray, classes: Sequence[str], top: int
+    out: Path, table: "FeatureTable", probabilities: np.ndarray, classes: Sequence[str], top: int
 ) -> None:
     """Write a CSV file, a row a video or clip.
 
@@ -118,7 +124,7 @@ def write_predictions(
             writer.writerow([name, f"{times[:, 0].min():.3f}", f"{times[:, 1].max():.3f}", *cells])
 
 
-def _show(table: FeatureTable, probabilities: np.ndarray, classes: Sequence[str]) -> None:
+def _show(table: "FeatureTable", probabilities: np.ndarray, classes: Sequence[str]) -> None:
     shown = Table("video", "seconds", "class", "probability")
     for name, times, row in list(zip(table.names, table.times, probabilities, strict=True))[:_SHOWN]:
         best = int(row.argmax())

@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.commands.edge_map import edge_map
 from modist_fast.presets import store_options
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.summary import Summary
@@ -33,7 +32,10 @@ def parse(arguments: list[str]) -> CommandConfig:
 
 
 def main() -> None:
-    result = prepare(config := parse(sys.argv[1:]), edge_map)
+    config = parse(sys.argv[1:])
+    from modist_fast.commands.edge_map import edge_map  # and torch with it
+
+    result = prepare(config, edge_map)
     if isinstance(result, Summary):  # an estimate, or what is left to do, is in the log
         print(result)
         print(f"store: {config.out}")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from modist_fast.commands.cli import parse_options, run_cli
+from modist_fast.commands.cli import is_alone_at_start, parse_options, run_cli, starting
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
 from modist_fast.run.few_videos import fitted, words
+from modist_fast.run.files import refuse_taken, traces
 from modist_fast.run.options import plain, spelled
 
 if TYPE_CHECKING:  # --help and a wrong option need not wait for torch
@@ -113,6 +114,9 @@ def own_options(config: TrainConfig) -> str:
 
 def main() -> None:
     config = parse(sys.argv[1:])
+    if config.resume != "auto" and not config.overwrite and is_alone_at_start():
+        refuse_taken(config.out, traces(config.out))
+    starting()  # what comes now imports torch
     from modist_fast.host.arithmetic import arithmetic_of
     from modist_fast.host.distributed import join_world
     from modist_fast.trainer import Trainer

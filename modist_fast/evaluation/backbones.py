@@ -12,35 +12,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, resolve_views
-from modist_fast.host.choices import Arch, Inflation
 from modist_fast.models import Backbone, build_visual
 from modist_fast.run import checkpoint
 from modist_fast.run.export import load_backbone, read_card, visual_card
 from modist_fast.watch.finite import flaw_of
 from modist_fast.weights.reading import read_weights
-from modist_pipelines.ranges import COUNT, ranged
 
 _EXPORT = "backbone.safetensors"
 _VISUAL = "online.visual."  # the visual pathway's place in a checkpoint
 RANDOM = "random"
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """Which network."""
-
-    backbone: str
-    """A run directory, an exported backbone.safetensors, a checkpoint step-*.pt or checkpoints/latest, weights of other
-    people (docs/weights.md), "random", or "random:RUN" for a network shaped as that run's. Random networks get their
-    batch-norm statistics from clips of the training videos."""
-    arch: Arch = "r50"
-    """Of a random network."""
-    width: int = ranged(64, COUNT)
-    """Channels of a random network's first convolution; of a ViT, the dimensions of a head."""
-    inflation: Inflation = "mean"
-    """How a net of pictures becomes one of clips. mean: each tap in time has its weights, divided by their number;
-    centre: the middle tap alone has them."""
 
 
 @dataclass

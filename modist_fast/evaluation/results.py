@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.splits import Fold
 from modist_fast.evaluation.statistics import bootstrap_interval
@@ -110,23 +109,6 @@ def odd_rows(labelled: LabelledVideos, odd: Mapping[int, str]) -> list[dict[str,
         {"video": labelled.names[video], "label": labelled.classes[labelled.labels[video]], "reason": reason}
         for video, reason in sorted(odd.items())
     ]
-
-
-def refuse_other_task(out: Path, task: str) -> None:
-    """Keep the results of several tasks apart.
-
-    Raises:
-        ConfigError: `out` holds the result of another.
-    """
-    path = out / "result.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["task"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError):
-        found = "something else"
-    if found != task:
-        raise ConfigError(f"--out {out} holds the result of {found}, which {task} would replace. Choose another --out.")
 
 
 def write_result(out: Path, result: dict[str, Any]) -> None:

@@ -5,57 +5,29 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.data.views import ViewsConfig
-from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, fit_lbfgs
-from modist_fast.evaluation.frozen.session import Frozen, FrozenConfig, open_frozen
+from modist_fast.evaluation.frozen.linear import Linear, fit_lbfgs
+from modist_fast.evaluation.frozen.session import Frozen, open_frozen
 from modist_fast.evaluation.statistics import bootstrap_interval
 from modist_fast.gradcam.agreement import RULE, Agreement, motion_agreement, moving_region
 from modist_fast.gradcam.cam import grad_cam, resize_cam
+from modist_fast.gradcam.config import GradCamConfig
 from modist_fast.gradcam.drawing import ShownClip, save_grid, save_video
 from modist_fast.gradcam.paired import PairedClip, PairedClips
 from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
 from modist_fast.models import Backbone
 from modist_fast.run.checkpoint import plain
-from modist_pipelines.motion_inputs import DEFAULT, MotionName
 from modist_pipelines.progress import Progressing
-from modist_pipelines.ranges import COUNT, ranged
 from modist_pipelines.store.reader import Store
 
 log = logging.getLogger("modist")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradCamConfig(FrozenConfig):
-    """Show where linear classifiers on frozen backbones find their class, and how much of that moves."""
-
-    versus: str | None = None
-    """A second backbone, shown beside --backbone."""
-    name: str = "MoDist"
-    """What --backbone is called in the pictures."""
-    versus_name: str = "RGB-only"
-    """What the pictures call the backbone of --versus."""
-    views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=5, spatial=1))
-    """Of the features that the classifier is fitted on. Grad-CAM looks at the middle clip, cut in the same way."""
-    lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
-    explain: Literal["label", "predicted"] = "label"
-    """Whose logit: the true class's, or that of the class which the classifier takes it for."""
-    output_stride: Literal[8, 16, 32] | None = None
-    """Pixels from one place of the map to the next; left out, as the net is: 32 of r50 and r18, 16 of the others. Below
-    that, the last stages are dilated, for small crops; a ViT has none to dilate."""
-    motion_input: MotionName = DEFAULT
-    """The stored motion maps that say what moves."""
-    num_shown: int = ranged(8, COUNT)
-    """Test clips in gradcam.png, drawn by the seed, from as many classes as there are."""
-    num_filmed: int = ranged(3, COUNT)
-    """Of these, whole videos in gradcam.mp4."""
 
 
 @dataclass

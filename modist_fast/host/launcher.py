@@ -32,7 +32,8 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # it could say nothing any more
-            _say(f"error: rank {rank} was ended by {signal.Signals(-failure.exitcode).name}.{_guess(-failure.exitcode)}")
+            ended_by = signal.Signals(-failure.exitcode)
+            print(f"\nerror: rank {rank} was ended by {ended_by.name}.{_guess(ended_by)}", file=sys.stderr)
         return _code(failure.exitcode)
     except SignalException as error:
         return _code(-error.sigval)
@@ -47,7 +48,3 @@ def _guess(signum: int) -> str:
 
 def _code(code: int) -> int:
     return code if code >= 0 else 128 - code
-
-
-def _say(words: str) -> None:
-    print(f"\n{words}", file=sys.stderr)

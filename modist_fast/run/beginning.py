@@ -10,7 +10,7 @@ from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, on_main
 from modist_fast.run import checkpoint
 from modist_fast.run.checkpoint import RunConfig
-from modist_fast.run.files import RUN, listed, remove, traces
+from modist_fast.run.files import RUN, listed, refuse_taken, remove, traces
 from modist_fast.run.log_file import begin_log
 
 log = logging.getLogger("modist")
@@ -55,10 +55,7 @@ def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:
         remove(out, found)
         log.warning("--overwrite: removed the run in %s: %s", out, listed(out, found))
     elif config.resume != "auto":
-        raise ConfigError(
-            f"--out {out} already holds a run ({listed(out, found)}). Pass --resume auto to go on with it, --overwrite "
-            "to remove it and begin anew, or choose another --out."
-        )
+        refuse_taken(out, found)
     elif not any(path.parent.name == "checkpoints" for path in found):
         _refuse_lost(out, found, config)
 

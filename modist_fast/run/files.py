@@ -1,5 +1,6 @@
 """The files by which a run is known: found before another begins in their place, and removed for it."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -90,3 +91,32 @@ def remove(out: Path, paths: Sequence[Path]) -> None:
             f"--overwrite: {error.filename} cannot be removed ({error.strerror}). Make it yours to remove, or choose "
             "another --out."
         ) from error
+
+
+def refuse_taken(out: Path, found: Sequence[Path]) -> None:
+    """
+    Raises:
+        ConfigError: `found` in `out` are files of a run, which is neither to be gone on with nor to be overwritten.
+    """
+    if found:
+        raise ConfigError(
+            f"--out {out} already holds a run ({listed(out, found)}). Pass --resume auto to go on with it, --overwrite "
+            "to remove it and begin anew, or choose another --out."
+        )
+
+
+def refuse_other_task(out: Path, task: str) -> None:
+    """Keep the results of several tasks apart.
+
+    Raises:
+        ConfigError: `out` holds the result of another.
+    """
+    path = out / "result.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["task"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        found = "something else"
+    if found != task:
+        raise ConfigError(f"--out {out} holds the result of {found}, which {task} would replace. Choose another --out.")

@@ -24,8 +24,8 @@ from safetensors import safe_open
 
 import modist_fast
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.config import FeaturesConfig
 from modist_fast.evaluation.data.views import ViewsConfig
-from modist_fast.evaluation.frozen.features import FeaturesConfig
 from modist_fast.run.options import as_typed
 from modist_pipelines.errors import DataError
 from modist_pipelines.store.reader import Store

@@ -14,7 +14,8 @@ import torch
 from modist_fast.commands.pretrain import open_source
 from modist_fast.config import CheckpointConfig, OptimConfig, TrainConfig, check
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.host.distributed import join_world
 from modist_fast.presets import PRESETS
 from modist_fast.run.files import traces

@@ -134,6 +134,44 @@ def test_help_and_slips_of_the_finger_need_no_torch(words: list[str], code: int,
     assert "Traceback" not in done.stderr
 
 
+def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
+    """Help, options that are wrong, and a folder that is taken: each in a process where torch has not been seen yet."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "linear").mkdir()
+    (tmp_path / "linear" / "result.json").write_text('{"task": "linear"}')
+    names = ("evaluate", "evaluate linear", "features", "predict", "convert", "gradcam", "prepare", "pretrain", "demo")
+    network = ["--backbone", "B", "--store", "S"]
+    cases = [
+        *([*name.split(), "--help"] for name in names),
+        ["evaluate", "linear", *network, "--out", "o", "--features.batch-size", "0"],
+        ["evaluate", "knn", *network, "--out", f"{tmp_path / 'linear'}"],
+        ["features", "v", "--backbone", "B", "--out", "f.txt"],
+        ["predict", "v", "--classifier", "C", "--out", "f.txt"],
+        ["gradcam", *network, "--out", "o", "--num-shown", "0"],
+        ["prepare", "v", "--out", "o", "--for", "tiyn"],
+        ["pretrain", "--preset", "tiny", "--store", "S", "--out", f"{tmp_path / 'run'}"],
+    ]
+    code = (
+        "import io, sys\nfrom contextlib import redirect_stderr, redirect_stdout, suppress\n"
+        "from modist_fast.__main__ import main\n"
+        f"for words in {cases!r}:\n"
+        "    sys.argv = ['modist', *words]\n"
+        "    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said, suppress(SystemExit):\n"
+        "        main()\n"
+        "    assert 'Traceback' not in said.getvalue(), said.getvalue()\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": PATHS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_kernels_stand_alone() -> None:
     """A loop of one's own wants the fused loss, and none of the packages for videos."""

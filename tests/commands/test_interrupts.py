@@ -12,9 +12,9 @@ import torch
 
 from modist_fast.demo_videos import make_demo_videos
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.results import refuse_other_task
 from modist_fast.host import interrupts
 from modist_fast.host.interrupts import Interrupted, noted, raise_interrupted
+from modist_fast.run.files import refuse_other_task
 from tests.commands.launching import HANG, kill_family, newest, run_script, script_command, start_and_signal
 
 pytestmark = pytest.mark.fault

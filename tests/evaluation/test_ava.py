@@ -29,7 +29,7 @@ from modist_fast.evaluation.ava.keyframes import (
     plan_training_keyframe,
     whole_shape,
 )
-from modist_fast.evaluation.backbones import BackboneConfig
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
 from modist_fast.host.distributed import join_world

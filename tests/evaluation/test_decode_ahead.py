@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.data.labelled import LabelledConfig
+from modist_fast.evaluation.config import BackboneConfig, FeaturesConfig, LabelledConfig
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.evaluation.frozen import features
-from modist_fast.evaluation.frozen.features import FeaturesConfig
-from modist_fast.evaluation.frozen.session import FrozenConfig, open_frozen
+from modist_fast.evaluation.frozen.config import FrozenConfig
+from modist_fast.evaluation.frozen.session import open_frozen
 from modist_fast.gradcam import run as gradcam
+from modist_fast.gradcam.config import GradCamConfig
 from modist_fast.gradcam.paired import PairedClips
-from modist_fast.gradcam.run import GradCamConfig, run_gradcam
+from modist_fast.gradcam.run import run_gradcam
 from modist_fast.host.distributed import World, join_world
 from modist_pipelines.clips import reader
 from modist_pipelines.clips.decoder import ClipDecoder

@@ -15,10 +15,10 @@ from made_videos import moving_pictures, write_video
 from PIL import Image
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
+from modist_fast.evaluation.config import LabelledConfig, SplitConfig
+from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import (
     Fold,
-    SplitConfig,
     counted,
     find_leaks,
     learnable,

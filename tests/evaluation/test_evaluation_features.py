@@ -12,26 +12,24 @@ import pytest
 import torch
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
-from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
-from modist_fast.evaluation.data.splits import Fold, SplitConfig
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig, FeaturesConfig, LabelledConfig, SplitConfig
+from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
+from modist_fast.evaluation.data.splits import Fold
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.frozen import features as features_module
 from modist_fast.evaluation.frozen import session, tasks
-from modist_fast.evaluation.frozen.features import FeaturesConfig
-from modist_fast.evaluation.frozen.neighbours import KnnConfig
-from modist_fast.evaluation.frozen.session import FrozenConfig, open_frozen, training_clip
-from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
-from modist_fast.evaluation.frozen.tasks import (
+from modist_fast.evaluation.frozen.config import (
+    FrozenConfig,
+    KnnConfig,
     KnnEvaluationConfig,
     LinearConfig,
     LowShotConfig,
     RetrievalConfig,
-    run_knn,
-    run_linear,
-    run_lowshot,
-    run_retrieval,
 )
+from modist_fast.evaluation.frozen.session import open_frozen, training_clip
+from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
+from modist_fast.evaluation.frozen.tasks import run_knn, run_linear, run_lowshot, run_retrieval
 from modist_fast.host.distributed import World, join_world
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import Block, ResNet

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.frozen.linear import LbfgsConfig, SgdConfig, fit_lbfgs, fit_sgd
+from modist_fast.evaluation.frozen.config import LbfgsConfig, SgdConfig
+from modist_fast.evaluation.frozen.linear import fit_lbfgs, fit_sgd
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,8 @@ import torch
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.frozen import neighbours
-from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
+from modist_fast.evaluation.frozen.config import KnnConfig
+from modist_fast.evaluation.frozen.neighbours import first_hits, knn_probabilities
 
 CPU = torch.device("cpu")
 

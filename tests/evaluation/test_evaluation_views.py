@@ -11,9 +11,10 @@ from made_videos import moving_pictures, write_video
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import OpenedBackbone
-from modist_fast.evaluation.data.labelled import LabelledConfig, open_labelled
+from modist_fast.evaluation.config import FeaturesConfig, LabelledConfig
+from modist_fast.evaluation.data.labelled import open_labelled
 from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views, resolve_views
-from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
+from modist_fast.evaluation.frozen.features import Extraction, extract
 from modist_fast.evaluation.frozen.linear import Linear
 from modist_fast.evaluation.places import features_at_places
 from modist_fast.host.distributed import join_world

@@ -17,15 +17,20 @@ from torch import nn
 
 from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.data.labelled import LabelledConfig
-from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.config import BackboneConfig, LabelledConfig, SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig, plan_training_clip, plan_views, resolve_views
 from modist_fast.evaluation.finetune import training
 from modist_fast.evaluation.finetune.classifier import Classifier
-from modist_fast.evaluation.finetune.config import RECIPES, FinetuneConfig, SupervisedConfig, check, with_recipe
+from modist_fast.evaluation.finetune.config import (
+    RECIPES,
+    FinetuneConfig,
+    SupervisedConfig,
+    TrainingAugmentation,
+    check,
+    with_recipe,
+)
 from modist_fast.evaluation.finetune.run import run_finetune
-from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingClips
+from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingClips
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
 from modist_fast.evaluation.results import write_result
 from modist_fast.host.distributed import World, join_world

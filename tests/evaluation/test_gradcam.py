@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from modist_fast.demo_videos import FPS, HEIGHT, WIDTH
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
-from modist_fast.gradcam import grad_cam, resize_cam
 from modist_fast.gradcam.agreement import motion_agreement, moving_region
+from modist_fast.gradcam.cam import grad_cam, resize_cam
 from modist_fast.gradcam.paired import PairedClips
 from modist_fast.models.norm import GroupBatchNorm
 from modist_fast.models.resnet import ResNet, visual_resnet

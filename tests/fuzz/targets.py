@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import torch
 
 from modist_fast.config import TrainConfig
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.models import build_visual
 from modist_fast.presets import PRESETS

@@ -12,10 +12,11 @@ from torch import nn
 import modist_fast
 from modist_fast.config import ModelConfig
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.finetune.classifier import Classifier
-from modist_fast.gradcam import grad_cam
+from modist_fast.gradcam.cam import grad_cam
 from modist_fast.groups import groups_in_a_pass
 from modist_fast.host.choices import Arch
 from modist_fast.host.distributed import join_world

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 import modist_fast
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
+from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.models import build_visual
 from modist_fast.run.export import export_backbone, load_backbone
 from modist_fast.weights.names import PYSLOWFAST, PYTORCHVIDEO

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from modist_fast.evaluation.ava.detector import Detector
 from modist_fast.evaluation.ava.keyframes import Keyframes, boxes_in_clip, plan_training_keyframe
 from modist_fast.evaluation.data.views import ViewSpec
-from modist_fast.evaluation.finetune.config import LabelledTrainingConfig
-from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingAugmentation, TrainingBatch, TrainingClips
+from modist_fast.evaluation.finetune.config import LabelledTrainingConfig, TrainingAugmentation
+from modist_fast.evaluation.finetune.samples import SampleOrder, TrainingBatch, TrainingClips
 from modist_fast.evaluation.finetune.training import LabelledStep
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan

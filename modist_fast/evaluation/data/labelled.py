@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.config import LabelledConfig
 from modist_pipelines.disk.names import file_path
-from modist_pipelines.lists.entry import Entry, ListFormat
+from modist_pipelines.lists.entry import Entry
 from modist_pipelines.lists.finder import Finder, finder_of_names
 from modist_pipelines.lists.listing import read_entries
 from modist_pipelines.lists.sidecars import labels_of_videos
-from modist_pipelines.ranges import FRAME_RATE, Range, ranged
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
@@ -28,41 +28,6 @@ from modist_pipelines.video.raw import RawVideos
 
 log = logging.getLogger("modist")
 _SHOWN = 5  # names of videos that a message gives
-
-
-@dataclass(frozen=True)
-class LabelledConfig:
-    """Which videos, and what is known of them."""
-
-    store: Path | None = None
-    """A store made by modist prepare; or else --videos."""
-    videos: Path | None = None
-    """A folder of videos, decoded as they are."""
-    frames_fps: float = ranged(30.0, FRAME_RATE)
-    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
-    labels: Path | None = None
-    """A list with the videos' labels, and other columns (group, split): a table or JSON, or a split file of UCF101,
-    HMDB51 (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the
-    labels."""
-    train_list: Path | None = None
-    """With --test-list, in place of --labels: the lists of the two parts of a split."""
-    test_list: Path | None = None
-    """The list of the videos that are tested, with --train-list."""
-    list_format: ListFormat = "auto"
-    """What the lists are, where that cannot be told from them."""
-    label_depth: int = ranged(0, Range(0, 100))
-    """Without a list: which of the folders of a path is the label, counted from 1; 0 takes the innermost."""
-    hmdb_split: int = ranged(1, Range(1, 3))
-    """Which of the three splits of HMDB51 to take from a folder of split files."""
-    label_column: str | None = None
-    """The CSV's column of labels, where it is not "label", "class" or "category"."""
-    group_column: str = "group"
-    """The column that says what must stay on one side of a split: actor, sequence, source video."""
-    where: tuple[str, ...] = ()
-    """COLUMN=PATTERN: take only these videos; several must all hold. "path" and "label" are columns, * is anything."""
-    odd_videos: Literal["wrong", "exclude"] = "wrong"
-    """Videos of a test part that cannot be used (broken, too short, not in the store) count as wrong answers, or are
-    left out of the score. Either way they are named with their reasons. Training goes without them."""
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,16 @@
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.config import SplitConfig
 from modist_fast.evaluation.data.labelled import LabelledVideos
 
 log = logging.getLogger("modist")
 _NAMED = 5  # classes that a message gives
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How the videos part into training and test."""
-
-    protocol: Literal["split", "leave-one-group-out"] = "split"
-    """One split, by the two conditions below; or as many as there are groups, each tested once."""
-    train_where: tuple[str, ...] = ("split=train",)
-    """COLUMN=PATTERN that training videos meet. A transfer is two such conditions: scene=1, scene=2."""
-    test_where: tuple[str, ...] = ("split=test",)
-    """COLUMN=PATTERN: the videos that are tested."""
-    leaks: Literal["error", "report"] = "error"
-    """A group, or copies of one video, on both sides of a split: an error, or a line in the log and the result."""
-    odd_classes: Literal["wrong", "exclude", "error"] = "wrong"
-    """Test videos of a class that no training video has, which nothing can learn: they count as wrong, are left out of
-    the score, or are an error. Either way the log and the result name the classes."""
 
 
 class Fold(NamedTuple):

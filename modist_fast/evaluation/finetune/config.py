@@ -9,17 +9,36 @@ import tyro
 
 from modist_fast.config import CheckpointConfig, check_beginning, check_out
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig
-from modist_fast.evaluation.data.labelled import LabelledConfig
-from modist_fast.evaluation.data.splits import SplitConfig
+from modist_fast.evaluation.config import BackboneConfig, LabelledConfig, SplitConfig
 from modist_fast.evaluation.data.views import ViewsConfig
-from modist_fast.evaluation.finetune.samples import TrainingAugmentation
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, check_schedule
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, PART, POSITIVE, Range, ranged
+from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, PART, POSITIVE, SHARE, Range, ranged
 
 Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
+
+
+@dataclass(frozen=True)
+class TrainingAugmentation:
+    """How a training clip is cut and coloured; one draw for all its frames."""
+
+    crop: Literal["resized", "scaled"] = "resized"
+    """resized: a crop of random area and aspect, brought to a square, and colour (the authors' UCF101 recipe);
+    scaled: a random square of the frame, its short side scaled to 8/7 … 10/7 of the crop, and no colour (PySlowFast's
+    SSv2 recipe)."""
+    crop_area: tuple[float, float] = ranged((0.3, 1.0), POSITIVE)
+    """resized: share of the frame that a crop covers."""
+    crop_aspect: tuple[float, float] = ranged((0.5, 2.0), POSITIVE)
+    """resized: width over height."""
+    flip: float = ranged(0.5, SHARE)
+    """Probability. 0 where left and right differ in meaning."""
+    color: float = ranged(0.6, SHARE)
+    """resized: probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
+    color_strength: float = ranged(0.4, SHARE)
+    """How far brightness, contrast and saturation may change: by a factor from 1 - s to 1 + s."""
+    gray: float = ranged(0.5, SHARE)
+    """resized: probability."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,35 +11,13 @@ from torch import Tensor
 
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip
+from modist_fast.evaluation.finetune.config import TrainingAugmentation
 from modist_pipelines.clips.ahead import Producer
 from modist_pipelines.clips.handover import work_on
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan, augmented_clip, video_order
-from modist_pipelines.ranges import POSITIVE, SHARE, ranged
 
 _PREFETCH = 2  # steps
-
-
-@dataclass(frozen=True)
-class TrainingAugmentation:
-    """How a training clip is cut and coloured; one draw for all its frames."""
-
-    crop: Literal["resized", "scaled"] = "resized"
-    """resized: a crop of random area and aspect, brought to a square, and colour (the authors' UCF101 recipe);
-    scaled: a random square of the frame, its short side scaled to 8/7 … 10/7 of the crop, and no colour (PySlowFast's
-    SSv2 recipe)."""
-    crop_area: tuple[float, float] = ranged((0.3, 1.0), POSITIVE)
-    """resized: share of the frame that a crop covers."""
-    crop_aspect: tuple[float, float] = ranged((0.5, 2.0), POSITIVE)
-    """resized: width over height."""
-    flip: float = ranged(0.5, SHARE)
-    """Probability. 0 where left and right differ in meaning."""
-    color: float = ranged(0.6, SHARE)
-    """resized: probability of brightness, contrast and saturation, each by 1 ± `color_strength`."""
-    color_strength: float = ranged(0.4, SHARE)
-    """How far brightness, contrast and saturation may change: by a factor from 1 - s to 1 + s."""
-    gray: float = ranged(0.5, SHARE)
-    """resized: probability."""
 
 
 class Members(NamedTuple):

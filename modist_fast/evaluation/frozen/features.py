@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.backbones import OpenedBackbone
+from modist_fast.evaluation.config import FeaturesConfig
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.evaluation.places import features_at_places
-from modist_fast.host.choices import PrecisionOption
 from modist_fast.host.distributed import World
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.whole_file import whole_file
@@ -35,25 +35,9 @@ from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.clips.reader import ClipReader, Clips, Request
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.progress import Progressing
-from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
 _SHARD = 16  # videos
-
-
-@dataclass(frozen=True)
-class FeaturesConfig:
-    """How features are computed and where they are kept."""
-
-    folder: Path | None = None
-    """Where features are kept, by default OUT/features. Evaluations that share it compute them once."""
-    batch_size: int = ranged(16, COUNT)
-    """Clips that pass through the network together."""
-    precision: PrecisionOption = "auto"
-    """Number format of the nets. auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU; the
-    log says which."""
-    num_threads: int = ranged(0, FROM_ZERO)
-    """Reading and decoding threads of each process; 0 takes its share of the cores."""
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,17 @@
 """Linear classifiers on frozen features: L-BFGS with a fixed penalty, or the paper's SGD."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
-from modist_pipelines.ranges import COUNT, FROM_ZERO, MOMENTUM, POSITIVE, ranged
+from modist_fast.evaluation.frozen.config import LbfgsConfig, SgdConfig
 
 _MAX_ITERATIONS = 2000
 _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by C · samples, where L-BFGS ends
-
-
-@dataclass(frozen=True)
-class LbfgsConfig:
-    """Multinomial logistic regression: ½ ‖W‖² + C · Σ over the training samples of the cross entropy; the bias is free.
-
-    That is scikit-learn's `LogisticRegression(C=C)`; with two classes, of which it penalizes one, C=2 C. C is fixed
-    beforehand, never chosen on test videos.
-    """
-
-    c: float = ranged(0.01, POSITIVE)
-    """Inverse of the weight of the L2 penalty, as scikit-learn's C."""
-    normalize: Literal["standardize", "l2"] = "standardize"
-    """standardize: mean 0 and deviation 1 of each feature over the training samples; l2: unit length."""
-
-
-@dataclass(frozen=True)
-class SgdConfig:
-    """The paper's linear protocol (values of the authors' released code): no weight decay, no dropout, BN in eval."""
-
-    lr: float = ranged(32.0, FROM_ZERO)
-    """For a batch of 256; falls to 0 over the epochs as a cosine."""
-    batch_size: int = ranged(256, COUNT)
-    """Features a step."""
-    epochs: int = ranged(200, COUNT)
-    """Passes over the features."""
-    momentum: float = ranged(0.9, MOMENTUM)
-    """Of SGD."""
-    normalize: Literal["none", "standardize", "l2"] = "none"
-    """Features are scaled to length 1 first."""
 
 
 class Linear(NamedTuple):

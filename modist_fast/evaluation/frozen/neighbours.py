@@ -1,25 +1,13 @@
 """Nearest neighbours of frozen features: their vote (kNN), and whether they are of the query's class (retrieval)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from modist_fast.errors import ConfigError
-from modist_pipelines.ranges import COUNT, POSITIVE, ranged
+from modist_fast.evaluation.frozen.config import KnnConfig
 
 _QUERIES_AT_A_TIME = 4096
-
-
-@dataclass(frozen=True)
-class KnnConfig:
-    """The vote: each of the k nearest training videos adds exp(cosine / temperature) to its class (Wu et al., 2018)."""
-
-    k: int = ranged(20, COUNT)
-    """Neighbours that vote."""
-    temperature: float = ranged(0.07, POSITIVE)
-    """Of their votes, exp(cosine / temperature)."""
 
 
 def _units(features: np.ndarray, device: torch.device) -> Tensor:

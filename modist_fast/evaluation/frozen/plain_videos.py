@@ -4,59 +4,28 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import tyro
 
-from modist_fast.config import OutKind
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, open_backbone
+from modist_fast.evaluation.backbones import open_backbone
 from modist_fast.evaluation.data.labelled import LabelledVideos
-from modist_fast.evaluation.data.views import ViewsConfig, plan_views
-from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, extract
-from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
+from modist_fast.evaluation.data.views import plan_views
+from modist_fast.evaluation.frozen.config import PlainVideosConfig, check_suffix
+from modist_fast.evaluation.frozen.features import Extraction, extract
 from modist_fast.host.distributed import World
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
 from modist_pipelines.disk.names import as_text
 from modist_pipelines.plan import ClipPlan
-from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, POSITIVE, ranged
 from modist_pipelines.source import ClipSource
 from modist_pipelines.store.reader import META_NAME, Store
 from modist_pipelines.video.raw import RawVideos
-
-SUFFIXES = (".parquet", ".safetensors")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlainVideosConfig:
-    """Write the features of videos to a file: (N, V, D), the names of N videos, and when each view begins and ends."""
-
-    out_is: ClassVar[OutKind] = "file"
-    videos: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """A folder of videos, some files, or a store."""
-    frames_fps: float = ranged(30.0, FRAME_RATE)
-    """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
-    network: Annotated[BackboneConfig, tyro.conf.arg(name="")]
-    out: Path
-    """F.parquet, a row a view, or F.safetensors. F.parts beside it keeps what is done: a killed call goes on."""
-    every: float | None = ranged(None, POSITIVE)
-    """A clip every so many seconds (to the nearest stored frame), in place of the views at equal distances: then N
-    counts clips, and V is 1 (or 3 with --views.spatial 3)."""
-    views: ViewsConfig = field(default_factory=lambda: ViewsConfig(temporal=10, spatial=1))
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    device: DeviceOption = "auto"
-    """Where to compute. auto: on a GPU where there is one that torch can use."""
-    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
-    """Seconds that a process waits for the others in one exchange before it gives up."""
-    seed: int = ranged(0, FROM_ZERO)
-    """Of a random backbone."""
 
 
 class FeatureTable(NamedTuple):
@@ -179,12 +148,3 @@ def write_features(table: FeatureTable, out: Path, card: Mapping[str, object]) -
     }
     with whole_file(out) as half:
         pq.write_table(pa.table(columns).replace_schema_metadata(about), half)
-
-
-def check_suffix(out: Path) -> None:
-    """
-    Raises:
-        ConfigError: the file's suffix names no format.
-    """
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"--out {out}: its suffix says the format. Give it {' or '.join(SUFFIXES)}.")

@@ -3,23 +3,21 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
-import tyro
 from torch import Tensor
 
 from modist_fast.batch_norm import CALIBRATION_BATCH, CALIBRATION_CLIPS, calibrate, has_batch_norm
 from modist_fast.errors import ConfigError
-from modist_fast.evaluation.backbones import BackboneConfig, OpenedBackbone, open_backbone
-from modist_fast.evaluation.data.labelled import LabelledConfig, LabelledVideos, open_labelled
+from modist_fast.evaluation.backbones import OpenedBackbone, open_backbone
+from modist_fast.evaluation.data.labelled import LabelledVideos, open_labelled
 from modist_fast.evaluation.data.splits import (
     Fold,
     Leak,
-    SplitConfig,
     counted,
     learnable,
     make_folds,
@@ -28,10 +26,10 @@ from modist_fast.evaluation.data.splits import (
     unlearnable,
     without,
 )
-from modist_fast.evaluation.data.views import ViewsConfig, ViewSpec, plan_training_clip, plan_views
-from modist_fast.evaluation.frozen.features import Extraction, FeaturesConfig, batches, extract, placed
+from modist_fast.evaluation.data.views import ViewSpec, plan_training_clip, plan_views
+from modist_fast.evaluation.frozen.config import FrozenConfig
+from modist_fast.evaluation.frozen.features import Extraction, batches, extract, placed
 from modist_fast.evaluation.results import odd_rows
-from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.distributed import World
 from modist_fast.host.environment import git_revision
 from modist_fast.run.log_file import begin_log
@@ -39,31 +37,10 @@ from modist_fast.run.options import plain
 from modist_pipelines.clips.reader import ClipReader, Request
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.progress import Progressing
-from modist_pipelines.ranges import COUNT, FROM_ZERO, ranged
 
 log = logging.getLogger("modist")
-Plain = tyro.conf.arg(name="")  # options under their own names, without the part's before them
 Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenConfig:
-    """What every evaluation of a frozen backbone needs."""
-
-    out: Path
-    """Takes result.json, confusion.png and the features."""
-    network: Annotated[BackboneConfig, Plain]
-    data: Annotated[LabelledConfig, Plain] = field(default_factory=LabelledConfig)
-    split: Annotated[SplitConfig, Plain] = field(default_factory=SplitConfig)
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    device: DeviceOption = "auto"
-    """Where to compute. auto: on a GPU where there is one that torch can use."""
-    collective_timeout: float = ranged(COLLECTIVE_TIMEOUT, COUNT)
-    """Seconds that a process waits for the others in one exchange before it gives up."""
-    seed: int = ranged(0, FROM_ZERO)
-    """Of a random backbone, the classifier, the subsets and the intervals."""
 
 
 @dataclass(frozen=True)

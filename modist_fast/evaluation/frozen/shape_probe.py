@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from modist_fast.evaluation.data.labelled import LabelledVideos
-from modist_fast.evaluation.frozen.linear import LbfgsConfig, fit_lbfgs
+from modist_fast.evaluation.frozen.config import LbfgsConfig
+from modist_fast.evaluation.frozen.linear import fit_lbfgs
 
 
 def shape_features(labelled: LabelledVideos, videos: np.ndarray) -> np.ndarray:

@@ -1,74 +1,32 @@
 """The evaluations of a frozen backbone: linear, low-shot, kNN and retrieval."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.classifier_file import SavedClassifier
 from modist_fast.evaluation.data.splits import Fold, low_shot_subset
-from modist_fast.evaluation.frozen.features import Extraction, extract
-from modist_fast.evaluation.frozen.linear import LbfgsConfig, Linear, SgdConfig, fit_lbfgs, fit_sgd
-from modist_fast.evaluation.frozen.neighbours import KnnConfig, first_hits, knn_probabilities
-from modist_fast.evaluation.frozen.session import (
-    Frozen,
-    FrozenConfig,
-    Progress,
-    features_folder,
-    open_frozen,
-    training_clip,
+from modist_fast.evaluation.frozen.config import (
+    KnnEvaluationConfig,
+    LinearConfig,
+    LowShotConfig,
+    RetrievalConfig,
 )
+from modist_fast.evaluation.frozen.features import Extraction, extract
+from modist_fast.evaluation.frozen.linear import Linear, fit_lbfgs, fit_sgd
+from modist_fast.evaluation.frozen.neighbours import first_hits, knn_probabilities
+from modist_fast.evaluation.frozen.session import Frozen, Progress, features_folder, open_frozen, training_clip
 from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
 from modist_pipelines.progress import Progressing
-from modist_pipelines.ranges import COUNT, FROM_ZERO, PART, ranged
 
 log = logging.getLogger("modist")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearConfig(FrozenConfig):
-    """Train a linear classifier on frozen features (paper section 4.2, "linear")."""
-
-    recipe: Literal["lbfgs", "sgd"] = "lbfgs"
-    """lbfgs: logistic regression with a fixed penalty; sgd: the paper's."""
-    average: Literal["auto", "features", "softmax"] = "auto"
-    """Over a video's views. features: their mean, in training and at test; softmax: each view trains by itself, and the
-    views' probabilities are averaged. auto: features with lbfgs, softmax with sgd."""
-    augmented_views: int = ranged(0, FROM_ZERO)
-    """Train on this many randomly placed, scaled and flipped clips of each video in place of its test views."""
-    lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
-    sgd: SgdConfig = field(default_factory=SgdConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowShotConfig(LinearConfig):
-    """The linear classifier on parts of the training videos (paper, low-shot)."""
-
-    shares: tuple[float, ...] = ranged((0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0), PART)
-    """Of each class's training videos; at least one. Every share's videos are among those of the next."""
-    subsets: int = ranged(3, COUNT)
-    """How many draws of each share are scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnEvaluationConfig(FrozenConfig):
-    """Classify by a weighted vote of the nearest training videos (mean feature of the views, cosine)."""
-
-    knn: KnnConfig = field(default_factory=KnnConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalConfig(FrozenConfig):
-    """Retrieve training videos for each test video: R@k, is one of the k nearest of its class?"""
-
-    ks: tuple[int, ...] = ranged((1, 5, 10, 20), COUNT)
-    """Right where a video of the class is among the k nearest; for each of these k."""
 
 
 def run_linear(config: LinearConfig, world: World, progress: Progress | None = None) -> dict[str, Any]:
