@@ -83,7 +83,8 @@ class FeaturesConfig:
     """How features are computed and where they are kept."""
 
     folder: Path | None = None
-    """Where features are kept, by default OUT/features. Evaluations that share it compute them once."""
+    """Where features are kept, by default OUT/features; those that another evaluation beside OUT has are taken from
+    there. Evaluations that share a folder compute them once."""
     batch_size: int = ranged(16, COUNT)
     """Clips that pass through the network together."""
     precision: PrecisionOption = "auto"

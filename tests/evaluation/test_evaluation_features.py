@@ -193,6 +193,24 @@ def hurt(demo_store: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_evaluations_beside_one_another_share_features(
+    demo_store: Path, labels: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second kind takes what the first has, and leaves none of its own; one that lacks a shard is no help."""
+    default = FeaturesConfig(precision="fp32")
+    first = run_knn(config_of(KnnEvaluationConfig, demo_store, labels, tmp_path / "knn", features=default), world)
+    assert first["num_test"]
+    forward = features_module._forward
+    monkeypatch.setattr(features_module, "_forward", None)  # nothing is computed from here on
+    run_retrieval(config_of(RetrievalConfig, demo_store, labels, tmp_path / "retrieval", features=default), world)
+    assert not (tmp_path / "retrieval" / "features").exists()
+    next((tmp_path / "knn").glob("features/*/00001.safetensors")).unlink()
+    monkeypatch.setattr(features_module, "_forward", forward)
+    run_retrieval(config_of(RetrievalConfig, demo_store, labels, tmp_path / "again", features=default), world)
+    assert len(list((tmp_path / "again").glob("features/*/*.safetensors"))) == 2
+    assert len(list((tmp_path / "knn").glob("features/*/*.safetensors"))) == 1
+
+
 def test_damaged_videos_count_as_wrong_or_are_excluded(
     hurt: Path, demo_store: Path, labels: Path, tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -106,3 +106,24 @@ def test_the_papers_rates_learn_what_can_be_learned() -> None:
     by_lbfgs = fit_lbfgs(units[:200], labels[:200], LbfgsConfig(c=1.0), CPU).probabilities(units[200:], 5).argmax(1)
     assert by_sgd > (by_lbfgs == labels[200:]).mean() - 0.1
     assert by_sgd > 0.6
+
+
+@pytest.mark.parametrize(("num", "threads"), [(40, 1), (9000, 2)])
+def test_a_small_fit_takes_one_thread_and_a_large_one_all(num, threads, monkeypatch):
+    """Seen from within the loss; what was set before is set again, also after a fit that fails."""
+    seen = set()
+
+    def stops(*given, **options):
+        seen.add(torch.get_num_threads())
+        raise FloatingPointError
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", stops)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        features, labels = made_features(num, 256, 8)
+        with pytest.raises(FloatingPointError):
+            fit_lbfgs(features, labels, LbfgsConfig(), CPU)
+        assert (seen, torch.get_num_threads()) == ({threads}, 2)
+    finally:
+        torch.set_num_threads(before)

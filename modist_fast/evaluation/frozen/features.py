@@ -28,7 +28,7 @@ from modist_fast.evaluation.config import FeaturesConfig
 from modist_fast.evaluation.data.labelled import LabelledVideos, report_odd
 from modist_fast.evaluation.data.views import ViewSpec
 from modist_fast.evaluation.places import features_at_places
-from modist_fast.host.distributed import World
+from modist_fast.host.distributed import World, on_main
 from modist_fast.host.precision import resolve_precision
 from modist_fast.host.whole_file import whole_file
 from modist_fast.run.tensor_files import write_tensors
@@ -58,26 +58,33 @@ class Extraction:
 
 
 def extract(
-    extraction: Extraction, config: FeaturesConfig, folder: Path, world: World
+    extraction: Extraction, config: FeaturesConfig, folder: Path, world: World, others: Sequence[Path] = ()
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Features of videos, computed where they are not on disk. Every rank calls it, and gets them all.
 
     Args:
         folder: seen by all ranks; the features go to a folder in it that is named by their key.
+        others: such folders of other evaluations, from which they are taken where one has them all.
 
     Returns:
         (N, V, D) float32 with a place for all N labelled videos, NaN where there is nothing; and the videos that
         turned out damaged, to the reason.
     """
     key = _key(extraction, config, world)
-    folder = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / "key.json") as half:
-            half.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-    dist.barrier()
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     videos = extraction.videos
     shards = [videos[first : first + _SHARD] for first in range(0, len(videos), _SHARD)]
+
+    def home() -> Path:
+        for other in others:
+            if not (folder / name).is_dir() and all(_shard_path(other / name, n).is_file() for n in range(len(shards))):
+                return other / name
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / name / "key.json") as half:
+            half.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+        return folder / name
+
+    folder = on_main(world, home)
     missing = [number for number in range(len(shards)) if not _shard_path(folder, number).is_file()]
     if world.is_main:
         done = len(shards) - len(missing)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.frozen.config import LbfgsConfig, SgdConfig
+from modist_fast.host.threads import threads_for
 
 _MAX_ITERATIONS = 2000
 _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by C · samples, where L-BFGS ends
@@ -75,7 +76,7 @@ def _prepare(features: np.ndarray, labels: np.ndarray, normalize: str, device: t
 
 
 def fit_lbfgs(features: np.ndarray, labels: np.ndarray, config: LbfgsConfig, device: torch.device) -> Linear:
-    """Minimize to the end, in float64.
+    """Minimize to the end, in float64; a small problem on one thread.
 
     Args:
         features: (n, D) training samples.
@@ -106,8 +107,9 @@ def fit_lbfgs(features: np.ndarray, labels: np.ndarray, config: LbfgsConfig, dev
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
-    loss()
+    with threads_for(num * dim * len(data.classes)):
+        optimizer.step(loss)  # type: ignore[arg-type]
+        loss()
     assert weight.grad is not None
     assert bias.grad is not None
     gradient = max(float(weight.grad.abs().max()), float(bias.grad.abs().max()))
@@ -137,18 +139,19 @@ def fit_sgd(features: np.ndarray, labels: np.ndarray, config: SgdConfig, device:
     optimizer = torch.optim.SGD(layer.parameters(), lr=config.lr, momentum=config.momentum, nesterov=True)
     batches_per_epoch = math.ceil(num / config.batch_size)
     num_steps, step = config.epochs * batches_per_epoch, 0
-    for _ in range(config.epochs):
-        order = torch.randperm(num, generator=random)
-        views = torch.randint(num_views, (num,), generator=random)
-        for videos in order.split(config.batch_size):
-            for group in optimizer.param_groups:
-                # The rate belongs to a full batch; a smaller one is scaled, as the trainer's is.
-                group["lr"] = config.lr * len(videos) / 256 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-            batch, target = x[videos.to(device), views[videos].to(device)], y[videos.to(device)]
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(layer(batch), target).backward()
-            optimizer.step()
-            step += 1
+    with threads_for(min(num, config.batch_size) * dim * len(data.classes)):
+        for _ in range(config.epochs):
+            order = torch.randperm(num, generator=random)
+            views = torch.randint(num_views, (num,), generator=random)
+            for videos in order.split(config.batch_size):
+                for group in optimizer.param_groups:
+                    # The rate belongs to a full batch; a smaller one is scaled, as the trainer's is.
+                    group["lr"] = config.lr * len(videos) / 256 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+                batch, target = x[videos.to(device), views[videos].to(device)], y[videos.to(device)]
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(layer(batch), target).backward()
+                optimizer.step()
+                step += 1
     weight, bias = layer.weight.detach().T.double(), layer.bias.detach().double()
     if not torch.isfinite(weight).all():
         raise ConfigError(f"the linear classifier diverged at --sgd.lr {config.lr}. Use a smaller one.")

@@ -171,7 +171,7 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
         labelled.usable(),
         progress,
     )
-    features, damaged = extract(extraction, config.features, features_folder(config), world)
+    features, damaged = extract(extraction, config.features, *features_folders(config, world))
     frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)
     if not np.isfinite(features[frozen.usable(np.arange(len(labelled)))]).all():
         raise ConfigError(
@@ -181,8 +181,12 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
     return frozen
 
 
-def features_folder(config: FrozenConfig) -> Path:
-    return config.features.folder or config.out / "features"
+def features_folders(config: FrozenConfig, world: World) -> tuple[Path, World, list[Path]]:
+    """What `extract` is to be told: evaluations in folders beside one another share what they compute."""
+    if config.features.folder is not None:
+        return config.features.folder, world, []
+    own = config.out.absolute() / "features"
+    return own, world, [path for path in sorted(own.parents[1].glob("*/features")) if path != own]
 
 
 def _calibrate(
