@@ -46,12 +46,13 @@ FINETUNING = (
 
 
 def traces(out: Path, written: Sequence[str] = RUN) -> list[Path]:
-    """The files in `out` that a run left there. An empty folder is no trace: nothing is lost with it.
+    """The files in `out` that a run left there. An empty folder is no trace, nor is a log alone: nothing is lost.
 
     Args:
         written: RUN or FINETUNING.
     """
-    return [path for pattern in written for path in _matches(out, pattern)]
+    found = [path for pattern in written for path in _matches(out, pattern)]
+    return [] if [path.name for path in found] == ["log.txt"] else found
 
 
 def _matches(folder: Path, pattern: str) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from modist_fast.errors import ConfigError
+from modist_fast.run.files import traces
 from modist_fast.run.log_file import begin_log, early_lines_kept, ended_log
 
 
@@ -53,3 +54,11 @@ def test_a_refused_start_writes_nothing(tmp_path):
     with pytest.raises(ConfigError):
         refused(tmp_path, "--out already holds a run.", begun=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_alone_is_no_run(tmp_path):
+    """Such a folder is what a run leaves that ended before its first file: nothing stands against another start."""
+    (tmp_path / "log.txt").write_text("options\n")
+    assert traces(tmp_path) == []
+    (tmp_path / "config.json").write_text("{}")
+    assert {path.name for path in traces(tmp_path)} == {"config.json", "log.txt"}

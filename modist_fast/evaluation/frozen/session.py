@@ -185,8 +185,8 @@ def features_folders(config: FrozenConfig, world: World) -> tuple[Path, World, l
     """What `extract` is to be told: evaluations in folders beside one another share what they compute."""
     if config.features.folder is not None:
         return config.features.folder, world, []
-    own = config.out.absolute() / "features"
-    return own, world, [path for path in sorted(own.parents[1].glob("*/features")) if path != own]
+    own, beside = config.out / "features", config.out.absolute().parent
+    return own, world, [path for path in sorted(beside.glob("*/features")) if path != own.absolute()]
 
 
 def _calibrate(
