@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from modist_fast.evaluation.charts import save_confusion, save_retrieval, save_shares
 from modist_fast.evaluation.data.labelled import LabelledVideos
 from modist_fast.evaluation.data.splits import Fold
 from modist_fast.evaluation.statistics import bootstrap_interval
@@ -112,35 +112,17 @@ def odd_rows(labelled: LabelledVideos, odd: Mapping[int, str]) -> list[dict[str,
 
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
-    """OUT/result.json, and OUT/confusion.png where there is a confusion matrix."""
+    """OUT/result.json, and the pictures that it has figures for: see `charts`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if "confusion" in result:
-        save_confusion(
-            out / "confusion.png", np.array(result["confusion"]), [row["class"] for row in result["classes"]]
-        )
-
-
-def save_confusion(path: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw the matrix as PNG: each row's shares, with numbers where there is room for them."""
-    if not counts[:, -1].any():
-        counts = counts[:, :-1]
-    counts = counts[counts.sum(axis=1) > 0]
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    side = min(24.0, 3 + 0.35 * max(counts.shape))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true")
-    axis.set_yticks(range(len(classes)), classes, fontsize=7)
-    if counts.shape[1] <= len(classes) + 1:
-        columns = [*classes, "none"][: counts.shape[1]]
-        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-    if max(counts.shape) <= 30:
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=7)
-    figure.savefig(path, dpi=110)
+        title = f"{result['task']}: top-1 {100 * result['top1']:.1f} % of {result['num_test']} test videos"
+        classes = [row["class"] for row in result["classes"]]
+        save_confusion(out / "confusion.png", np.array(result["confusion"]), classes, title)
+    if "rows" in result:
+        save_shares(out / "shares.png", result["rows"], result["task"])
+    if result["task"] == "retrieval":
+        save_retrieval(out / "retrieval.png", [row["first_hit"] for row in result["videos"]])
 
 
 def print_result(result: dict[str, Any]) -> None:

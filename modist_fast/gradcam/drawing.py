@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import matplotlib as mpl
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -54,6 +56,12 @@ def overlay(frame: np.ndarray, cam: np.ndarray) -> np.ndarray:
     return (gray * (1 - opacity) + 255 * _COLOURS(cam)[..., :3] * opacity).round().astype(np.uint8)
 
 
+def _shown_colours() -> ListedColormap:
+    """The colours of `overlay` on medium gray, from 0 to 1."""
+    shares = np.linspace(0, 1, 256, dtype=np.float32)
+    return ListedColormap(overlay(np.full((1, 256, 3), 128, np.uint8), shares[None])[0] / 255)
+
+
 def outline(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
     """A copy of a (H, W, 3) picture with the border of a (H, W) region in white, on black so that it shows anywhere."""
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -81,6 +89,8 @@ def save_grid(path: Path, clips: Sequence[ShownClip], title: str, columns: int =
             axis.text(-10, middle, label, rotation=90, ha="right", va="center", fontsize=11)
     figure.suptitle(f"{title}\n", fontsize=15, fontweight="bold")
     figure.supxlabel(LEGEND, fontsize=11)
+    bar = figure.colorbar(ScalarMappable(cmap=_shown_colours()), ax=axes, shrink=0.4, aspect=30, pad=0.01)
+    bar.set_label("Grad-CAM, share of the clip's maximum", fontsize=11)
     figure.savefig(path, dpi=100)
 
 

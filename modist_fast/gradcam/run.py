@@ -271,7 +271,10 @@ def _film(
         np.stack([frames[number] for number in order]),
         moving_region(torch.stack([motion[number] for number in order])).numpy(),
         [
-            (part.name, torch.stack([found[number] for number in order]).numpy())
+            (
+                f"{part.name} says {labelled.classes[part.predicted[place]]}",
+                torch.stack([found[number] for number in order]).numpy(),
+            )
             for part, found in zip(seen, cams, strict=True)
         ],
     )

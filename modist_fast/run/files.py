@@ -39,7 +39,15 @@ RUN = (
 
 FINETUNING = (
     *RUN,
-    *("result.json", "confusion.png", "detections.csv", ".detections.csv.*.half", "curves.png", "keyframes.png"),
+    *(
+        "result.json",
+        "confusion.png",
+        "detections.csv",
+        ".detections.csv.*.half",
+        "curves.png",
+        "keyframes.png",
+        "shares.png",
+    ),
     *(f"folds/*/{pattern}" for pattern in RUN),
 )
 """The same of a fine-tuning run, whose folds are runs."""

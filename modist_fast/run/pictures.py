@@ -15,6 +15,7 @@ from modist_fast.objective import TERMS
 from modist_fast.watch.run_log import read_metrics
 from modist_pipelines.clips.loader import ClipLoader
 from modist_pipelines.motion_inputs import MotionInput, find_motion_input
+from modist_pipelines.plan import ClipSpec
 from modist_pipelines.source import ClipSource
 
 _SHEET_VIDEOS = 4
@@ -90,13 +91,22 @@ def save_contact_sheet(path: Path, source: ClipSource, config: TrainConfig) -> N
         sheet = []
         for index, video in enumerate(batch.video_ids.tolist()):
             clips = [
-                (f"{name}, {(spec.num_frames - 1) * spec.stride / source.fps:.1f} s", _frames(clip[index], to_rgb))
-                for name, clip, to_rgb, spec in kinds
+                (name, _seconds(spec, source.fps), _frames(clip[index], to_rgb)) for name, clip, to_rgb, spec in kinds
             ]
             sheet.append((str(source.videos[video]), clips))
     finally:
         loader.close()
     _draw(sheet).save(path)
+
+
+def _shown(num_frames: int) -> list[int]:
+    """Places of the frames that are shown of a clip."""
+    return torch.linspace(0, num_frames - 1, min(_SHEET_FRAMES, num_frames)).round().long().tolist()
+
+
+def _seconds(spec: ClipSpec, fps: float) -> list[float]:
+    """Of the frames that are shown, from the clip's first."""
+    return [place * spec.stride / fps for place in _shown(spec.num_frames)]
 
 
 def _brightened(motion: MotionInput) -> Callable[[np.ndarray], np.ndarray]:
@@ -111,32 +121,34 @@ def _brightened(motion: MotionInput) -> Callable[[np.ndarray], np.ndarray]:
 
 def _frames(clip: Tensor, to_rgb: Callable[[np.ndarray], np.ndarray]) -> list[Image.Image]:
     """Some frames of one clip (C, T, H, W), enlarged by a whole number where they are small."""
-    chosen = torch.linspace(0, clip.shape[1] - 1, min(_SHEET_FRAMES, clip.shape[1])).round().long()
-    frames = to_rgb(clip[:, chosen].float().cpu().numpy()).clip(0, 1)
+    frames = to_rgb(clip[:, _shown(clip.shape[1])].float().cpu().numpy()).clip(0, 1)
     pictures = [Image.fromarray(np.rint(frame * 255).astype(np.uint8)) for frame in frames.transpose(1, 2, 3, 0)]
     factor = -(-_SHEET_SIDE // min(pictures[0].size))
     return [picture.resize((factor * picture.width, factor * picture.height)) for picture in pictures]
 
 
-def _draw(sheet: list[tuple[str, list[tuple[str, list[Image.Image]]]]]) -> Image.Image:
-    """Videos under one another: a title, then a row of frames for each clip, its first frame at the left.
+def _draw(sheet: list[tuple[str, list[tuple[str, list[float], list[Image.Image]]]]]) -> Image.Image:
+    """Videos under one another: a title, then a row of frames for each clip, over each frame its second in the clip.
 
     Args:
-        sheet: title, and for each clip its label and frames.
+        sheet: title, and for each clip its label, the seconds of its frames, and these.
     """
-    frames = sheet[0][1][0][1]
+    frames = sheet[0][1][0][2]
     width, height = frames[0].size
     rows = len(sheet[0][1])
-    video_height = _LINE + rows * (height + _GAP) + 2 * _GAP
+    row_height = height + _GAP + _LINE
+    video_height = _LINE + rows * row_height + 2 * _GAP
     picture = Image.new("RGB", (_LABEL_WIDTH + len(frames) * (width + _GAP), len(sheet) * video_height), "white")
     draw = ImageDraw.Draw(picture)
     for place, (title, clips) in enumerate(sheet):
         top = place * video_height + _GAP
         title = title.encode("ascii", "backslashreplace").decode()  # the font may have no more
-        draw.text((_LABEL_WIDTH, top), f"{title}: from the first frame of a clip to its last", fill="gray")
-        for row, (label, frames) in enumerate(clips):
-            y = top + _LINE + row * (height + _GAP)
-            draw.text((_GAP, y + height // 2 - 6), label, fill="black")
-            for column, frame in enumerate(frames):
-                picture.paste(frame, (_LABEL_WIDTH + column * (width + _GAP), y))
+        draw.text((_GAP, top), f"{title}   (seconds from the first frame of each clip)", fill="black")
+        for row, (label, seconds, frames) in enumerate(clips):
+            y = top + _LINE + row * row_height
+            draw.text((_GAP, y + _LINE + height // 2 - 6), label, fill="black")
+            for column, (second, frame) in enumerate(zip(seconds, frames, strict=True)):
+                x = _LABEL_WIDTH + column * (width + _GAP)
+                draw.text((x, y + 2), f"{second:.2f} s", fill="gray")
+                picture.paste(frame, (x, y + _LINE))
     return picture
