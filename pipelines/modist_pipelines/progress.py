@@ -41,7 +41,7 @@ class Progressing:
         self._is_narrow = console.width < _NARROW
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=10 if self._is_narrow else None),
+            BarColumn(bar_width=5 if self._is_narrow else None),
             TextColumn("{task.fields[note]}"),
             TextColumn("ETA"),
             TimeRemainingColumn(compact=True),
