@@ -18,6 +18,7 @@ from modist_fast.host.interrupts import Interrupted, noted
 from modist_fast.host.writer import Writer
 from modist_fast.run import checkpoint
 from modist_fast.run.beginning import resume
+from modist_fast.run.log_file import begin_log
 from modist_fast.run.out_of_memory import OutOfMemoryError, during_steps, shortage
 from modist_fast.run.whole_state import SaveError, snapshot
 from modist_fast.watch.hang import HangWatcher
@@ -159,6 +160,7 @@ class TrainingLoop(ABC, Generic[Config]):
             Its whole state; None where the run begins.
         """
         found = resume(self.out, self.config, self.world, identity, begun_with)
+        begin_log()
         if found is None:
             return None
         path, state = found

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.distributed import World, on_main
-from modist_fast.run.log_file import ended_log
+from modist_fast.run.log_file import logged_to
 from modist_pipelines.disk.lock import HeldError, held
 
 NAME = ".lock"
@@ -15,7 +15,7 @@ NAME = ".lock"
 
 @contextmanager
 def alone_in(out: Path, world: World) -> Iterator[None]:
-    """Hold OUT/.lock, on rank 0, while the command writes there; a crash lets it go. Ends OUT/log.txt too.
+    """Hold OUT/.lock, on rank 0, while the command writes there; a crash lets it go. OUT/log.txt is open as long.
 
     Raises:
         ConfigError: another process holds it, or the directory cannot be made.
@@ -24,7 +24,7 @@ def alone_in(out: Path, world: World) -> Iterator[None]:
     with ExitStack() as stack:
         on_main(world, lambda: _enter(stack, out))
         try:
-            with ended_log():
+            with logged_to(out) if world.is_main else nullcontext():
                 yield
         finally:
             if made and world.is_main and [path.name for path in out.iterdir()] == [NAME]:

@@ -11,7 +11,6 @@ from modist_fast.host.distributed import World, on_main
 from modist_fast.run import checkpoint
 from modist_fast.run.checkpoint import RunConfig
 from modist_fast.run.files import RUN, listed, refuse_taken, remove, traces
-from modist_fast.run.log_file import begin_log
 
 log = logging.getLogger("modist")
 
@@ -29,7 +28,7 @@ _FINISHED = (
 
 
 def claim(out: Path, config: RunConfig, world: World, written: Sequence[str] = RUN) -> None:
-    """Take a directory for a run, and begin its log; with --overwrite, remove the files of the run that it holds.
+    """Take a directory for a run; with --overwrite, remove the files of the run that it holds.
 
     To be called when all that the run needs has been opened, so that a wrong option costs no old run.
 
@@ -41,8 +40,6 @@ def claim(out: Path, config: RunConfig, world: World, written: Sequence[str] = R
             gone on with.
     """
     on_main(world, lambda: _claim(out, config, written))
-    if world.is_main:
-        begin_log(out)
 
 
 def _claim(out: Path, config: RunConfig, written: Sequence[str]) -> None:

@@ -23,16 +23,29 @@ class _Early(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """The file, which comes to be with its first line."""
+    """The file, which comes to be with its first line after `begin`; those before wait for it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._waiting: deque[logging.LogRecord] | None = deque(maxlen=_KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._waiting is None:
+            super().emit(record)
+        else:
+            self._waiting.append(record)
+
+    def begin(self) -> None:
+        """Write what waits, and from now on what comes."""
+        waiting, self._waiting = self._waiting or (), None
+        for record in waiting:
+            super().emit(record)
 
 
 @contextmanager
 def early_lines_kept() -> Iterator[None]:
-    """What is logged in here waits for the file that `begin_log` opens. Around a whole command."""
+    """What is logged in here waits for the folder that `logged_to` names. Around a whole command."""
     early = _Early()
     _LOG.addHandler(early)
     try:
@@ -41,34 +54,28 @@ def early_lines_kept() -> Iterator[None]:
         _LOG.removeHandler(early)
 
 
-def begin_log(out: Path) -> None:
-    """From now on OUT/log.txt has what is logged, after what it held before, until `ended_log` is left.
+@contextmanager
+def logged_to(out: Path) -> Iterator[None]:
+    """OUT/log.txt has what is logged in here and was before, after what it held, if `begin_log` is called in here.
 
-    To be called on rank 0, once `out` is this run's: a start that is refused leaves another run's log as it is.
+    An error that comes through is its last line.
     """
-    if _files():
-        return
     file = _File(out / NAME)
     for early in [each for each in _LOG.handlers if isinstance(each, _Early)]:
         while early.records:
             file.emit(early.records.popleft())
     _LOG.addHandler(file)
-
-
-@contextmanager
-def ended_log() -> Iterator[None]:
-    """Close what was begun in here; an error that comes through is its last line."""
     try:
         yield
     except BaseException as error:
-        for file in _files():
-            file.emit(logging.makeLogRecord({"msg": f"ended by {type(error).__name__}: {error}"}))
+        file.emit(logging.makeLogRecord({"msg": f"ended by {type(error).__name__}: {error}"}))
         raise
     finally:
-        for file in _files():
-            _LOG.removeHandler(file)
-            file.close()
+        _LOG.removeHandler(file)
+        file.close()
 
 
-def _files() -> list[_File]:
-    return [each for each in _LOG.handlers if isinstance(each, _File)]
+def begin_log() -> None:
+    """To be called when the folder is this command's: one that is refused leaves the log of another as it is."""
+    for file in [each for each in _LOG.handlers if isinstance(each, _File)]:
+        file.begin()

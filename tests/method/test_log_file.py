@@ -6,7 +6,7 @@ import pytest
 
 from modist_fast.errors import ConfigError
 from modist_fast.run.files import traces
-from modist_fast.run.log_file import begin_log, early_lines_kept, ended_log
+from modist_fast.run.log_file import begin_log, early_lines_kept, logged_to
 
 
 @pytest.fixture(autouse=True)
@@ -15,10 +15,10 @@ def spoken(caplog):
 
 
 def refused(out, message, begun=True):
-    with early_lines_kept(), ended_log():
+    with early_lines_kept(), logged_to(out):
         logging.getLogger("modist").info("options")
         if begun:
-            begin_log(out)
+            begin_log()
         raise ConfigError(message)
 
 
@@ -31,9 +31,9 @@ def test_lines_before_and_after_and_of_a_resumed_run(tmp_path):
     for attempt in ("first", "second"):
         with early_lines_kept():
             log.info("options of the %s", attempt)
-            with ended_log():
-                begin_log(tmp_path)
-                begin_log(tmp_path)  # a fold of the same command
+            with logged_to(tmp_path):
+                begin_log()
+                begin_log()  # a fold of the same command
                 log.info("%s begins", attempt)
             log.info("outside")
     assert said(tmp_path / "log.txt") == [

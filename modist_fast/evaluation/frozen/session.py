@@ -157,8 +157,7 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
     opening = counted(folds, labelled.odd, labelled.when_tested)
     refuse_unlearnable(config.split, opening, labelled)
     leaks = refuse_leaks(config.split, opening, labelled)
-    if world.is_main:
-        begin_log(config.out)
+    begin_log()
     if backbone.is_random and has_batch_norm(backbone.net):
         _calibrate(config, world, backbone, spec, labelled, opening)
     grid = labelled.source.grid
