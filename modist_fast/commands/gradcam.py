@@ -15,13 +15,15 @@ def main() -> None:
         result = run_gradcam(config, world)
     area = result["chance"]
     print(f"\nmotion agreement: share of the Grad-CAM inside the moving region, which is {_percent(area)} of the area")
+    print("in brackets: 95 % intervals over test clips, or over whole groups where the videos have groups")
+    width = max(len("difference"), *(len(part["name"]) for part in result["backbones"]))
     for part in result["backbones"]:
         print(
-            f"{part['name']:12} {_percent(part['agreement'])}; in the regions of other clips "
+            f"{part['name']:{width}}  {_percent(part['agreement'])}; in the regions of other clips "
             f"{_percent(part['of_other_clips'])}; linear top-1 {100 * part['top1']:.1f} %"
         )
     if "difference" in result:
-        print(f"difference   {_percent(result['difference'])}, clip by clip")
+        print(f"{'difference':{width}}  {_percent(result['difference'])}, clip by clip")
     for name in ("gradcam.png", "gradcam.mp4", "gradcam.json"):
         print(config.out / name)
 

@@ -126,6 +126,14 @@ def main() -> None:
             log.setLevel(logging.WARNING)
         check(config, world.size)
         log.info("%s", own_options(config))
+        if config.optim.warmup_epochs > config.epochs:
+            log.warning(
+                "WARNING: --epochs %g end before the --optim.warmup-epochs %g do: the learning rate never comes to its "
+                "peak. A tenth of the epochs is usual: --optim.warmup-epochs %g",
+                config.epochs,
+                config.optim.warmup_epochs,
+                config.epochs / 10,
+            )
         log.info("%d process(es) on %s", world.size, world.device)
         source = open_source(config, world.device)
         Trainer(follow_videos(config, source, world.size), world, source).run()

@@ -140,13 +140,12 @@ def print_result(result: dict[str, Any]) -> None:
             line += f"mAP {100 * row['mAP']:.1f} %  (random scores {100 * row['mAP_of_random_scores']:.1f} %)  "
             line += f"of {row['num_keyframes']} keyframes"
         else:
-            low, high = row["interval"]
-            line += f"[{100 * low:.1f}, {100 * high:.1f}]  of {row['num_test']} videos"
+            line += f"{_interval(row)}  of {row['num_test']} videos"
         console.print(line, soft_wrap=True)
     if "chance" in result:
         console.print(f"largest class: {100 * result['chance']:.1f} %")
     if "shape_probe" in result:
-        console.print(f"from the shape of the frame alone: {100 * result['shape_probe']['top1']:.1f} %")
+        console.print(_of_shape(result["shape_probe"]), soft_wrap=True)
     if "actions" in result:
         table = Table("action", "boxes", "AP, %", "random, %", box=None)
         for row in result["actions"]:
@@ -158,3 +157,22 @@ def print_result(result: dict[str, Any]) -> None:
         for row in result["classes"]:
             table.add_row(row["class"], str(row["videos"]), f"{100 * row['top1']:.1f}")
         console.print(table)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """The intervals of a row, and what each is of."""
+    first = "R@1" if "top1" not in row else "top1"
+    named = [("test videos", row["interval"])]
+    if "interval_over_groups" in row:
+        named.append(("whole groups", row["interval_over_groups"]))
+    ends = ", ".join(f"[{100 * low:.1f}, {100 * high:.1f}] over {what}" for what, (low, high) in named)
+    return f"(95 % of {first}: {ends})"
+
+
+def _of_shape(probe: Mapping[str, Any]) -> str:
+    """What the shape of the frames tells, and by which of its cues."""
+    said = f"from the shape of the frame alone: {100 * probe['top1']:.1f} %"
+    if cues := probe.get("cues"):
+        best = max(cues, key=lambda cue: cues[cue])
+        said += f", most by {best} (alone: {', '.join(f'{cue} {100 * top1:.1f} %' for cue, top1 in cues.items())})"
+    return said

@@ -1,6 +1,7 @@
 """Options of Grad-CAM. Without torch: see `host.choices`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from modist_fast.evaluation.data.views import ViewsConfig
@@ -13,6 +14,8 @@ from modist_pipelines.ranges import COUNT, ranged
 class GradCamConfig(FrozenConfig):
     """Show where linear classifiers on frozen backbones find their class, and how much of that moves."""
 
+    out: Path
+    """Takes gradcam.png, gradcam.mp4, gradcam.json and the features."""
     versus: str | None = None
     """A second backbone, shown beside --backbone."""
     name: str = "MoDist"

@@ -349,7 +349,7 @@ def test_augmented_views_train_and_test_views_test(
 
 
 def test_a_planted_shape_is_told(tmp_path: Path, world: World) -> None:
-    """Videos whose class is the shape of their frames: the probe on shapes alone says so."""
+    """Videos whose class is the shape of their frames: the probe on shapes alone says so, and by which cue."""
     sizes = {f"{n}.avi": [(40, 32), (60, 32), (32, 50)][n % 3] for n in range(30)}
     store = store_of_pictures(tmp_path / "s", dict.fromkeys(sizes, 0), sizes)
     listed = [{"path": name, "label": n % 3, "fair": (n // 3) % 2} for n, name in enumerate(sizes)]
@@ -359,3 +359,7 @@ def test_a_planted_shape_is_told(tmp_path: Path, world: World) -> None:
         train, test = np.arange(18), np.arange(18, 30)
         found = shape_probabilities(labelled, train, test).argmax(axis=1)
         assert low <= (found == labelled.labels[test]).mean() <= high
+        if column == "label":  # the widths are three as well, the lengths are one
+            for cue, least, most in (("width", 0.99, 1), ("length", 0, 0.7)):
+                found = shape_probabilities(labelled, train, test, [cue]).argmax(axis=1)
+                assert least <= (found == labelled.labels[test]).mean() <= most

@@ -8,10 +8,13 @@ import pytest
 from clip_store import make_store
 from PIL import Image
 
-from modist_fast.evaluation.data.labelled import LabelledVideos
+from modist_fast.errors import ConfigError
+from modist_fast.evaluation.config import LabelledConfig
+from modist_fast.evaluation.data.labelled import LabelledVideos, _chosen
 from modist_fast.evaluation.data.splits import Fold
-from modist_fast.evaluation.results import classification, ranks_of_truth, write_result
+from modist_fast.evaluation.results import classification, print_result, ranks_of_truth, write_result
 from modist_fast.evaluation.statistics import bootstrap_interval
+from modist_pipelines.lists.entry import Entry
 
 NUM = 40
 CLASSES = list("abcdefg")
@@ -110,3 +113,29 @@ def test_the_interval_is_seeded() -> None:
     low, high = bootstrap_interval(values, seed=1)
     spread = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / 50)
     assert (high - low) / 2 == pytest.approx(spread, rel=0.15)
+
+
+def test_a_result_says_whose_its_intervals_are_and_what_told_the_shape(capsys):
+    result = {
+        "task": "linear",
+        "backbone": {"origin": "RUN"},
+        "odd": [],
+        "top1": 0.5,
+        "num_test": 40,
+        "interval": (0.4, 0.6),
+        "interval_over_groups": (0.2, 0.8),
+        "shape_probe": {"top1": 0.45, "cues": {"width": 0.2, "height": 0.4, "length": 0.1}},
+    }
+    print_result(result)
+    said = capsys.readouterr().out
+    assert "top1 50.0 %  (95 % of top1: [40.0, 60.0] over test videos, [20.0, 80.0] over whole groups)" in said
+    assert "45.0 %, most by height (alone: width 20.0 %, height 40.0 %, length 10.0 %)" in said
+    result["shape_probe"] = {"top1": 0.1, "cues": {}}
+    print_result(result)
+    assert "from the shape of the frame alone: 10.0 %\n" in capsys.readouterr().out
+
+
+def test_a_label_column_that_is_not_there_names_those_that_are():
+    listed = {"a.mp4": Entry(("a.mp4",), "x", {"split": "test", "label": "x"})}
+    with pytest.raises(ConfigError, match=r"--label-column kind: no video has a label there.*others: label, split\."):
+        _chosen(LabelledConfig(label_column="kind"), listed)

@@ -48,8 +48,8 @@ def check_schedule(config: SupervisedOptimConfig, epochs: float) -> None:
         raise ConfigError(f"--optim.step-epochs {' '.join(map(str, config.step_epochs))}: give them in rising order.")
     if not 0 <= config.warmup_epochs <= epochs:
         raise ConfigError(
-            f"--optim.warmup-epochs {config.warmup_epochs:g} is not within the {epochs:g} --epochs of the run. "
-            "Shorten it, or raise --epochs."
+            f"--optim.warmup-epochs {config.warmup_epochs:g} is not within the {epochs:g} --epochs of the run. Use "
+            f"fewer, such as --optim.warmup-epochs {epochs / 10:g}, or more --epochs."
         )
 
 

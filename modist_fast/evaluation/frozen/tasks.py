@@ -1,6 +1,7 @@
 """The evaluations of a frozen backbone: linear, low-shot, kNN and retrieval."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from modist_fast.evaluation.frozen.features import Extraction, extract
 from modist_fast.evaluation.frozen.linear import Linear, fit_lbfgs, fit_sgd
 from modist_fast.evaluation.frozen.neighbours import first_hits, knn_probabilities
 from modist_fast.evaluation.frozen.session import Frozen, Progress, features_folders, open_frozen, training_clip
-from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
+from modist_fast.evaluation.frozen.shape_probe import CUES, shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
 from modist_pipelines.plan import ClipPlan
@@ -48,12 +49,22 @@ def run_linear(config: LinearConfig, world: World, progress: Progress | None = N
             fitted.append(fit_linear(frozen, config, train, videos))
         if not frozen.backbone.is_random:  # such a net is not kept, so nothing could be shown to it again
             _save(frozen, config, fitted[-1])
-    shapes = frozen.classify(folds, lambda fit, test: shape_probabilities(labelled, fit, test))
     result = frozen.result("linear") | classification(labelled, odd, folds, probabilities, config.seed)
-    videos = np.concatenate([fold.test for fold in folds])
-    ranks = ranks_of_truth(np.concatenate(shapes), labelled.labels[videos])
-    shape = accuracies(labelled, odd, videos, ranks, config.seed)
-    return result | {"shape_probe": {name: shape[name] for name in ("top1", "interval")}}
+    return result | {"shape_probe": _shape_probe(frozen, folds, result["chance"])}
+
+
+def _shape_probe(frozen: Frozen, folds: Sequence[Fold], chance: float) -> dict[str, Any]:
+    """What the shape of the frames tells; above chance, also what each of its cues does alone."""
+    labelled, videos = frozen.labelled, np.concatenate([fold.test for fold in folds])
+
+    def scored(cues: Sequence[str]) -> dict[str, Any]:
+        found = frozen.classify(folds, lambda fit, test: shape_probabilities(labelled, fit, test, cues))
+        ranks = ranks_of_truth(np.concatenate(found), labelled.labels[videos])
+        return accuracies(labelled, frozen.odd, videos, ranks, frozen.config.seed)
+
+    whole = scored(CUES)
+    alone = {cue: scored([cue])["top1"] for cue in CUES} if whole["top1"] > chance else {}
+    return {"top1": whole["top1"], "interval": whole["interval"], "cues": alone}
 
 
 def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
         DataError: not a folder, or nothing in it.
     """
     if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
+        state = "does not exist"
+        if folder.exists():
+            state = "is a video" if is_media(folder.name) else "is a file"
         raise DataError(f"VIDEOS {folder} {state}. Give the folder that holds the videos.")
     return _sorted_out(folder, folder, lambda unlisted: _walk(folder, unlisted))
 
