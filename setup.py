@@ -69,6 +69,9 @@ setup(
         # modist convert --to onnx, and --to huggingface.
         "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
         "hub": ["huggingface_hub>=0.27"],
+        # modist pretrain --track.
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow>=3.1"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         # `make docs`: the pages as a site; and what runs the notebooks.

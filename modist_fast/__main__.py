@@ -80,7 +80,7 @@ def _in_processes(words: list[str]) -> int:
     if place is None:
         print(f"{overview()}\n\nerror: no command follows {' '.join(words)}.", file=sys.stderr)
         return 2
-    from modist_fast.host.launcher import launch
+    from modist_fast.host.processes import launch
 
     return launch(words[:place], words[place:])
 

@@ -227,6 +227,9 @@ class TrainConfig:
     of it takes the rates of the longer schedule."""
     max_steps: int | None = ranged(None, COUNT)
     """Stop after this many steps; the schedule stays that of --epochs."""
+    track: Literal["none", "wandb", "mlflow"] = "none"
+    """Who is told the figures beside OUT/tensorboard: Weights & Biases or MLflow, where they are installed. What they
+    ask for (account, address, WANDB_MODE=offline) is their own."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do where keys of 200 steps all point one way and find their own no better than by chance."""
     on_bad_step: Literal["stop", "skip"] = "stop"

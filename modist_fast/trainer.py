@@ -23,13 +23,14 @@ from modist_fast.run.beginning import claim
 from modist_fast.run.export import export_backbone, visual_card
 from modist_fast.run.pictures import save_contact_sheet, save_loss_curve
 from modist_fast.step import TrainingStep, check_clips
+from modist_fast.track.trackers import open_tracker
 from modist_fast.watch.budget_keeper import BudgetKeeper, describe, facts_of
 from modist_fast.watch.collapse import CollapseAlarm
 from modist_fast.watch.late import LeftOut
 from modist_fast.watch.ledger import Begun, Ledger
 from modist_fast.watch.metrics import Display, Recorder, Watcher
 from modist_fast.watch.profiler import StepProfiler
-from modist_fast.watch.run_log import drop_lines_after
+from modist_fast.watch.run_log import RunLog, drop_lines_after
 from modist_fast.watch.spans import annotate
 from modist_pipelines.clips.loader import ClipBatch, ClipLoader
 from modist_pipelines.source import ClipSource
@@ -110,6 +111,8 @@ class Trainer(TrainingLoop[TrainConfig]):
         profiler = self._profiler()
         display = Display(self.last_step, self.steps_done, self.world.is_main, self._watcher)
         with self._run_log() as run_log, self._ledger() as ledger, display:
+            if run_log is not None:
+                run_log.picture("clips", self.out / "clips.png")
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
                 self.config.batch_size,
@@ -137,6 +140,12 @@ class Trainer(TrainingLoop[TrainConfig]):
             profiler.close()
         self._save()
         self._say(describe(budget.close()))
+
+    def _run_log(self) -> AbstractContextManager[RunLog | None]:
+        if not self.world.is_main:
+            return nullcontext()
+        tracker = open_tracker(self.config.track, self.out, checkpoint.plain_config(self.config))
+        return RunLog(self.out, self.steps_done, tracker)
 
     def _ledger(self) -> AbstractContextManager[Ledger | None]:
         return Ledger(self.out, self.steps_done, self.begun()) if self.world.is_main else nullcontext()

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from modist_fast.commands.cli import parse_options, run_cli
-from modist_fast.demo_labels import write_labels
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.data.demo_labels import write_labels
 from modist_fast.host.processes import command
 from modist_fast.presets import find_preset
 from modist_pipelines.ranges import COUNT, FROM_ZERO, Range, ranged

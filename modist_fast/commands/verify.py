@@ -163,6 +163,7 @@ def config_of(
         resume="no",
         overwrite=False,
         profile=type(saved.profile)(),
+        track="none",
     )
 
 

@@ -268,6 +268,8 @@ PARTS = (
     ),
     _Part("CuPy", _cupy, "no independent reference in GPU benchmarks", "pip install cupy-cuda13x"),
     _Part("torchcodec", _torchcodec, "`--source video` on a CPU decodes by PyAV; a store needs neither", _TORCHCODEC),
+    _Part("wandb", partial(_module, "wandb"), "no `--track wandb`; TensorBoard needs neither", "pip install wandb"),
+    _Part("mlflow", partial(_module, "mlflow"), "no `--track mlflow`; TensorBoard needs neither", "pip install mlflow"),
     _Part("RAFT weights", _raft, "`--flow raft-*` needs --raft-weights; the default, DIS, needs none", _RAFT),
 )
 

@@ -24,6 +24,7 @@ _FREE = (
     "groups_together",
     "follow_videos",
     "max_steps",
+    "track",
     "on_collapse",
     "on_bad_step",
     "max_bad_steps",

@@ -8,11 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from modist_fast.errors import ConfigError
 from modist_fast.host.whole_file import whole_file
 from modist_fast.host.writer import Writer
+from modist_fast.track.trackers import Tracker, grouped
 
 _WRITE_SECONDS = 1.0  # lines are read by people, who do not mind
 _INTACT = "Bring back an intact copy, or take the line out."
@@ -74,24 +77,42 @@ class LineFile:
 
 
 class RunLog(LineFile):
-    """RUN/metrics.jsonl, and the same in RUN/tensorboard."""
+    """RUN/metrics.jsonl, and the same in RUN/tensorboard and wherever else the run is tracked.
 
-    def __init__(self, out: Path, start_step: int) -> None:
+    Args:
+        tracker: is closed with this.
+    """
+
+    def __init__(self, out: Path, start_step: int, tracker: Tracker | None = None) -> None:
         super().__init__(out / "metrics.jsonl", start_step)
+        self._tracker = tracker
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step + 1)
 
     def _append(self, rows: list[Mapping[str, Any]]) -> None:
         super()._append(rows)
         for row in rows:
-            for name, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    self._board.add_scalar(name, value, row["step"])
+            found = {
+                grouped(name): value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)
+            }
+            for name, value in found.items():
+                self._board.add_scalar(name, value, row["step"])
+            if self._tracker is not None:
+                self._tracker.log(found, row["step"])
+
+    def picture(self, name: str, path: Path) -> None:
+        """Show a PNG beside the curves."""
+        with Image.open(path) as image:
+            self._board.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+        if self._tracker is not None:
+            self._tracker.picture(name, path)
 
     def _close(self) -> None:
         try:
             super()._close()
         finally:
             self._board.close()
+            if self._tracker is not None:
+                self._tracker.close()
 
 
 def drop_lines_after(path: Path, step: int) -> None:

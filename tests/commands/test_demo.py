@@ -10,9 +10,9 @@ import pytest
 import torch
 from clip_store import make_store
 
-from modist_fast import demo_labels
 from modist_fast.commands import demo
 from modist_fast.errors import ConfigError
+from modist_fast.evaluation.data import demo_labels
 
 
 @pytest.mark.parametrize(

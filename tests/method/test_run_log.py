@@ -33,7 +33,7 @@ def test_a_thread_writes_several_lines_at_a_time(tmp_path, monkeypatch):
     assert [num for _, num in pieces] == [1, 4, 4, 4, 4, 3]
     assert read_metrics(tmp_path / "metrics.jsonl") == rows(1, 20)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(n, float(n)) for n in range(1, 21)]
+    assert [(event.step, event.value) for event in board.Scalars("loss/all")] == [(n, float(n)) for n in range(1, 21)]
 
 
 def test_a_flush_and_an_error_leave_no_line_unwritten(tmp_path):

@@ -1,6 +1,8 @@
 """Linear classifiers on frozen features: L-BFGS with a fixed penalty, or the paper's SGD."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +11,11 @@ from torch import Tensor, nn
 
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.frozen.config import LbfgsConfig, SgdConfig
-from modist_fast.host.threads import threads_for
 
 _MAX_ITERATIONS = 2000
 _GRADIENT_LIMIT = 1e-7  # largest entry of the gradient, of the loss divided by C · samples, where L-BFGS ends
+_WORTH_THREADS = 1 << 24
+"""Multiplications of a product from which on torch's threads share it; below, it is over within milliseconds on one."""
 
 
 class Linear(NamedTuple):
@@ -73,6 +76,25 @@ def _prepare(features: np.ndarray, labels: np.ndarray, normalize: str, device: t
     elif normalize == "l2":
         x = nn.functional.normalize(x, dim=-1)
     return _Prepared((x - shift) * scale, torch.from_numpy(places).to(device), shift, scale, classes)
+
+
+@contextmanager
+def threads_for(num_multiplications: int) -> Iterator[None]:
+    """Compute in here on one thread, if a product is so small that a second would not pay.
+
+    Where the cores are busy, a thread that waits for another's small part waits for the scheduler: fits of a second
+    took half a minute.
+
+    Args:
+        num_multiplications: of the largest product in here.
+    """
+    before = torch.get_num_threads()
+    if num_multiplications < _WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fit_lbfgs(features: np.ndarray, labels: np.ndarray, config: LbfgsConfig, device: torch.device) -> Linear:
