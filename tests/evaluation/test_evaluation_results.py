@@ -137,5 +137,5 @@ def test_a_result_says_whose_its_intervals_are_and_what_told_the_shape(capsys):
 
 def test_a_label_column_that_is_not_there_names_those_that_are():
     listed = {"a.mp4": Entry(("a.mp4",), "x", {"split": "test", "label": "x"})}
-    with pytest.raises(ConfigError, match=r"--label-column kind: no video has a label there.*others: label, split\."):
+    with pytest.raises(ConfigError, match=r"--label-column kind: no video has a label there.*it has label, split\."):
         _chosen(LabelledConfig(label_column="kind"), listed)

@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -30,7 +31,7 @@ def test_figures_stand_in_groups(name, tag):
 
 
 def wandb(told):
-    module = ModuleType("wandb")
+    module: Any = ModuleType("wandb")
     run = SimpleNamespace(
         log=lambda figures, step=None: told.append((step, figures)), finish=lambda: told.append("closed")
     )
@@ -40,7 +41,7 @@ def wandb(told):
 
 
 def mlflow(told):
-    module = ModuleType("mlflow")
+    module: Any = ModuleType("mlflow")
     module.set_tracking_uri = lambda uri: told.append(uri)
     module.set_experiment = lambda name: None
     module.start_run = lambda run_name: SimpleNamespace(info=SimpleNamespace(run_id="7"))

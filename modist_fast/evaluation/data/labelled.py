@@ -234,13 +234,15 @@ def _chosen(config: LabelledConfig, listed: dict[str, Entry]) -> dict[str, Entry
         }
     unlabelled = sorted(name for name, entry in listed.items() if entry.label is None)
     if len(unlabelled) == len(listed):
-        found = sorted({column for entry in listed.values() for column in entry.columns})
-        have = f" The list has these others: {', '.join(found)}." if found else ""
+        have = ", ".join(sorted({column for entry in listed.values() for column in entry.columns})) or "none"
         if config.label_column is not None:
-            raise ConfigError(f"--label-column {config.label_column}: no video has a label there.{have}")
+            raise ConfigError(
+                f"--label-column {config.label_column}: no video has a label there. Name another column of the list: "
+                f"it has {have}."
+            )
         raise ConfigError(
             "no video has a label. Pass a list of paths and labels as --labels, and the column of the labels as "
-            f"--label-column where it is not called label or class.{have}"
+            f"--label-column where it is not called label or class. Other columns there are: {have}."
         )
     labelled = {name: entry for name, entry in listed.items() if entry.label is not None}
     mask = _matching(_columns(labelled), len(labelled), config.where, "--where")
