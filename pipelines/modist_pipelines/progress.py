@@ -37,7 +37,8 @@ class Progressing:
         self._note = self._more = ""
         self._is_begun = False
         console = Console(stderr=True, soft_wrap=True)  # no line above the bar breaks a path
-        self._live, self._shown = shown and console.is_terminal, shown
+        self._shown = shown and log.isEnabledFor(logging.INFO)  # who calls us from Python may want none of it
+        self._live = self._shown and console.is_terminal
         self._is_narrow = console.width < _NARROW
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -173,6 +173,22 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_error_in_several_processes_is_said_once_and_nothing_after_it(tmp_path: Path) -> None:
+    """Two processes meet it; the code is theirs. torchrun's own would have a traceback, and end with 1."""
+    (tmp_path / "config.json").write_text("{}")
+    options = ["pretrain", "--preset", "tiny", "--device", "cpu", "--store", tmp_path / "none", "--out", tmp_path]
+    done = modist("--nproc-per-node", 2, *options)
+    said = done.stderr[done.stderr.index("error: ") :]
+    assert (done.returncode, said.count("error: ")) == (2, 1)
+    assert "already holds a run" in said
+    assert len(said.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert "OMP_NUM_THREADS" not in done.stderr
+    none = modist("--nproc-per-node", 2, "pretrian")
+    assert (none.returncode, "no command follows --nproc-per-node 2 pretrian" in none.stderr) == (2, True)
+
+
+@pytest.mark.slow
 def test_kernels_stand_alone() -> None:
     """A loop of one's own wants the fused loss, and none of the packages for videos."""
     missing = without("nvidia", "tyro", "av", "cv2", "pyarrow", "rich", "nvtx", "modist_fast", "modist_pipelines")

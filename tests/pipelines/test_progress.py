@@ -61,6 +61,10 @@ def test_what_is_brief_and_what_others_show_is_silent(heard):
         work.begin()
     with Progressing("features", 3, "videos", shown=False) as work:
         work.begin()
+    logging.getLogger("modist").setLevel(logging.WARNING)  # caplog sets it back
+    with Progressing("features", 3, "videos") as work:
+        work.begin()
+    assert not work._speaker.is_alive()
     assert heard.lines == []
 
 

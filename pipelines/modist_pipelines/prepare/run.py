@@ -293,6 +293,7 @@ def _finish(
 ) -> Summary:
     """Join the tables of the shards, and of the store that they extend; only now is it a store."""
     with partial.locked():
+        logger.info("joining the shards' tables to a store")
         known = Known.of(config.out, partial).restricted(inputs.videos)
         quarantine = pa.concat_tables([known.quarantine, quarantine_table(inputs.unusable)])
         if known.index.num_rows == 0:

@@ -18,6 +18,7 @@ from modist_pipelines.clips.graph import VideoEngine
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MOTION_INPUTS, FramePairs, MotionInput, find_motion_input
+from modist_pipelines.progress import Progressing
 from modist_pipelines.resources import default_threads
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.video.discovery import discover_videos, file_size
@@ -106,8 +107,14 @@ class RawVideos:
         unlisted: list[dict[str, str]] = []
         if names is None:
             names, unlisted = discover_videos(self.path)
-        with ThreadPoolExecutor(num_threads or default_threads()) as threads:
-            probes = list(threads.map(self._probe, names))
+        probes: list[_Probe | VideoError] = []
+        with (
+            ThreadPoolExecutor(num_threads or default_threads()) as threads,
+            Progressing("opening", len(names), "videos", brief=True) as progress,
+        ):
+            for probe in threads.map(self._probe, names):
+                probes.append(probe)
+                progress.at(len(probes))
         usable = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, _Probe)]
         refused = [(name, probe) for name, probe in zip(names, probes, strict=True) if isinstance(probe, VideoError)]
         refused += [(row["video"], VideoError(row["reason"], row["detail"])) for row in unlisted]

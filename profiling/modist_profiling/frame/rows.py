@@ -1,6 +1,7 @@
 """What a benchmark measures, and how: rows, their turns, and processes that wait for theirs."""
 
 import json
+import logging
 import math
 import os
 import statistics
@@ -15,6 +16,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from modist_fast.errors import ConfigError
+
+log = logging.getLogger("modist")
+_SAID = 5.0  # seconds
 
 
 @dataclass
@@ -82,11 +86,18 @@ def digits(value: float) -> str:
 
 
 def turns(rounds: int, seconds: float = math.inf) -> Iterator[int]:
-    """Numbers of the turns, `rounds` at most; none begins after `seconds`, but for the first three."""
-    begun = time.perf_counter()
+    """Numbers of the turns, `rounds` at most; none begins after `seconds`, but for the first three.
+
+    Between turns, and by no thread that would disturb them, the log hears how far they are.
+    """
+    begun = said = time.perf_counter()
     for turn in range(rounds):
-        if turn >= 3 and time.perf_counter() - begun > seconds:
+        now = time.perf_counter()
+        if turn >= 3 and now - begun > seconds:
             break
+        if now - said >= _SAID:
+            log.info("turn %d of %d  %.0f s so far", turn + 1, rounds, now - begun)
+            said = now
         yield turn
 
 
@@ -97,6 +108,7 @@ class Worker:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
         command = [*(torchrun if num_processes > 1 else []), "-m", module, json.dumps(spec)]
         self.name = name
+        log.info("%s starts", name)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, *command], env=os.environ | variables, **pipes)
         self.ready = self.answer()
