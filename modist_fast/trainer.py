@@ -111,8 +111,9 @@ class Trainer(TrainingLoop[TrainConfig]):
         profiler = self._profiler()
         display = Display(self.last_step, self.steps_done, self.world.is_main, self._watcher)
         with self._run_log() as run_log, self._ledger() as ledger, display:
-            if run_log is not None:
-                run_log.picture("clips", self.out / "clips.png")
+            sheet = self.out / "clips.png"
+            if run_log is not None and sheet.is_file():  # steps that are taken again have none
+                run_log.picture("clips", sheet)
             alarm = CollapseAlarm(self.config.batch_size, self.config.on_collapse)
             recorder = Recorder(
                 self.config.batch_size,
