@@ -72,7 +72,7 @@ class _Wandb:
 
 
 class _Mlflow:
-    """MLflow: at MLFLOW_TRACKING_URI, or in RUN/mlflow.db."""
+    """MLflow: at MLFLOW_TRACKING_URI, or in RUN/mlflow.db. A resumed run is another run there."""
 
     def __init__(self, out: Path, options: Mapping[str, Any]) -> None:
         self._mlflow = _library("mlflow")

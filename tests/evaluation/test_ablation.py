@@ -226,7 +226,7 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         ({"seeds": (1, 1)}, "each once"),
         ({"demo_videos": 100}, "multiple of 40"),
         ({}, "--sets real needs --data"),
-        ({"arms": ("edges",), "sets": ("demo",)}, "the table has random, rgb-only"),
+        ({"arms": ("edges",), "sets": ("demo",)}, "those of the table: random, rgb-only"),
         ({"arms": ("rgb-only-time", "rgb-only"), "sets": ("demo",)}, "measured by edges-other"),
         ({"arms": ("random",), "sets": ("demo",)}, "one that is trained"),
         ({"data": tmp_path}, "manifest.csv"),
