@@ -72,7 +72,7 @@ def demo(store: Path | None, out: Path) -> TrainConfig:
         follow_videos=True,
         batch_size=32,
         group_size=16,
-        epochs=90,
+        epochs=110,
         model=ModelConfig(arch="r18", visual_width=16, motion_width=8, head="bn", head_width=256),
         # Few videos and few steps: a bank of a few epochs' keys, and momentum nets that keep up within the run.
         objective=ObjectiveConfig(bank_size=512, key_momentum=0.99),
