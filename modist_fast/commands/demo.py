@@ -147,7 +147,9 @@ def _summarize(config: DemoConfig, run: Path, learned: str, seconds: float) -> N
 
     rows = read_metrics(run / "metrics.jsonl")
     bank = json.loads((run / "config.json").read_text(encoding="utf-8"))["objective"]["bank_size"]
-    full = [row for row in rows if row.get("bank_filled", 1.0) >= 1] or rows  # against fewer negatives any loss is low
+    full = [row for row in rows if row.get("bank_filled", 1.0) >= 1]  # against fewer negatives any loss is low
+    since = "since the banks were full" if full else "with banks that were never full, so it says little"
+    full = full or rows
     tenth = max(1, len(full) // 10)
 
     def change(name: str, scale: float = 1.0, form: str = ".2f") -> str:
@@ -165,7 +167,7 @@ def _summarize(config: DemoConfig, run: Path, learned: str, seconds: float) -> N
     console.rule("[bold]done", align="left")
     console.print(
         f"{len(rows)} steps, {seconds / 60:.1f} minutes in all.\n"
-        f"loss {change('loss')} since the banks were full (four terms; visual term {change('loss_visual')}), "
+        f"loss {change('loss')} {since} (four terms; visual term {change('loss_visual')}), "
         f"top-1 among {bank} negatives {change('top1_visual', 100, '.0f')} %\n"
         f"{learned}\n\n"
         f"report page    {config.out / 'report.html'}   open it in a browser\n"

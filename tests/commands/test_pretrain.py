@@ -236,7 +236,7 @@ def test_every_process_ends_where_the_weights_diverged(demo_store: Path, tmp_pat
         (["--objective.bank-size", 8], ["--objective.bank-size 8", "--batch-size 16"]),
         (["--batch-size", 18], ["--batch-size 18", "multiple of 4"]),
         (["--loader.hw-decoder-load", 65], ["--loader.hw-decoder-load 65", "at least 0 and at most 1"]),
-        (["--clips.motion-threshold", 2], ["--clips.motion-threshold 2", "share", "divided by 10"]),
+        (["--clips.motion-threshold", 2], ["--clips.motion-threshold 2", "share", "units of [0, 10] by 10"]),
         (["--group-size", 16], ["--group-size 16", "--objective.no-shuffle-bn"]),
         (["--batch-size", 64], ["32", "--batch-size 64"]),
         (["--device", "cuda"], ["--device cuda", "doctor"]),

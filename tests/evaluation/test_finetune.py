@@ -456,7 +456,7 @@ def test_precise_statistics_of_no_clip_are_an_error(
         ({"group_size": 1}, "--group-size 1"),
         ({"fraction": 0.0}, "--fraction 0"),
         ({"shares": (0.1, 1.5)}, "--shares 1.5"),
-        ({"shares": (0.1,), "fraction": 0.5}, "--fraction does not go"),
+        ({"shares": (0.1,), "fraction": 0.5}, "leave out --fraction"),
         ({"frozen": "all"}, "--precise-bn-clips 0"),
         ({"optim": SupervisedOptimConfig(warmup_epochs=34.0)}, "--optim.warmup-epochs 34"),
         ({"optim": SupervisedOptimConfig(warmup_epochs=0, policy="steps")}, "--optim.step-epochs"),
