@@ -28,7 +28,7 @@ lint: install
 	$(BIN)/interrogate --quiet modist_fast kernels pipelines profiling launch
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 # The oldest torch and Triton that setup.py allows: kernels interpreted and compiled ahead of time, the method, a run.
 OLDEST := .venv-oldest/bin/python

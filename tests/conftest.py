@@ -1,8 +1,10 @@
 """Fixtures of all rooms: the optional real data, and the skip of tests that need a GPU."""
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side share the cores; torch reads this as it is imported
@@ -33,6 +35,14 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = run_script("prepare.py", folder / "videos", "--out", folder / "store", "--short-side", 72)
     assert prepared.returncode == 0, prepared.stderr
     return folder / "store"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random numbers that a test draws without a seed are the same ones, whatever ran before it on its worker."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

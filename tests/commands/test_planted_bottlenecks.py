@@ -59,6 +59,7 @@ def test_tiny_batch(demo_store: Path, tmp_path: Path) -> None:
     assert "raise --batch-size" in budget["verdict"]
 
 
+@pytest.mark.long
 def test_heavy_checkpoint(demo_store: Path, tmp_path: Path) -> None:
     budget = budget_of(tmp_path / "run", demo_store, "checkpoint", "--checkpoint.every", 1)
     assert budget["bottleneck"] == "checkpoint"

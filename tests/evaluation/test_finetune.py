@@ -322,6 +322,7 @@ def test_a_killed_and_resumed_run_repeats_every_bit(striped: Path, one_process: 
     assert videos[0] == videos[1]
 
 
+@pytest.mark.long
 def test_sigterm_in_a_later_fold_keeps_all_that_was_trained(striped: Path, tmp_path: Path) -> None:
     labels, rows = tmp_path / "list.csv", (striped / "list.csv").read_text().splitlines()
     labels.write_text("path,label,group\n" + "".join(f"{row}\n" for row in rows[1:]))  # "train" and "test" are groups

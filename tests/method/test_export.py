@@ -115,7 +115,7 @@ def test_card_that_describes_no_network(exported, changes):
 @pytest.mark.parametrize("changes", [{"arch": "r50"}, {"width": 16}])
 def test_card_of_another_network(exported, changes):
     edit_card(exported, **changes)
-    with pytest.raises(ConfigError, match=r"does not fit its card .* from one export"):
+    with pytest.raises(ConfigError, match=r"does not fit its card .* of one export"):
         modist_fast.load_backbone(exported)
 
 

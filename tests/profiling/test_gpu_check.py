@@ -262,6 +262,7 @@ def test_the_deadline_cuts_limits_and_skips_stages(tmp_path: Path) -> None:
     assert found["short"]["message"] == "less than 20 s are left until --deadline"
 
 
+@pytest.mark.long
 def test_pytest_that_is_ended_has_written_its_report(tmp_path: Path) -> None:
     """Even where whoever began the check ignores interrupts, as `&` of a script does."""
     tests, folders = tmp_path / "test_planted.py", Folders(tmp_path / "check", tmp_path / "work")

@@ -99,6 +99,7 @@ def test_bytes_of_a_store(tmp_path):
     assert store_bytes(tmp_path) == pytest.approx(mean["rgb"] / 3 + 2 * mean["edges"] / 3)
 
 
+@pytest.mark.long
 def test_the_page_shows_what_the_command_prints():
     text, _ = tables("modist-r50", Assumptions(), SIZES)
     page = DOCS.read_text(encoding="utf-8")
