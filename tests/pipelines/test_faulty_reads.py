@@ -221,6 +221,19 @@ def test_read_that_never_comes_back_is_an_error_and_ends_nothing_else(tmp_path):
     threads.close()
 
 
+@pytest.mark.parametrize("where", ["begins", "works"])
+def test_a_thread_that_cannot_work_says_why_at_once(where):
+    def fail() -> None:
+        raise RuntimeError("no such device")
+
+    begins = {"enter": fail} if where == "begins" else {}
+    threads = ReadThreads(2, 600.0, "the store", **begins)
+    job = threads.submit("v.mp4", fail if where == "works" else lambda: None)
+    with pytest.raises(RuntimeError, match="no such device"):
+        threads.result(job, threading.Event())
+    threads.close()
+
+
 def test_closing_does_not_wait_for_a_hung_read(tmp_path, monkeypatch):
     store = make_store(tmp_path, [12] * NUM_VIDEOS)
     reading, release, came_back = threading.Event(), threading.Event(), threading.Event()

@@ -98,13 +98,20 @@ class ReadThreads:
             thread.join(timeout=1.0)
 
     def _again(self, job: Job, attempt: Future) -> None:
-        self._enter()
-        _attempt(job, attempt)
+        _attempt(job, attempt, self._entered())
 
     def _work(self) -> None:
-        self._enter()
+        problem = self._entered()
         while (item := self._waiting.get()) is not None:
-            _attempt(*item)
+            _attempt(*item, problem)
+
+    def _entered(self) -> BaseException | None:
+        """What `enter` raised: whoever waits for a job of this thread hears of it, instead of waiting for nobody."""
+        try:
+            self._enter()
+        except BaseException as error:
+            return error
+        return None
 
 
 def _finished(job: Job[Result], timeout: float) -> Future[Result] | None:
@@ -114,10 +121,12 @@ def _finished(job: Job[Result], timeout: float) -> Future[Result] | None:
     return done.pop() if done else None
 
 
-def _attempt(job: Job, attempt: Future) -> None:
+def _attempt(job: Job, attempt: Future, problem: BaseException | None) -> None:
     if not attempt.set_running_or_notify_cancel():
         return
     try:
+        if problem is not None:
+            raise problem
         attempt.set_result(job.work())
     except BaseException as error:  # whoever waits for the job raises it
         attempt.set_exception(error)
