@@ -190,7 +190,7 @@ def torchcodec_problem() -> str | None:
 
         VideoDecoder(b"no video")
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].partition(" Likely causes")[0]  # a list of them follows
         if isinstance(error, ImportError | OSError) or "Could not load" in reason:
             return reason
     return None
