@@ -73,12 +73,14 @@ def find(words: list[str]) -> tuple[str, list[str]]:
     )
 
 
-def _in_processes(words: list[str]) -> int:
-    """Run the command after torchrun's options; the exit code."""
+def _in_processes(words: list[str]) -> int | None:
+    """Run the command after torchrun's options; the exit code. None where no such options stand before a command."""
     firsts = {name.partition(" ")[0] for name in COMMANDS}
-    place = next((place for place, word in enumerate(words) if word in firsts), None)
-    if place is None:
-        print(f"{overview()}\n\nerror: no command follows {' '.join(words)}.", file=sys.stderr)
+    place = next((place for place, word in enumerate(words) if word in firsts), len(words))
+    if not any(word.startswith(("--nproc-per-node", "--nproc_per_node")) for word in words[:place]):
+        return None
+    if place == len(words):
+        print(f"{overview()}\n\nerror: no command follows {' '.join(words)}. Name one of these.", file=sys.stderr)
         return 2
     from modist_fast.host.processes import launch
 
@@ -93,8 +95,8 @@ def main() -> None:
     if words[:1] == ["--version"]:
         print(__version__)
         return
-    if words[:1] and words[0].startswith("--nproc"):
-        sys.exit(_in_processes(words))
+    if (code := _in_processes(words)) is not None:
+        sys.exit(code)
     bare = [word for word in words if word not in ("-h", "--help")]
     if not bare or (bare == ["bench"]):
         run_cli(lambda: print(overview("bench" if bare else "")))

@@ -126,7 +126,7 @@ def main() -> None:
             log.setLevel(logging.WARNING)
         check(config, world.size)
         log.info("%s", own_options(config))
-        if config.optim.warmup_epochs > config.epochs:
+        if world.is_main and config.optim.warmup_epochs > config.epochs:
             log.warning(
                 "WARNING: --epochs %g end before the --optim.warmup-epochs %g do: the learning rate never comes to its "
                 "peak. A tenth of the epochs is usual: --optim.warmup-epochs %g",

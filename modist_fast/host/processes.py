@@ -43,6 +43,9 @@ def allowed_cores(device: "torch.device") -> str:
     return f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores{near}"
 
 
+_OF_SEVERAL_MACHINES = ("--nnodes", "--rdzv", "--master", "--node", "--standalone")  # or says that there is one
+
+
 def launch(options: Sequence[str], command: Sequence[str]) -> int:
     """Run a command of this project in several processes, as `torchrun OPTIONS -m modist_fast COMMAND` would.
 
@@ -59,6 +62,8 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
     # torchrun sets it too, and says so in four lines: each process has its share of the cores for threads of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    if not any(option.startswith(_OF_SEVERAL_MACHINES) for option in options):
+        options = ["--standalone", *options]  # a port that is free; older versions of torchrun take one and the same
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -93,28 +93,20 @@ class _Mlflow:
         self._mlflow.end_run()
 
 
-class _Nobody:
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        pass
-
-    def picture(self, name: str, path: Path) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def open_tracker(name: str, out: Path, options: Mapping[str, Any]) -> Tracker:
+def open_tracker(name: str, out: Path, options: Mapping[str, Any]) -> Tracker | None:
     """
     Args:
         name: of --track.
         options: of the run, nested and JSON-ready.
 
+    Returns:
+        None for "none".
+
     Raises:
         ConfigError: its library is not installed.
     """
     if name == "none":
-        return _Nobody()
+        return None
     return _Wandb(out, options) if name == "wandb" else _Mlflow(out, options)
 
 

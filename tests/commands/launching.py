@@ -29,12 +29,16 @@ def run_command(name: str, *arguments: object) -> subprocess.CompletedProcess[st
     return run_words([sys.executable, "-m", "modist_fast", name, *map(str, arguments)])
 
 
-def run_words(words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command line to its end, with one thread a process; what it printed is kept as text."""
+def run_words(words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line to its end, with one thread a process; what it printed is kept as text.
+
+    Args:
+        variables: of its environment, beside those of this process.
+    """
     return subprocess.run(
         words,
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         capture_output=True,
         text=True,
         timeout=HANG,

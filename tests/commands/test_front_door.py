@@ -14,6 +14,7 @@ import pytest
 from modist_fast import __version__
 from modist_fast.__main__ import COMMANDS, find
 from modist_fast.commands.cli import Parser, parse_options
+from tests.commands.launching import run_words
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(str(REPOSITORY / name) for name in (".", "kernels", "pipelines", "profiling"))
@@ -162,13 +163,7 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
         "    assert 'Traceback' not in said.getvalue(), said.getvalue()\n"
         "    assert 'torch' not in sys.modules, words\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": PATHS},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_words([sys.executable, "-c", code], PYTHONPATH=PATHS)
     assert done.returncode == 0, done.stderr
 
 
@@ -201,13 +196,7 @@ def test_kernels_stand_alone() -> None:
         "found = queue_infonce(q, k, bank, owners, ids, temperature=0.2).losses[0]\n"
         "torch.testing.assert_close(found, wanted)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": PATHS},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_words([sys.executable, "-c", code], PYTHONPATH=PATHS)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,8 +1,6 @@
 """The site of the pages: built strictly, so without a link that leads nowhere, and loading nothing from elsewhere."""
 
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 
 import modist_fast
 import modist_kernels
-from tests.commands.launching import REPOSITORY
+from tests.commands.launching import REPOSITORY, run_words
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +19,7 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "site"
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(
-        words,
-        cwd=REPOSITORY,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_words(words, NO_MKDOCS_2_WARNING="1")
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -170,7 +169,7 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
         labelled.usable(),
         progress,
     )
-    features, damaged = extract(extraction, config.features, *features_folders(config, world))
+    features, damaged = frozen_features(extraction, config, world)
     frozen = Frozen(config, world, backbone, spec, labelled, folds, {**labelled.odd, **damaged}, leaks, features)
     if not np.isfinite(features[frozen.usable(np.arange(len(labelled)))]).all():
         raise ConfigError(
@@ -180,12 +179,13 @@ def open_frozen(config: FrozenConfig, world: World, progress: Progress | None = 
     return frozen
 
 
-def features_folders(config: FrozenConfig, world: World) -> tuple[Path, World, list[Path]]:
-    """What `extract` is to be told: evaluations in folders beside one another share what they compute."""
+def frozen_features(extraction: Extraction, config: FrozenConfig, world: World) -> tuple[np.ndarray, dict[int, str]]:
+    """As `extract`; evaluations in folders beside one another share what they compute."""
     if config.features.folder is not None:
-        return config.features.folder, world, []
+        return extract(extraction, config.features, config.features.folder, world)
     own, beside = config.out / "features", config.out.absolute().parent
-    return own, world, [path for path in sorted(beside.glob("*/features")) if path != own.absolute()]
+    others = [path for path in sorted(beside.glob("*/features")) if path != own.absolute()]
+    return extract(extraction, config.features, own, world, others)
 
 
 def _calibrate(

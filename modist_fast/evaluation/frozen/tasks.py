@@ -17,10 +17,10 @@ from modist_fast.evaluation.frozen.config import (
     LowShotConfig,
     RetrievalConfig,
 )
-from modist_fast.evaluation.frozen.features import Extraction, extract
+from modist_fast.evaluation.frozen.features import Extraction
 from modist_fast.evaluation.frozen.linear import Linear, fit_lbfgs, fit_sgd
 from modist_fast.evaluation.frozen.neighbours import first_hits, knn_probabilities
-from modist_fast.evaluation.frozen.session import Frozen, Progress, features_folders, open_frozen, training_clip
+from modist_fast.evaluation.frozen.session import Frozen, Progress, frozen_features, open_frozen, training_clip
 from modist_fast.evaluation.frozen.shape_probe import CUES, shape_probabilities
 from modist_fast.evaluation.results import accuracies, classification, ranks_of_truth
 from modist_fast.host.distributed import World
@@ -109,7 +109,7 @@ def _with_training_features(frozen: Frozen, config: LinearConfig) -> tuple[Froze
 
     name = f"{config.augmented_views} augmented, seed {config.seed}"
     extraction = Extraction(frozen.backbone, labelled, spec, plan, name, videos)
-    features, damaged = extract(extraction, config.features, *features_folders(config, frozen.world))
+    features, damaged = frozen_features(extraction, config, frozen.world)
     return replace(frozen, odd={**frozen.odd, **damaged}), features  # where no view was damaged, a clip may be
 
 
