@@ -284,7 +284,12 @@ def _by_length(source: ClipSource, motion_input: str) -> Iterator[tuple[np.ndarr
     for length in np.unique(lengths):
         videos = np.flatnonzero(lengths == length)
         for block in np.array_split(videos, math.ceil(len(videos) * length / _BLOCK)):
-            yield block, column.values[first[block, None] + np.arange(length)]
+            begin, end = int(first[block[0]]), int(first[block[-1]]) + int(length)
+            if end - begin == len(block) * length:  # neighbours: nothing is to be collected
+                yield block, column.values[begin:end].reshape(len(block), length)
+            else:
+                yield block, column.values[first[block, None] + np.arange(length)]
+            column.forget()
 
 
 _BLOCK = 1 << 20  # scores looked at together

@@ -1,5 +1,6 @@
 """What the loader asks of a place that clips come from: a store, or a folder of videos."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,21 @@ class ListColumn:
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
         self.starts = np.asarray(array.offsets)
         self.values = np.asarray(array.values)
+
+    @classmethod
+    def of(cls, values: np.ndarray, starts: np.ndarray) -> "ListColumn":
+        """A column of arrays that are there."""
+        column = cls.__new__(cls)
+        column.values, column.starts = values, starts
+        return column
+
+    def forget(self) -> None:
+        """Give back the memory of values that are mapped; they come again from their file when they are looked at."""
+        base: object = self.values
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.starts[row] : self.starts[row + 1]]

@@ -2,6 +2,7 @@
 
     STORE/store.json         what the store holds and how it was made (`StoreMeta`)
     STORE/index.parquet      one row a video: size, frame offsets, checksums, motion scores
+    STORE/columns/*.npy      the same of a large store, to be mapped (`columns`)
     STORE/shards/NNNNN.bin   JPEGs one after the other: a video's RGB frames, then its motion maps
     STORE/quarantine.parquet the videos that could not be used, and why
     STORE/sources.parquet    the files that the videos were made from: size, time, checksum
@@ -27,6 +28,7 @@ from isal.isal_zlib import crc32  # ten times as fast as zlib's, which costs mor
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MapScale, find_motion_input
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
+from modist_pipelines.store.columns import NUMBERS, Columns
 from modist_pipelines.store.index import read_index, read_table
 
 FORMAT = "modist-store"
@@ -175,7 +177,6 @@ class Store:
         meta: what store.json says.
         num_videos: rows of the index. A video is named by its row everywhere else.
         videos, labels: sequences of `str` and `str | None`, one a video.
-        num_frames, width, height: (num_videos,) int32.
     """
 
     pixels: Literal["jpeg"] = "jpeg"
@@ -183,21 +184,57 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.meta = _read_meta(self.path)
+        self._mapped = Columns.of(self.path, self.path / INDEX_NAME)
+        self._open_index() if self._mapped is None else self._map_index(self._mapped)
+        folder = self.path  # `self` in there would be a cycle: files of a dropped store would stay open for a while
+        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(folder, shard)))
+        self._check_shard_sizes()
+
+    def _open_index(self) -> None:
         table = read_index(self.path / INDEX_NAME, self.meta.motion_inputs)
         self.num_videos = table.num_rows
         self.videos: Sequence[str] = StringColumn(table["video"])
         self.labels: Sequence[str | None] = StringColumn(table["label"])
-        self.num_frames, self.width, self.height, self._shard, self._num_source_frames = (
-            table[name].to_numpy() for name in ("num_frames", "width", "height", "shard", "num_source_frames")
-        )
-        self._source_fps = table["source_fps"].to_numpy()
+        self._numbers = {name: table[name].to_numpy() for name in NUMBERS}
         kinds = ("rgb", *self.meta.motion_inputs)
         self._offsets = {kind: ListColumn(table[f"{kind}_offsets"]) for kind in kinds}
         self._crc32 = {kind: ListColumn(table[f"{kind}_crc32"]) for kind in kinds}
         self._scores = {name: ListColumn(table[f"{name}_scores"]) for name in self.meta.motion_inputs}
-        folder = self.path  # `self` in there would be a cycle: files of a dropped store would stay open for a while
-        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(folder, shard)))
-        self._check_shard_sizes()
+
+    def _map_index(self, mapped: Columns) -> None:
+        self.num_videos, self.videos, self.labels = mapped.num_videos, mapped.videos, mapped.labels
+        self._numbers = {name: mapped.array(name) for name in NUMBERS}
+        self._offsets, self._crc32 = {}, {}
+        for kind in ("rgb", *self.meta.motion_inputs):
+            channels = self.channels(kind)
+            self._offsets[kind] = mapped.lists(f"{kind}_offsets", channels, more=1)
+            self._crc32[kind] = mapped.lists(f"{kind}_crc32", channels)
+        self._scores = {name: mapped.lists(f"{name}_scores") for name in self.meta.motion_inputs}
+
+    def column(self, name: str) -> np.ndarray:
+        """(num_videos,) one of `columns.NUMBERS`."""
+        return self._numbers[name]
+
+    def list_columns(self) -> dict[str, ListColumn]:
+        """The columns of the index that have several values a video."""
+        found = {f"{kind}_offsets": column for kind, column in self._offsets.items()}
+        found |= {f"{kind}_crc32": column for kind, column in self._crc32.items()}
+        return found | {f"{name}_scores": column for name, column in self._scores.items()}
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """(num_videos,) int32 grid frames."""
+        return self._numbers["num_frames"]
+
+    @property
+    def width(self) -> np.ndarray:
+        """(num_videos,) int32 pixels."""
+        return self._numbers["width"]
+
+    @property
+    def height(self) -> np.ndarray:
+        """(num_videos,) int32 pixels."""
+        return self._numbers["height"]
 
     @property
     def fps(self) -> float:
@@ -227,7 +264,7 @@ class Store:
 
     def shard(self, video: int) -> int:
         """Number of the shard that a video is in."""
-        return int(self._shard[video])
+        return int(self._numbers["shard"][video])
 
     def place(self, video: int) -> tuple[int, int]:
         """First byte of a video in its shard, and the one behind its last."""
@@ -241,8 +278,8 @@ class Store:
             height=int(self.height[video]),
             video=self.videos[video],
             label=self.labels[video],
-            source_fps=float(self._source_fps[video]),
-            num_source_frames=int(self._num_source_frames[video]),
+            source_fps=float(self._numbers["source_fps"][video]),
+            num_source_frames=int(self._numbers["num_source_frames"][video]),
             motion_scores={name: column[video] for name, column in self._scores.items()},
         )
 
@@ -280,7 +317,7 @@ class Store:
             DamagedError: a frame fails its checksum or cannot be read, after several tries.
             DataError: the store does not hold such a kind.
         """
-        shard = int(self._shard[video])
+        shard = self.shard(video)
         jpegs: dict[str, list[np.ndarray]] = {}
         num_bytes = 0
         for kind, frames in wanted.items():
@@ -335,6 +372,8 @@ class Store:
 
     def frame_bytes(self) -> dict[str, float]:
         """Mean bytes of a frame of each kind."""
+        if self._mapped is not None:
+            return dict(self._mapped.about["frame_bytes"])
         num_frames = int(self.num_frames.sum())
         totals = {
             kind: int((column.values[column.starts[1:] - 1] - column.values[column.starts[:-1]]).sum())
@@ -356,6 +395,8 @@ class Store:
         """SHA-256 of the index, which holds every frame's checksum; compaction leaves it as it was."""
         if self.meta.fingerprint is not None:
             return self.meta.fingerprint
+        if self._mapped is not None:
+            return self._mapped.about["fingerprint"]
         with (self.path / INDEX_NAME).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -364,6 +405,8 @@ class Store:
 
         Not of where in the shards they lie: a store prepared again from the same videos may have others.
         """
+        if self._mapped is not None:
+            return self._mapped.about["content"]
         digest = hashlib.sha256(f"{self.fps} {self.grid} {self.kinds}\n".encode())
         digest.update("\n".join(self.videos).encode(errors="surrogateescape"))
         columns = [*self._crc32.values(), *self._scores.values()]
@@ -395,13 +438,19 @@ class Store:
                 f"--motion-inputs {kind}, or train with --clips.motion-input of one that it holds."
             )
 
-    def _check_shard_sizes(self) -> None:
+    def shard_sizes(self) -> dict[int, int]:
+        """Number of each shard to the bytes of it that videos take, from its beginning to the last of them."""
+        if self._mapped is not None:
+            return {int(shard): size for shard, size in self._mapped.about["shard_sizes"].items()}
         ends = [column.values[column.starts[1:] - 1] for column in self._offsets.values()]
-        shards, which = np.unique(self._shard, return_inverse=True)
+        shards, which = np.unique(self._numbers["shard"], return_inverse=True)
         sizes = np.zeros(len(shards), np.int64)
         np.maximum.at(sizes, which, np.max(ends, axis=0))
-        for shard, size in zip(shards, sizes, strict=True):
-            path = shard_path(self.path, int(shard))
+        return dict(zip(shards.tolist(), sizes.tolist(), strict=True))
+
+    def _check_shard_sizes(self) -> None:
+        for shard, size in self.shard_sizes().items():
+            path = shard_path(self.path, shard)
             found = path.stat().st_size if path.is_file() else None
             # More than that are of a video that was removed or made again.
             if found is None or found < size:

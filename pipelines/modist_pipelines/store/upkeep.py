@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from modist_pipelines.disk.durable import publish, write_file
 from modist_pipelines.errors import DataError
+from modist_pipelines.store.columns_writer import map_if_large
 from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, PARTIAL_NAME, Store, shard_path
 from modist_pipelines.store.writer import write_parquet
@@ -75,6 +76,7 @@ def compact(store: Store) -> int:
         write_file(store.path / META_NAME, store.meta.to_json().encode())
         write_parquet(store.path / INDEX_NAME, _with_new_places(index, store, moved))
     store.close()
+    map_if_large(store.path, store.num_videos)
     for path in (*(shard_path(store.path, shard) for shard in holes.shards), *holes.unused):
         path.unlink()
     return before - _num_bytes(store)

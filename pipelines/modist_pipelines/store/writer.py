@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modist_pipelines.disk.durable import publish, removed_on_error, write_file
+from modist_pipelines.store.columns_writer import map_if_large
 from modist_pipelines.store.index import index_schema
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME, StoreMeta, shard_path
 
@@ -218,6 +219,7 @@ def write_tables(
     write_parquet(store / INDEX_NAME, index if in_order else index.sort_by("video"))
     write_parquet(store / QUARANTINE_NAME, quarantine.sort_by("video"))
     write_file(store / META_NAME, meta.to_json().encode())
+    map_if_large(store, index.num_rows)
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
