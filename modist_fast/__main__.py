@@ -37,6 +37,7 @@ COMMANDS = {
     "bench step": (f"{_ROOF}.step.bench", "a training step against the plain one, and backbones"),
     "bench pipeline": (f"{_ROOF}.data.bench", "the data plane against its peers"),
     "bench host": (f"{_ROOF}.data.host", "host work a frame besides decoding"),
+    "bench index": (f"{_ROOF}.data.index", "what a process pays to begin with ten million videos"),
     "bench scaling": (f"{_ROOF}.scaling.bench", "one process against two"),
     "bench gpu-check": (f"{_ROOF}.gpu_check.run", "everything that only a GPU can show"),
 }
