@@ -201,6 +201,9 @@ class TrainConfig:
     tf32: bool = True
     """On a GPU, products of float32 numbers may round them to TF32's 10 bits; --no-tf32 has them in full. In bf16 and
     fp16 little is left that this concerns."""
+    comm_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format in which gradients go from process to process. bfloat16: half the bytes, sums still in float32;
+    another number of processes then gives other sums, beyond their last bits (docs/scale.md)."""
     deterministic: bool = False
     """The same bits every time on a GPU too, at a price in speed: no search for the fastest convolutions, and slower
     ones among them. A CPU gives them in any case."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from modist_fast.batch_norm import StepStatistics, running_statistics
+from modist_fast.collectives.averaging import Bfloat16Average
 from modist_fast.config import TrainConfig
 from modist_fast.groups import GroupedStep, groups_in_a_pass
 from modist_fast.host.distributed import World, gather_keys, least_over_ranks, leave_out
@@ -80,7 +81,8 @@ class TrainingStep(GroupedStep):
         self._query_casts = CastWeights(self.model.online) if casts else None
         self._key_casts = CastWeights(self.model.momentum) if casts else None
         if self._parallel is not None:
-            self._parallel.register_comm_hook((self.spans, self.gradients), _average_gradients)
+            average = Bfloat16Average(world.device) if config.comm_dtype == "bfloat16" else None
+            self._parallel.register_comm_hook((self.spans, self.gradients, average), _average_gradients)
         # Collectives have not been seen in graphs yet; the scaler of fp16 keeps its own count on the host, and apex
         # takes the rate as a number, which a graph would repeat.
         recordable = world.size == 1 and self.dtype != torch.float16 and config.optim.implementation == "torch"
@@ -270,11 +272,15 @@ def _gather(local_keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return gather_keys(local_keys, deal), leave_out(video_ids.int(), damaged.bool())
 
 
-def _average_gradients(watchers: tuple[Spans, GradientCheck], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's communication hook: its usual average. Once the last bucket is off, backward only waits for it."""
-    spans, gradients = watchers
+def _average_gradients(
+    state: tuple[Spans, GradientCheck, Bfloat16Average | None], bucket: dist.GradBucket
+) -> torch.futures.Future[Tensor]:
+    """DDP's communication hook: its usual average, or `average`. Once the last bucket is off, backward only waits."""
+    spans, gradients, average = state
     gradients.see_own(bucket.buffer())
     spans.rest_is("all_reduce")
+    if average is not None:
+        return average(bucket.buffer())
     return allreduce_hook(None, bucket)  # pyright: ignore[reportArgumentType], None is the default group
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from modist_fast.pathways import MoDist
 from modist_fast.presets import PRESETS
+from modist_fast.watch.run_log import read_metrics
 from modist_profiling.scaling.sent_bytes import Sent, by_purpose, minimum_bytes, sent_of
 from modist_profiling.scaling.worker import config_of
 from tests.commands.launching import run_words
@@ -20,12 +22,12 @@ COUNTED = Path(__file__).with_name("counted.py")
 STEPS = 6
 
 
-def sent_by(folder: Path, store: Path, extra: int = 0) -> list[dict[str, Any]]:
+def sent_by(folder: Path, store: Path, extra: int = 0, more: Sequence[object] = ()) -> list[dict[str, Any]]:
     """Each rank's account of a run of the demo preset on small crops: two groups a process, one checkpoint."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     small = ["--preset", "demo", "--clips.crop-size", 32, "--batch-size", 16, "--group-size", 4]
     small += ["--objective.bank-size", 64, "--max-steps", STEPS, "--checkpoint.every", 1000]
-    counted = map(str, [COUNTED, folder / "count.json", extra, *small, "--store", store, "--out", folder])
+    counted = map(str, [COUNTED, folder / "count.json", extra, *small, *more, "--store", store, "--out", folder])
     done = run_words([*launcher, *counted])
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"count.{rank}.json").read_text()) for rank in range(2)]
@@ -48,10 +50,17 @@ def _with_gradients(model: MoDist) -> list[Any]:
     return [weight for weight in model.parameters() if weight.grad is not None]
 
 
-def test_a_run_sends_gradients_keys_and_ids(demo_store: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A run and its ranks' accounts."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    return folder, sent_by(folder, demo_store, more=("--precision", "fp32"))
+
+
+def test_a_run_sends_gradients_keys_and_ids(plain: tuple[Path, list[dict[str, Any]]]) -> None:
     minimum = oracle(16)
     assert minimum == minimum_bytes(config_of("demo", batch=16, group=4), 2)
-    for account in sent_by(tmp_path / "run", demo_store):
+    for account in plain[1]:
         assert account["steps"] == STEPS
         training = [kind for kind in account["messages"] if kind["phase"] != "checkpoint"]
         counted = by_purpose(training, STEPS)
@@ -63,6 +72,23 @@ def test_a_run_sends_gradients_keys_and_ids(demo_store: Path, tmp_path: Path) ->
         payload = sum(kind["bytes"] for kind in account["messages"])
         assert payload <= account["sockets"] <= 1.01 * payload
         assert account["sockets"] / STEPS < 1.02 * sum(minimum.values())
+
+
+def test_gradients_in_bfloat16_are_half_the_bytes_and_other_sums(
+    plain: tuple[Path, list[dict[str, Any]]], demo_store: Path, tmp_path: Path
+) -> None:
+    """On the sockets, by the kernel's count. The run is the same but for the rounding of its gradients."""
+    rounded = tmp_path / "run"
+    accounts = sent_by(rounded, demo_store, more=("--comm-dtype", "bfloat16", "--precision", "fp32"))
+    minimum = minimum_bytes(config_of("demo", batch=16, group=4), 2)
+    for whole, half in zip(plain[1], accounts, strict=True):
+        saved = (whole["sockets"] - half["sockets"]) / STEPS
+        assert saved == pytest.approx(minimum["gradients"] / 2, rel=0.02)
+        assert by_purpose(half["messages"], STEPS)["other"] < 0.01 * minimum["gradients"]
+    ours, theirs = ([row["loss"] for row in read_metrics(run / "metrics.jsonl")] for run in (rounded, plain[0]))
+    assert ours[0] == theirs[0]
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
 
 
 @pytest.mark.long

@@ -12,6 +12,8 @@ from modist_profiling.frame.report import table
 
 PURPOSES = {
     ("backward", "allreduce_", "float32"): "gradients",
+    ("backward", "alltoall_base_", "uint8"): "gradients",  # --comm-dtype bfloat16: parts to their owners,
+    ("backward", "_allgather_base_", "uint8"): "gradients",  # and their sums to all
     ("gather", "_allgather_base_", "float32"): "keys",
     ("gather", "allreduce_", "int32"): "video ids",
 }

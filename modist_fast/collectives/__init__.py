@@ -1,0 +1,1 @@
+"""Exchanges between processes beyond those that torch has ready."""
