@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from modist_fast.batch_norm import StepStatistics, running_statistics
 from modist_fast.collectives.averaging import Bfloat16Average
 from modist_fast.config import TrainConfig
 from modist_fast.groups import GroupedStep, groups_in_a_pass
-from modist_fast.host.distributed import World, gather_keys, least_over_ranks, leave_out
+from modist_fast.host.distributed import KeysOnTheWay, World, least_over_ranks
 from modist_fast.models import build_visual
 from modist_fast.models.layers import CastWeights
 from modist_fast.objective import TERMS, LossTerms, motion_distillation_loss
@@ -28,6 +29,7 @@ from modist_pipelines.clips.loader import ClipBatch
 
 log = logging.getLogger("modist")
 Result = TypeVar("Result")
+_Received = Callable[[], tuple[Tensor, Tensor]]  # `KeysOnTheWay.receive`
 
 
 def check_clips(config: TrainConfig) -> None:
@@ -160,8 +162,11 @@ class TrainingStep(GroupedStep):
             inputs = self._take(batch)
         self._run("momentum", self._update_momentum)
         local_keys = self._run("keys", lambda: self._embed_keys(inputs))
-        keys, video_ids = self._run("gather", lambda: _gather(local_keys, inputs.numbers))
-        figures = self._accumulate_gradients(inputs, keys, video_ids)
+        on_the_way = self._run("gather", lambda: _send(local_keys, inputs.numbers))
+        # Needed once the first queries are there, and not before.
+        received = cache(lambda: self._run("gather", on_the_way.receive, 1))
+        figures = self._accumulate_gradients(inputs, received)
+        keys, video_ids = received()
         rate = self._rate.fill_(learning_rate) if self._parts.static else learning_rate
         found = self._run("checks", self.gradients.figures)
         checked = self._run("optimizer", lambda: self._update_weights(rate, found))
@@ -224,19 +229,18 @@ class TrainingStep(GroupedStep):
         motions = motion.chunk(self._num_passes) if motion is not None else [None] * len(visuals)
         return list(zip(visuals, motions, strict=True))
 
-    def _accumulate_gradients(self, inputs: _Inputs, keys: Tensor, video_ids: Tensor) -> list[dict[str, Tensor]]:
+    def _accumulate_gradients(self, inputs: _Inputs, received: _Received) -> list[dict[str, Tensor]]:
         """Queries, loss and backward of each pass in turn; the banks stay as they are until the step is over."""
         passes = self._passes(inputs.visual_query, inputs.motion_query)
-        return [self._pass(index, *clips, keys, video_ids) for index, clips in enumerate(passes)]
+        return [self._pass(index, *clips, received) for index, clips in enumerate(passes)]
 
-    def _pass(
-        self, index: int, visual: Tensor, motion: Tensor | None, keys: Tensor, video_ids: Tensor
-    ) -> dict[str, Tensor]:
+    def _pass(self, index: int, visual: Tensor, motion: Tensor | None, received: _Received) -> dict[str, Tensor]:
         size = self.config.group_size * self._groups_of_a_pass
         first = (self.world.rank * self._num_passes + index) * size
         mine = slice(first, first + size)
         with self._without_message(index):
             queries = self._run("queries", lambda: self._embed_queries(visual, motion, index), index)
+            keys, video_ids = received()
             terms = self._run("loss", lambda: self._loss(queries, keys[:, mine], video_ids[mine]), index)
             self._run("backward", lambda: self.scaler.scale(terms.loss / self._num_passes).backward(), index)
         return self._run("log", lambda: _figures(terms) | retrieval(queries.detach(), keys, first), index)
@@ -266,10 +270,9 @@ class TrainingStep(GroupedStep):
         return means | {"videos_damaged": (video_ids < 0).sum().float()}
 
 
-def _gather(local_keys: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, B, C) keys in the order of the samples, and (B,) int32 videos, -1 for a sample that does not count."""
+def _send(local_keys: Tensor, numbers: Tensor) -> KeysOnTheWay:
     video_ids, deal, damaged = numbers
-    return gather_keys(local_keys, deal), leave_out(video_ids.int(), damaged.bool())
+    return KeysOnTheWay(local_keys, deal, video_ids.int(), damaged.bool())
 
 
 def _average_gradients(

@@ -42,7 +42,7 @@ class Bfloat16Average:
 
 
 def _done(gradients: Tensor, devices: list[torch.device]) -> Future[Tensor]:
-    future = cast("Future[Tensor]", Future(devices=devices) if devices else Future())
+    future = cast("Future[Tensor]", Future(devices=[*devices]))
     future.set_result(gradients)
     return future
 

@@ -172,47 +172,47 @@ def on_main(world: World, act: Callable[[], Result]) -> Result:
     return answer[0]
 
 
-def gather_keys(local_keys: Tensor, deal: Tensor) -> Tensor:
-    """Bring the keys that all ranks computed into the order of the samples.
+class KeysOnTheWay:
+    """The keys that all ranks computed, on their way to all of them; whoever needs them calls `receive`.
 
-    The key clips were dealt to the ranks by a permutation (ShuffleBN), so this one all_gather is all that
-    travels: 128 numbers a key, never a clip, and it serves as positives and as what the banks take in.
+    The key clips were dealt to the ranks by a permutation (ShuffleBN), so this one all_gather is all that travels: 128
+    numbers a key, never a clip, and it serves as positives and as what the banks take in. Nothing waits for it until
+    the queries are there.
 
     Args:
         local_keys: (M, B / world, C) keys of positions [rank * B / world, ...) of the dealt order.
         deal: (B,) int64; position j of the dealt order is sample deal[j].
-
-    Returns:
-        (M, B, C), row b the keys of sample b; the same on every rank.
-    """
-    num_modalities, num_local, dim = local_keys.shape
-    # Rank-major layout, so that the gathered buffer is the dealt order and no concatenation is needed.
-    mine = local_keys.transpose(0, 1).contiguous()
-    dealt = mine
-    if (world_size := dist.get_world_size()) > 1:
-        dealt = mine.new_empty(num_local * world_size, num_modalities, dim)
-        all_gather_single(dealt, mine)
-    keys = torch.empty_like(dealt)
-    keys[deal] = dealt
-    return keys.transpose(0, 1).contiguous()
-
-
-@torch.no_grad()
-def leave_out(video_ids: Tensor, damaged: Tensor) -> Tensor:
-    """Agree on the samples of a step that do not count, because a rank found their clips damaged.
-
-    Args:
         video_ids: (B,) int32 videos of the whole batch.
         damaged: (B,) bool, the samples of which this rank's query or key clips are damaged.
-
-    Returns:
-        (B,) int32, the same on every rank: -1 for a sample that any rank found damaged. The loss skips it, and in
-        the banks its slot counts as empty.
     """
-    agreed = video_ids.masked_fill(damaged, -1)
-    if dist.get_world_size() > 1:
-        dist.all_reduce(agreed, dist.ReduceOp.MIN)
-    return agreed
+
+    @torch.no_grad()
+    def __init__(self, local_keys: Tensor, deal: Tensor, video_ids: Tensor, damaged: Tensor) -> None:
+        num_modalities, num_local, dim = local_keys.shape
+        self._deal = deal
+        # Rank-major layout, so that the gathered buffer is the dealt order and no concatenation is needed.
+        self._dealt = local_keys.transpose(0, 1).contiguous()
+        self._agreed = video_ids.masked_fill(damaged, -1)
+        self._works: list[dist.Work | None] = []
+        if (world_size := dist.get_world_size()) > 1:
+            mine, self._dealt = self._dealt, self._dealt.new_empty(num_local * world_size, num_modalities, dim)
+            self._works.append(all_gather_single(self._dealt, mine, async_op=True))
+            self._works.append(dist.all_reduce(self._agreed, dist.ReduceOp.MIN, async_op=True))
+
+    @torch.no_grad()
+    def receive(self) -> tuple[Tensor, Tensor]:
+        """Wait for them; on a GPU the stream waits, not the host.
+
+        Returns:
+            (M, B, C), row b the keys of sample b; and (B,) int32 videos, -1 for a sample that any rank found damaged:
+            the loss skips it, and in the banks its slot counts as empty. The same on every rank.
+        """
+        for work in self._works:
+            if work is not None:
+                work.wait()
+        keys = torch.empty_like(self._dealt)
+        keys[self._deal] = self._dealt
+        return keys.transpose(0, 1).contiguous(), self._agreed
 
 
 def least_over_ranks(number: int, device: torch.device) -> int:

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
-def all_gather_single(gathered: Tensor, mine: Tensor) -> None:
-    """Every rank's `mine`, one after another along the first axis, into `gathered`."""
+def all_gather_single(gathered: Tensor, mine: Tensor, async_op: bool = False) -> dist.Work | None:
+    """The `mine` of all ranks, one after another along the first axis, into `gathered`: if async, once waited for."""
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name before torch 2.14
-    gather(gathered, mine)
+    return gather(gathered, mine, async_op=async_op)
 
 
 def buffers_stay() -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_the_made_up_store_is_one(tmp_path: Path) -> None:
 
 
 def test_the_arrays_are_looked_at_and_not_kept(tmp_path: Path) -> None:
-    """850 MB of arrays, 120 of them scores that are all looked at: a process that kept those would hold 0.16 GB more."""
+    """850 MB of arrays, 120 of them scores that are all looked at: one that kept those would hold 0.16 GB more."""
     found = measure(IndexBenchConfig(tmp_path, rows=100_000, frames=300))
     assert found["arrays GB"] > 0.8
     assert found["resident GB"] - found["of these, before the store"] < 0.115
