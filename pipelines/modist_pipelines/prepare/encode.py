@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 
 from modist_pipelines.clips.ahead import ahead
+from modist_pipelines.codec_motion.flow import Way, dense_flow
+from modist_pipelines.codec_motion.reader import MotionReader
 from modist_pipelines.motion_inputs import FLOW_SPAN, Flow, FramePairs
 from modist_pipelines.prepare.flow import FlowEstimator, to_gray
 from modist_pipelines.prepare.motion import MotionMaps
@@ -44,6 +46,8 @@ class Frame(NamedTuple):
     """(H, W, 3) uint8."""
     gray: np.ndarray
     """(H, W) uint8."""
+    number: int = 0
+    """Among those of the file, where its motion vectors are asked for."""
 
 
 class GridFrame(NamedTuple):
@@ -56,6 +60,8 @@ class GridFrame(NamedTuple):
     """1 nominal frame earlier; later for the first."""
     is_later: bool
     """Whether the reference is."""
+    way: Way | None = None
+    """To the reference by the codec's motion vectors, where they are asked for."""
 
 
 class _Encoded(NamedTuple):
@@ -94,13 +100,21 @@ class VideoEncoder:
         motion: MotionMaps,
         rules: PictureRules = RULES,
         frames_fps: float = 30.0,
+        codec_motion: bool = False,
     ) -> None:
+        """
+        Args:
+            flow: of pairs of frames; None where no motion map needs any, or it is had from the codec.
+            codec_motion: take the flow from the motion vectors in the streams.
+            ...: options of preparation.
+        """
         self._short_side, self._fps, self._grid = short_side, fps, grid
         self._jpeg_options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._flow = flow
         self._motion = motion
         self._rules = rules
         self._frames_fps = frames_fps
+        self._codec_motion = codec_motion
         self.seconds = {"decode": 0.0, "flow": 0.0, "encode": 0.0}
         """Spent so far. With a flow that takes batches decoding overlaps the rest; one on a GPU ends with its edges."""
 
@@ -125,12 +139,15 @@ class VideoEncoder:
         Raises:
             VideoError: the video cannot be used.
         """
-        with VideoReader(path, self._frames_fps) as reader:
+        read = MotionReader if self._codec_motion else VideoReader
+        with read(path, self._frames_fps) as reader:
             scaler = FrameScaler(self._short_side, reader.pixel_aspect, self._rules)
             nominal = reader.nominal_frames(self._fps)
             if max_seconds is not None:
                 nominal = itertools.islice(nominal, max(MIN_FRAMES, round(max_seconds * self._fps)))
-            windows = grid_windows(nominal, _Loader(scaler), self._grid)
+            windows = grid_windows(nominal, _Loader(scaler, reader), self._grid)
+            if isinstance(reader, MotionReader):
+                windows = _with_ways(windows, reader, scaler)
             largest_change = 0
             batch_size = self._flow.batch_size if self._flow else 1
             batches = self._batches(windows, batch_size)
@@ -195,6 +212,8 @@ class VideoEncoder:
         began = time.perf_counter()
         if self._flow is not None:
             flows = self._flow([w.frame.bgr for w in batch], [w.reference.bgr for w in batch])
+        elif self._codec_motion:
+            flows = np.stack([dense_flow(w.way, w.frame.gray) for w in batch if w.way is not None])
         computed = time.perf_counter()
         frames = self._jpegs(batch, flows)
         return _Encoded(frames, computed - began, time.perf_counter() - computed)
@@ -219,15 +238,17 @@ class VideoEncoder:
 class _Loader:
     """Scales a decoded frame; one that is on show for several nominal frames is scaled once."""
 
-    def __init__(self, scaler: FrameScaler) -> None:
+    def __init__(self, scaler: FrameScaler, reader: VideoReader) -> None:
         self._scaler = scaler
+        self._reader = reader if isinstance(reader, MotionReader) else None
         self._source: av.VideoFrame | None = None
         self._frame: Frame | None = None
 
     def __call__(self, source: av.VideoFrame) -> Frame:
         if source is not self._source or self._frame is None:
             bgr = self._scaler(source)
-            self._source, self._frame = source, Frame(bgr, to_gray(bgr))
+            number = self._reader.number(source) if self._reader is not None else 0
+            self._source, self._frame = source, Frame(bgr, to_gray(bgr), number)
         return self._frame
 
 
@@ -251,6 +272,17 @@ def grid_windows(
     for time in range(max(0, number - FLOW_SPAN + 1), number + 1):
         if time % grid == 0:
             yield _window(ring, time)
+
+
+def _with_ways(windows: Iterator[GridFrame], reader: MotionReader, scaler: FrameScaler) -> Iterator[GridFrame]:
+    """The same with the way that the codec's vectors lead from a frame to its reference."""
+    for window in windows:
+        first, last = window.frame.number, window.reference.number
+        assert reader.grid is not None
+        way = Way(reader.steps(first, last), window.is_later, reader.grid, scaler.orientation)
+        if not window.is_later:
+            reader.forget(last)  # the next windows refer to later frames
+        yield window._replace(way=way)
 
 
 def _is_needed(number: int, grid: int) -> bool:

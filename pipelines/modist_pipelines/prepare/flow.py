@@ -15,7 +15,8 @@ from modist_pipelines.motion_inputs import Flow
 if TYPE_CHECKING:
     from torch import Tensor  # heavy, and DIS does without
 
-FlowName = Literal["dis", "raft-large", "raft-small", "nvof"]
+FlowName = Literal["dis", "raft-large", "raft-small", "nvof", "codec"]
+EstimatorName = Literal["dis", "raft-large", "raft-small", "nvof"]  # codec looks at no pair of frames
 FlowDevice = Literal["auto", "cpu", "cuda"]
 
 # The checkpoints that torchvision ported from the RAFT authors' repository: trained on FlyingChairs, then
@@ -180,7 +181,7 @@ def uses_gpu(name: FlowName, device: FlowDevice) -> bool:
     Raises:
         DataError: it must be, and torch sees none.
     """
-    if name == "dis":
+    if name in ("dis", "codec"):
         return False
     import torch
 
@@ -195,7 +196,7 @@ def uses_gpu(name: FlowName, device: FlowDevice) -> bool:
     return device != "cpu" and available
 
 
-def make_flow_estimator(name: FlowName, weights: Path | None, device: FlowDevice = "auto") -> FlowEstimator:
+def make_flow_estimator(name: EstimatorName, weights: Path | None, device: FlowDevice = "auto") -> FlowEstimator:
     """The estimator of `--flow`, on the current GPU where it runs on one.
 
     Raises:

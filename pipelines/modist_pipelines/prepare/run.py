@@ -68,7 +68,9 @@ class PrepareConfig:
     motion_inputs: tuple[MotionName, ...] = (DEFAULT,)
     """Motion maps to store (Table 3b; docs/motion-inputs.md); one store may hold several, or none."""
     flow: FlowName = "dis"
-    """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's; nvof is the engine of an NVIDIA GPU."""
+    """Optical flow: OpenCV's DIS needs no weights; RAFT is the paper's; nvof is the engine of an NVIDIA GPU; codec
+    computes none, and takes the motion vectors that H.264, MPEG-4 part 2 and older streams hold
+    (docs/motion-inputs.md)."""
     raft_weights: Path | None = None
     """File of torchvision's RAFT weights; without it, torch's hub cache is looked at."""
     device: FlowDevice = "auto"
@@ -313,7 +315,7 @@ def _finish(
 def _meta(config: PrepareConfig) -> StoreMeta:
     weights = None
     flow = config.flow if any(find_motion_input(name).needs_flow for name in config.motion_inputs) else "none"
-    if flow.startswith("raft"):
+    if config.flow in ("raft-large", "raft-small") and flow != "none":
         path = find_raft_weights(config.flow, config.raft_weights)
         make_flow_estimator(config.flow, path, "cpu")  # whether they load, before workers try, and on no GPU
         weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"

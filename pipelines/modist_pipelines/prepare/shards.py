@@ -15,7 +15,7 @@ from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.errors import DataError
 from modist_pipelines.prepare.encode import VideoEncoder
-from modist_pipelines.prepare.flow import FlowDevice, FlowName, make_flow_estimator
+from modist_pipelines.prepare.flow import EstimatorName, FlowDevice, make_flow_estimator
 from modist_pipelines.prepare.growth import source_row
 from modist_pipelines.prepare.motion import EdgeFunction, MotionMaps
 from modist_pipelines.prepare.partial import PartialStore
@@ -183,8 +183,11 @@ def make_encoder(
     """An encoder for this process, which is to use one thread: the parallelism is over videos."""
     cv2.setNumThreads(1)
     motion = MotionMaps(meta.motion_inputs, edge_function, gain=meta.sobel_gain, border=meta.border)
-    flow_name: FlowName = meta.flow  # type: ignore[assignment]
-    flow = make_flow_estimator(flow_name, raft_weights, device) if motion.needs_flow else None
+    codec_motion = motion.needs_flow and meta.flow == "codec"
+    flow = None
+    if motion.needs_flow and not codec_motion:
+        name: EstimatorName = meta.flow  # type: ignore[assignment]
+        flow = make_flow_estimator(name, raft_weights, device)
     if torch := sys.modules.get("torch"):  # only where the edge function or the flow brought it in
         torch.set_num_threads(1)
     return VideoEncoder(
@@ -196,4 +199,5 @@ def make_encoder(
         motion=motion,
         rules=PictureRules(meta.aspect, meta.untagged_hd, meta.size_change),
         frames_fps=meta.frames_fps,
+        codec_motion=codec_motion,
     )

@@ -58,7 +58,7 @@ class StoreMeta:
     """Every `grid`-th nominal frame is stored."""
     jpeg_quality: int = 90
     flow: str = "dis"
-    """Estimator: "dis", "raft-large", "raft-small" or "nvof"."""
+    """Estimator: "dis", "raft-large", "raft-small" or "nvof"; "codec" for the motion vectors of the streams."""
     flow_weights: str | None = None
     """File name and SHA-256 of the estimator's weights."""
     flow_resolution: str = "the stored frames"

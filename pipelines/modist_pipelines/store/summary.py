@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from modist_pipelines.codec_motion.account import total, without
+from modist_pipelines.codec_motion.steps import Counts
 from modist_pipelines.source import SCORE_FULL_SCALE
 from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, QUARANTINE_NAME, Store
@@ -28,6 +30,8 @@ class Summary:
     """Videos kept with a note: some of it was damaged."""
     quarantined: Mapping[str, Sequence[str]]
     """Reason to the videos left out."""
+    filled: Counts
+    """Motion vectors that were not in the streams."""
     motion: Mapping[str, tuple[float, float]]
     """Motion input to the mean of its maps and the share of grid frames whose mean is at most 0.02; of full scale."""
 
@@ -44,7 +48,8 @@ class Summary:
             num_frames=num_frames,
             hours=num_frames * store.meta.grid / store.meta.fps / 3600,
             gigabytes=sum(path.stat().st_size for path in (store.path / "shards").glob("*.bin")) / 1e9,
-            num_noted=len(notes) - notes.null_count,
+            num_noted=sum(bool(note and without(note)) for note in notes.to_pylist()),
+            filled=total(notes.to_pylist()),
             quarantined=dict(quarantined),
             motion={
                 name: (float(values.mean()), float((values <= _MOTION_THRESHOLD).mean()))
@@ -61,6 +66,8 @@ class Summary:
                 f"motion ({name}): mean {mean:.3g} of full scale; {share:.1%} of the grid frames at or below "
                 f"{_MOTION_THRESHOLD}"
             )
+        if self.filled.frames:
+            lines.append(f"motion vectors: {self.filled}")
         if self.num_noted:
             lines.append(f"{self.num_noted} videos kept though partly damaged (column `note` of the index)")
         num_out = sum(map(len, self.quarantined.values()))

@@ -69,6 +69,19 @@ class Orientation(NamedTuple):
         step_y, step_x = (-1 if mirrors else 1 for mirrors in (self.mirrors_y, self.mirrors_x))
         return np.ascontiguousarray(pixels[::step_y, ::step_x])
 
+    def turned_back(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W) or (H, W, C), turned upright, as the file has them."""
+        step_y, step_x = (-1 if mirrors else 1 for mirrors in (self.mirrors_y, self.mirrors_x))
+        pixels = pixels[::step_y, ::step_x]
+        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.swaps else pixels)
+
+    def upright_field(self, vectors: np.ndarray) -> np.ndarray:
+        """(H, W, 2) of x and y: turned as pixels are, and each vector with them."""
+        if self.swaps:
+            vectors = vectors[..., ::-1]
+        signs = [-1 if mirrors else 1 for mirrors in (self.mirrors_x, self.mirrors_y)]
+        return self.upright(vectors) * np.array(signs, vectors.dtype)
+
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) once turned; also the way back."""
         return (height, width) if self.swaps else (width, height)
@@ -106,6 +119,8 @@ class FrameScaler:
         self._source: tuple[int, int] | None = None
         self.size: tuple[int, int] | None = None
         """(width, height) of the frames, known after the first."""
+        self.orientation = UPRIGHT
+        """Of the latest frame in its file."""
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, in OpenCV's channel order B, G, R.
@@ -114,7 +129,7 @@ class FrameScaler:
             VideoError: extreme_shape, changes_shape, or pixels of a kind that FFmpeg cannot convert.
         """
         with blamed_on_file("decode_error", "display matrix: "):
-            orientation = Orientation.of(frame)
+            orientation = self.orientation = Orientation.of(frame)
         source = orientation.size(*shown_size(frame, self._pixel_aspect))
         if source != self._source:
             self._look_at_size(source)

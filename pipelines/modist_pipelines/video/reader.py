@@ -47,6 +47,7 @@ REASONS = {
     "decode_error": "too much of it is damaged",
     "extreme_shape": f"one side more than {MAX_ASPECT} times the other",
     "changes_shape": "frames of several shapes",
+    "no_motion_vectors": "its stream gives none to --flow codec; --flow dis takes it",
     "crashed": "ended the process that read it, twice",
     "hung": "no frame was decoded for longer than --video-timeout",
     "missing": "named by the list, and not there",
@@ -253,7 +254,7 @@ class VideoReader:
                 return
             if packet is None:
                 return
-            self.num_packet_bytes += packet.size
+            self._saw(packet)
             try:
                 frames = packet.decode()
             except DECODER_ERRORS as error:
@@ -265,6 +266,10 @@ class VideoReader:
                 self.num_damaged += bool(frame.is_corrupt)
                 self.num_interlaced += bool(frame.interlaced_frame)
                 yield frame
+
+    def _saw(self, packet: av.Packet) -> None:
+        """A packet that is about to be decoded."""
+        self.num_packet_bytes += packet.size
 
     def _note_damage(self, error: Exception) -> None:
         self.num_damaged += 1
