@@ -38,6 +38,7 @@ COMMANDS = {
     "bench pipeline": (f"{_ROOF}.data.bench", "the data plane against its peers"),
     "bench host": (f"{_ROOF}.data.host", "host work a frame besides decoding"),
     "bench index": (f"{_ROOF}.data.index", "what a process pays to begin with ten million videos"),
+    "bench flows": (f"{_ROOF}.data.flows", "flow edges of codec and RAFT against those of DIS"),
     "bench scaling": (f"{_ROOF}.scaling.bench", "one process against two"),
     "bench gpu-check": (f"{_ROOF}.gpu_check.run", "everything that only a GPU can show"),
 }
