@@ -3,6 +3,7 @@
 python tests/pipelines/test_fuzz.py 2000    # so many of each, in place of the few of the test
 """
 
+import contextlib
 import logging
 import random
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import prepare_parts
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_videos import moving_pictures, write_video
 
-from modist_pipelines.errors import DataError
+from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.lists.listing import read_listing
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.video.raw import RawVideos
@@ -96,8 +98,17 @@ def fuzz_media(folder: Path, num: int) -> Counter[str]:
     assert sorted([*kept, *(row["video"] for row in rows)]) == sorted(names)
     assert {name for name in names if name.startswith("whole.")} <= set(kept)
     assert all(row["detail"] for row in rows)
+    by_vectors = replace(config, out=folder / "codec", flow="codec")
+    prepare(by_vectors, prepare_parts.opencv_edges)
+    vectors = pq.read_table(by_vectors.out / "index.parquet")["video"].to_pylist()
+    out = pq.read_table(by_vectors.out / "quarantine.parquet")["video"].to_pylist()
+    assert sorted([*vectors, *out]) == sorted(names)
+    assert {name for name in names if name.startswith("whole.")} <= set(vectors) <= set(kept)
     source = RawVideos(folder / "in")
     assert sorted([*source.videos, *source.refused]) == sorted(names)
+    for video in range(len(source.videos)):
+        with contextlib.suppress(DamagedError):
+            source.read(video, {"rgb": [1, 4]})
     return Counter(row["reason"] for row in rows) + Counter(kept=len(kept))
 
 
