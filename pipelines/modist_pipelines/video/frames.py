@@ -79,7 +79,7 @@ def decode_nominal(
         if found is not None:
             return found
     index = read_index(path, fps)
-    if index is None:
+    if index is None or (index.offsets is not None and engine is not None and is_plain):
         return _decode_sequentially(path, fps, wanted, rules, frames_fps)
     clamped = np.minimum(wanted, len(index.nominal) - 1)
     sources = index.nominal[clamped].tolist()
@@ -89,7 +89,8 @@ def decode_nominal(
         pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
         num_decoded = index.num_decoded(distinct) if engine.seeks else distinct[-1] + 1
         return DecodedFrames(pixels, num_decoded, len(index.pts))
-    frames = _decode_with_torchcodec(path, index, distinct) if is_plain and torchcodec_loads() else None
+    by_time = is_plain and index.offsets is None
+    frames = _decode_with_torchcodec(path, index, distinct) if by_time and torchcodec_loads() else None
     if frames is not None:
         num_decoded = index.num_decoded(distinct)
     else:
@@ -136,7 +137,10 @@ def _decode_with_pyav(
     with VideoReader(path) as reader:
         for key, wanted in index.runs(sources):
             try:
-                reader.container.seek(int(index.pts[key]), stream=reader.stream)
+                if index.offsets is not None:
+                    reader.container.seek(int(index.offsets[index.order[key]]), unsupported_byte_offset=True)
+                else:
+                    reader.container.seek(int(index.pts[key]), stream=reader.stream)
             except DECODER_ERRORS:
                 return None
             left = list(wanted)

@@ -11,7 +11,9 @@ from modist_pipelines.video.reader import MAX_PAUSE, VideoReader, plausible_stay
 
 # Containers whose packets do not say when a frame is on show, or say it wrongly after a seek: such files are decoded
 # from their first frame on.
-_SEQUENTIAL = {"avi", "mpegts", "mpeg", "mpegvideo", "mjpeg", *PIPES.values()}
+_SEQUENTIAL = {"avi", "mpeg", "mpegvideo", "mjpeg", *PIPES.values()}
+# Containers that are entered at the bytes of a packet: a seek to a time is off by some frames.
+_BY_BYTES = {"mpegts"}
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ class VideoIndex:
         pts: (num_source,) int64 time stamps in units of the stream's time base, ascending.
         order: (num_source,) int64: at which place of the file, so in which turn of decoding, each frame is.
         keys: (k,) int64: the places of the key frames, ascending; decoding can begin at each.
+        offsets: (num_source,) int64: the byte at which the packet of each place begins; None where the file is entered
+            by time.
     """
 
     nominal: np.ndarray
     pts: np.ndarray
     order: np.ndarray
     keys: np.ndarray
+    offsets: np.ndarray | None = None
 
     def runs(self, sources: list[int]) -> list[tuple[int, list[int]]]:
         """Which key frames to begin at for some frames.
@@ -42,8 +47,12 @@ class VideoIndex:
         shown = np.argsort(self.order)
         grouped: dict[int, list[int]] = {}
         for source in sources:
-            key = self.keys[np.searchsorted(self.keys, self.order[source], side="right") - 1]
-            grouped.setdefault(int(shown[key]), []).append(source)
+            at = np.searchsorted(self.keys, self.order[source], side="right") - 1
+            key = int(shown[self.keys[at]])
+            if self.offsets is not None and key > source and at > 0:
+                # Shown before the key frame and decoded after it: it refers to what was before.
+                key = int(shown[self.keys[at - 1]])
+            grouped.setdefault(key, []).append(source)
         return sorted(grouped.items())
 
     def num_decoded(self, sources: list[int]) -> int:
@@ -56,7 +65,7 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
 
     Returns:
         None where frames can only be told apart by decoding from the first: no time stamps, those of AVI or MPEG
-        streams, gaps, frames that are there but not to be shown.
+        program streams, gaps, frames that are there but not to be shown.
 
     Raises:
         VideoError: not a video.
@@ -69,6 +78,7 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
             # Old x264 coded 4:4:4 with an error that FFmpeg mends once it knows the encoder's version, which stands in
             # the first packet alone: entered anywhere else, such a file decodes to green blocks.
             return None
+        is_by_bytes = bool(set(reader.container.format.name.split(",")) & _BY_BYTES)
         tick, step, tolerance = reader.stream.time_base, reader.frame_step, reader.tolerance
         try:
             packets = [packet for packet in reader.container.demux(reader.stream) if packet.size]
@@ -77,6 +87,8 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
     if not packets or not packets[0].is_keyframe or tick is None:
         return None
     if any(packet.pts is None or packet.is_corrupt or packet.is_discard for packet in packets):
+        return None
+    if is_by_bytes and any(packet.pos is None or packet.pos < 0 for packet in packets):
         return None
     pts = np.array([packet.pts for packet in packets])
     order = np.argsort(pts, kind="stable")
@@ -93,4 +105,5 @@ def read_index(path: Path, fps: float) -> VideoIndex | None:
         pts=pts,
         order=order,
         keys=np.flatnonzero([packet.is_keyframe for packet in packets]),
+        offsets=np.array([packet.pos for packet in packets]) if is_by_bytes else None,
     )
