@@ -29,6 +29,7 @@ from modist_fast.evaluation.ava.keyframes import (
     plan_training_keyframe,
     whole_shape,
 )
+from modist_fast.evaluation.ava.opening import open_ava
 from modist_fast.evaluation.config import BackboneConfig
 from modist_fast.evaluation.data.views import ViewsConfig, resolve_views
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig, supervised_learning_rate
@@ -431,6 +432,7 @@ def test_the_defaults_are_the_paper_s_recipe():
         (["--videos", "x", "--store", "y"], "Pass one of --videos"),
         (["--frames", "x"], "--frame-lists go together"),
         (["--videos", "x", "--frame-lists", "y"], "--frame-lists go together"),
+        (["--store", "x", "--frames-fps", "24"], "--frames-fps 24 is of folders of pictures"),
         (["--videos", "x", "--compile"], "--compile does not go"),
         (["--videos", "x", "--flip", "2"], "--flip"),
         (["--videos", "x", "--frozen", "all", "--precise-bn-clips", "8"], "--precise-bn-clips 0"),
@@ -538,6 +540,21 @@ def test_frame_lists_give_what_the_videos_give(made, tmp_path):
             tables.append([(row[:7], float(row[7])) for row in csv.reader(file)])
     assert [key for key, _ in tables[0]] == [key for key, _ in tables[1]]
     assert [score for _, score in tables[0]] == pytest.approx([score for _, score in tables[1]], abs=0.05)
+
+
+@pytest.mark.slow
+def test_videos_that_are_folders_of_frames(made, tmp_path):
+    """They have the keyframes of the videos at the rate of the frames; at half the rate twice as many seconds."""
+    frames_of(made, tmp_path)
+    (tmp_path / "list.csv").unlink()
+    with join_world("cpu") as world:
+        videos = open_ava(config_of(made, tmp_path / "out"), world)
+        folders = open_ava(config_of(made, tmp_path / "out", videos=tmp_path), world)
+        slower = open_ava(config_of(made, tmp_path / "out", videos=tmp_path, frames_fps=15.0), world)
+    assert folders.test.keyframes == videos.test.keyframes
+    assert folders.train.centers.tolist() == videos.train.centers.tolist()
+    num_frames = [opened.test.videos.source.info(0).num_frames for opened in (videos, folders, slower)]
+    assert num_frames[0] == num_frames[1] == pytest.approx(num_frames[2] / 2, abs=1)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from modist_fast.config import CheckpointConfig
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.finetune.config import LabelledTrainingConfig, Plain, check_training
 from modist_fast.evaluation.finetune.schedule import SupervisedOptimConfig
-from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, SHARE, ranged
+from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, POSITIVE, SHARE, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,10 @@ class AvaDataConfig:
     """AVA's files."""
 
     videos: Path | None = None
-    """A folder of the movies' videos, called as AVA's lists call them; or --frames, or --store."""
+    """A folder of the movies' videos, called as AVA's lists call them, each a file or a folder of its frames; or
+    --frames, or --store."""
+    frames_fps: float = ranged(30.0, FRAME_RATE)
+    """Frames a second of those of --videos that are folders of pictures (img_00001.jpg); AVA's have 30."""
     frames: Path | None = None
     """The folder of the extracted frames, 30 a second; with --frame-lists."""
     frame_lists: tuple[Path, ...] = ()
@@ -109,6 +112,11 @@ def check_ava(config: AvaConfig, world_size: int) -> None:
     data = config.data
     if sum(place is not None for place in (data.videos, data.frames, data.store)) != 1:
         raise ConfigError("Pass one of --videos FOLDER, --frames FOLDER with --frame-lists, and --store STORE.")
+    if data.videos is None and data.frames_fps != AvaDataConfig.frames_fps:
+        raise ConfigError(
+            f"--frames-fps {data.frames_fps:g} is of folders of pictures among --videos; those of --frames are 30 a "
+            "second, and a store knows its own. Leave it out."
+        )
     if (data.frames is None) == bool(data.frame_lists):
         raise ConfigError("--frames and --frame-lists go together: pass a folder, and the lists of its files.")
     if not (data.train_boxes or data.train_predicted_boxes) or data.test_truth is None or data.classes is None:

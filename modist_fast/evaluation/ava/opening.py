@@ -105,5 +105,7 @@ def _source(data: AvaDataConfig, grid: int, world: World, num_threads: int) -> t
         lists = FrameLists(data.frames, data.frame_lists)
         return lists, lists.refused
     assert data.videos is not None
-    videos = RawVideos(data.videos, grid=grid, device=str(world.device), num_threads=num_threads)
+    videos = RawVideos(
+        data.videos, grid=grid, device=str(world.device), num_threads=num_threads, frames_fps=data.frames_fps
+    )
     return videos, videos.refused

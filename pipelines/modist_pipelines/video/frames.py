@@ -74,20 +74,21 @@ def decode_nominal(
     Raises:
         VideoError: the video, or one of these frames, cannot be decoded.
     """
-    if engine is None or not is_plain:
-        found = decode_by_seeking(path, fps, wanted, rules)
-        if found is not None:
-            return found
+    by_engine = engine if is_plain else None
+    if by_engine is None and (found := decode_by_seeking(path, fps, wanted, rules)) is not None:
+        return found
     index = read_index(path, fps)
-    if index is None or (index.offsets is not None and engine is not None and is_plain):
-        return _decode_sequentially(path, fps, wanted, rules, frames_fps)
+    if index is None:
+        # What an engine cannot find its way in may still list its key frames, as AVI does.
+        found = decode_by_seeking(path, fps, wanted, rules) if by_engine is not None else None
+        return found or _decode_sequentially(path, fps, wanted, rules, frames_fps)
     clamped = np.minimum(wanted, len(index.nominal) - 1)
     sources = index.nominal[clamped].tolist()
     distinct = sorted(set(sources))
-    if engine is not None and is_plain:
-        frames = dict(zip(distinct, engine(path, distinct, orientation), strict=True))
+    if by_engine is not None and index.offsets is None:
+        frames = dict(zip(distinct, by_engine(path, distinct, orientation), strict=True))
         pixels = {tick: frames[source] for tick, source in zip(wanted, sources, strict=True)}
-        num_decoded = index.num_decoded(distinct) if engine.seeks else distinct[-1] + 1
+        num_decoded = index.num_decoded(distinct) if by_engine.seeks else distinct[-1] + 1
         return DecodedFrames(pixels, num_decoded, len(index.pts))
     by_time = is_plain and index.offsets is None
     frames = _decode_with_torchcodec(path, index, distinct) if by_time and torchcodec_loads() else None

@@ -1,7 +1,7 @@
 """Reading a video once, from its first frame to its last, on the nominal clock.
 
-Sequential decoding is the one way that is frame accurate in every container: seeking is off by some frames in
-MPEG-4 AVI with B-frames, MPEG-TS and files of variable frame rate.
+Sequential decoding is the one way that is frame accurate in every container: a seek to a time is off by some frames in
+MPEG-4 AVI with B-frames, MPEG-TS and files of variable frame rate. `seeking` and `frames` say how they are entered.
 """
 
 from collections.abc import Iterable, Iterator
