@@ -20,7 +20,7 @@ from modist_pipelines.codec_motion.steps import Counts
 from modist_pipelines.errors import DataError
 from modist_pipelines.motion_inputs import FramePairs
 from modist_pipelines.prepare.encode import VideoEncoder
-from modist_pipelines.prepare.flow import DisFlow
+from modist_pipelines.prepare.flow import DisFlow, FlowName
 from modist_pipelines.prepare.run import PrepareConfig, prepare
 from modist_pipelines.store.reader import Store
 from modist_pipelines.store.summary import Summary
@@ -129,7 +129,7 @@ def test_a_planted_fault_is_seen(tmp_path, monkeypatch, fault):
     check_planted(path)
     paint = vectors.paint
     if fault == "sign":
-        monkeypatch.setattr(steps, "paint", lambda *given: paint(*given) * np.float32([-1, -1, 1]))
+        monkeypatch.setattr(steps, "paint", lambda *given: paint(*given) * np.array([-1, -1, 1], np.float32))
     elif fault == "distance":
         monkeypatch.setattr(steps, "paint", lambda found, _, grid: paint(found, vectors.Distances(), grid))
     elif fault == "b-frames":  # what FFmpeg says of blocks that go as the next P frame says is taken for no motion
@@ -218,7 +218,7 @@ def mixed(tmp_path_factory) -> Path:
     return folder
 
 
-def made(videos: Path, out: Path, flow: str = "codec", motion_inputs: Sequence[str] = ("edges",)) -> Store:
+def made(videos: Path, out: Path, flow: FlowName = "codec", motion_inputs: Sequence[str] = ("edges",)) -> Store:
     config = PrepareConfig(videos, out, short_side=64, workers=1, flow=flow, motion_inputs=tuple(motion_inputs))
     assert isinstance(prepare(config, prepare_parts.opencv_edges), Summary)
     return Store.open(out)

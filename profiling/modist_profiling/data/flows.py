@@ -25,7 +25,7 @@ from modist_fast.errors import ConfigError
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.motion_inputs import FramePairs
 from modist_pipelines.prepare.encode import VideoEncoder
-from modist_pipelines.prepare.flow import FlowEstimator, FlowName, make_flow_estimator
+from modist_pipelines.prepare.flow import FlowEstimator, make_flow_estimator
 from modist_pipelines.prepare.motion import MotionMaps, motion_scales
 from modist_pipelines.ranges import COUNT, Range, ranged
 from modist_pipelines.source import SCORE_FULL_SCALE
@@ -72,7 +72,6 @@ class FlowRow(Row):
     """A flow; its turns are videos."""
 
     unit = "ms a stored frame"
-    num_frames: int = 0
     found: dict[str, float]
 
     def cells(self) -> dict[str, str]:
@@ -105,7 +104,7 @@ class _Kept:
         return found
 
 
-def prepared(path: Path, flow: FlowName, estimator: FlowEstimator | None, short_side: int) -> Prepared:
+def prepared(path: Path, flow: str, estimator: FlowEstimator | None, short_side: int) -> Prepared:
     """
     Raises:
         VideoError: it cannot be used.
@@ -169,12 +168,12 @@ def measure(options: Options) -> tuple[list[FlowRow], dict[str, float]]:
     Raises:
         ConfigError: no video can be used by all flows.
     """
-    estimators: dict[FlowName, FlowEstimator | None] = {"dis": make_flow_estimator("dis", None), "codec": None}
+    estimators: dict[str, FlowEstimator | None] = {"dis": make_flow_estimator("dis", None), "codec": None}
     if options.raft_small is not None:
         estimators["raft-small"] = make_flow_estimator("raft-small", options.raft_small, "cpu")
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    by_folder: dict[str, dict[FlowName, list[Prepared]]] = {}
+    by_folder: dict[str, dict[str, list[Prepared]]] = {}
     for root in options.videos:
         for video in discover_videos(root)[0][options.every // 2 :: options.every]:
             try:
@@ -192,7 +191,7 @@ def measure(options: Options) -> tuple[list[FlowRow], dict[str, float]]:
         raise ConfigError(f"FOLDER {folders}: no video of it can be used. Give a folder of H.264 or MPEG-4 videos.")
     everything = {flow: [one for flows in by_folder.values() for one in flows[flow]] for flow in estimators}
     if len(by_folder) > 1:
-        by_folder["all"] = everything
+        by_folder["all"] = dict(everything)
     rows = [_row(folder, flow, flows) for folder, flows in by_folder.items() for flow in flows]
     threshold, share = equal_threshold(everything["codec"], everything["dis"])
     agreement = compared(everything["codec"], everything["dis"])
@@ -201,7 +200,7 @@ def measure(options: Options) -> tuple[list[FlowRow], dict[str, float]]:
     return rows, ratios
 
 
-def _row(folder: str, flow: FlowName, flows: Mapping[FlowName, Sequence[Prepared]]) -> FlowRow:
+def _row(folder: str, flow: str, flows: Mapping[str, Sequence[Prepared]]) -> FlowRow:
     own = flows[flow]
     num_frames = sum(len(one.scores) for one in own)
     row = FlowRow(f"{folder}: {len(own)} videos, {num_frames} stored frames", flow)
