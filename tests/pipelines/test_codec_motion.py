@@ -197,10 +197,10 @@ def test_blocks_without_motion_take_that_of_their_neighbours_in_time(tmp_path):
 
 
 REFUSED = {
-    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "vp9: FFmpeg exports none of this codec"),
-    "mjpeg.avi": ("mjpeg", {"strict": "-1"}, "mjpeg: FFmpeg exports none of this codec"),
-    "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}, "hevc: FFmpeg exports none of this codec"),
-    "intra.mp4": ("libx264", {"g": "1"}, "h264: 32 of 32 frames hold none"),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "vp9: FFmpeg exports no motion vectors of this codec"),
+    "mjpeg.avi": ("mjpeg", {"strict": "-1"}, "mjpeg: FFmpeg exports no motion vectors of this codec"),
+    "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}, "hevc: FFmpeg exports no motion vectors of this codec"),
+    "intra.mp4": ("libx264", {"g": "1"}, "h264: 32 of 32 frames hold no motion vectors"),
     "half.mp4": ("libx264", {"x264-params": "keyint=2:min-keyint=2:scenecut=0"}, "kept"),
 }
 
@@ -277,4 +277,5 @@ def test_what_is_filled_in_is_read_out_of_notes():
     assert account.total([note, None, "3 interlaced frames", account.describe(counts)]) == Counts(20, 4, 1600, 80)
     assert account.without(note) == "1 damaged packets or frames"
     assert account.without(account.describe(counts)) == ""
-    assert account.describe(Counts(frames=10, cells=8)) == ""
+    assert account.total([account.describe(Counts(frames=10, cells=8))]) == Counts(frames=10, cells=8)
+    assert account.describe(Counts()) == ""

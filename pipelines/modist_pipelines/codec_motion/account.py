@@ -9,8 +9,8 @@ _FILLED = re.compile(r"motion filled in: (\d+) of (\d+) frames had no vectors, n
 
 
 def describe(counts: Counts) -> str:
-    """For the note of a video; "" where nothing was filled in."""
-    if not counts.frames_without and not counts.cells_without:
+    """For the note of a video; "" where there was no motion at all."""
+    if not counts.frames:
         return ""
     return (
         f"motion filled in: {counts.frames_without} of {counts.frames} frames had no vectors, nor "

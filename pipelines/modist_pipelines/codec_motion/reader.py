@@ -95,7 +95,7 @@ class MotionReader(VideoReader):
     def _why_none(self) -> str:
         counts, codec = self._maker.counts, self.stream.codec_context
         if codec.name in EXPORTING:
-            why = f"{counts.frames_without} of {counts.frames} frames hold none (key frames)"
+            why = f"{counts.frames_without} of {counts.frames} frames hold no motion vectors, as key frames do"
         else:
-            why = f"FFmpeg exports none of this codec, of {', '.join(sorted(EXPORTING))} it does"
+            why = f"FFmpeg exports no motion vectors of this codec (but of {', '.join(sorted(EXPORTING))})"
         return f"{codec.codec.canonical_name}: {why}; prepare it with --flow dis"
