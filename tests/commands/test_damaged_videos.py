@@ -25,7 +25,7 @@ def hurt_store(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     store = Store.open(path)
     for video in video_order(0, 0, store.num_videos)[BATCH // 2 : BATCH]:
         offsets = store._offsets["rgb"][video]
-        with shard_path(path, int(store._shard[video])).open("r+b") as file:
+        with shard_path(path, store.shard(video)).open("r+b") as file:
             for frame in range(len(offsets) - 1):
                 file.seek(int(offsets[frame]) + 200)
                 byte = file.read(1)[0]

@@ -185,7 +185,7 @@ def hurt(demo_store: Path, tmp_path: Path) -> Path:
     store = Store.open(path)
     for video in (1, 15):
         offset = int(store._offsets["rgb"][video][-2]) + 200
-        with shard_path(path, int(store._shard[video])).open("r+b") as file:
+        with shard_path(path, store.shard(video)).open("r+b") as file:
             file.seek(offset)
             byte = file.read(1)[0]
             file.seek(offset)

@@ -40,7 +40,7 @@ def load(store: Store, start: int, end: int, **changes) -> list[ClipBatch]:
 
 def damage(store: Store, video: int, kind: str, frame: int) -> None:
     """Flip a byte in the middle of a frame of the file."""
-    path = shard_path(store.path, int(store._shard[video]))
+    path = shard_path(store.path, store.shard(video))
     offsets = store._offsets[kind][video]
     with path.open("r+b") as file:
         position = int(offsets[frame] + offsets[frame + 1]) // 2
