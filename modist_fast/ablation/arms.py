@@ -1,9 +1,12 @@
-"""The arms of the paper's ablation tables: what each one changes in the preset, and what it is compared with."""
+"""What a table of an ablation is, and those of the paper: what each arm changes in the preset, what it is held against.
+
+`questions` has the tables that the paper does not have.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-TableName = Literal["3a", "3b", "3c", "3d"]
+PaperTable = Literal["3a", "3b", "3c", "3d"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,18 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """One test on several corpora, each video tested by the nets that had not seen it."""
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]
+    """`Evaluation.task` of those whose videos are put together."""
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of the paper: its arms, and the pairs of arms whose difference is asked for."""
+    """Arms, and the pairs of arms whose difference is asked for."""
 
     title: str
     arms: tuple[Arm, ...]
@@ -34,23 +47,31 @@ class Table:
     """(arm, against): both were trained from the same seeds and tested on the same videos."""
     motion_inputs: tuple[str, ...] = ("edges",)
     """Motion maps that its stores must hold."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Where the command names none."""
+    tasks: tuple[str, ...] = ()
+    """Only these tests of real videos (`Evaluation.task`); by default all."""
+    folds: int = 1
+    """More than 1: so many corpora, each without the actors and sequences of its fold, on which it is tested."""
+    pools: tuple[Pool, ...] = ()
+    """What is reported instead of each test by itself."""
 
 
-_RGB_ONLY = ("--objective.no-motion",)
-_EDGES = ("--objective.motion", "--clips.motion-input", "edges")
+RGB_ONLY_OPTIONS = ("--objective.no-motion",)
+EDGES_OPTIONS = ("--objective.motion", "--clips.motion-input", "edges")
 
 RANDOM = Arm("random", "random initialization", trained=False)
-RGB_ONLY = Arm("rgb-only", "RGB-only (Eq. 1)", _RGB_ONLY)
+RGB_ONLY = Arm("rgb-only", "RGB-only (Eq. 1)", RGB_ONLY_OPTIONS)
 
-TABLES: dict[TableName, Table] = {
+PAPER_TABLES: dict[PaperTable, Table] = {
     "3a": Table(
         title="Table 3a: motion distillation",
         arms=(
             RANDOM,
             RGB_ONLY,
-            Arm("rgb-only-time", "RGB-only, equal wall-clock", _RGB_ONLY, time_of="edges-other"),
-            Arm("edges-own", "+ flow edges, `own` negatives", (*_EDGES, "--objective.cross-negatives", "own")),
-            Arm("edges-other", "+ flow edges, `other` negatives", (*_EDGES, "--objective.cross-negatives", "other")),
+            Arm("rgb-only-time", "RGB-only, equal wall-clock", RGB_ONLY_OPTIONS, time_of="edges-other"),
+            Arm("edges-own", "+ flow edges, `own` negatives", (*EDGES_OPTIONS, "--objective.cross-negatives", "own")),
+            Arm("edges-other", "+ flow edges, `other` negatives", (*EDGES_OPTIONS, "--objective.cross-negatives", "other")),
         ),
         comparisons=(
             ("edges-other", "rgb-only"),
@@ -68,7 +89,7 @@ TABLES: dict[TableName, Table] = {
             RGB_ONLY,
             Arm("difference", "+ frame difference", ("--objective.motion", "--clips.motion-input", "difference")),
             Arm("magnitude", "+ flow magnitude", ("--objective.motion", "--clips.motion-input", "magnitude")),
-            Arm("edges", "+ flow edges", _EDGES),
+            Arm("edges", "+ flow edges", EDGES_OPTIONS),
         ),
         comparisons=(
             ("difference", "rgb-only"),
@@ -83,10 +104,10 @@ TABLES: dict[TableName, Table] = {
         title="Table 3c: what the method consists of",
         arms=(
             RANDOM,
-            Arm("edges", "MoDist", _EDGES),
-            Arm("no-jitter", "- temporal jitter", (*_EDGES, "--clips.synchronized")),
-            Arm("no-threshold", "- motion threshold", (*_EDGES, "--clips.motion-threshold", "0")),
-            Arm("no-motion-loss", "- Lm", (*_EDGES, "--objective.no-motion-loss")),
+            Arm("edges", "MoDist", EDGES_OPTIONS),
+            Arm("no-jitter", "- temporal jitter", (*EDGES_OPTIONS, "--clips.synchronized")),
+            Arm("no-threshold", "- motion threshold", (*EDGES_OPTIONS, "--clips.motion-threshold", "0")),
+            Arm("no-motion-loss", "- Lm", (*EDGES_OPTIONS, "--objective.no-motion-loss")),
         ),
         comparisons=(("no-jitter", "edges"), ("no-threshold", "edges"), ("no-motion-loss", "edges")),
     ),
@@ -94,10 +115,10 @@ TABLES: dict[TableName, Table] = {
         title="Table 3d: training epochs",
         arms=(
             RANDOM,
-            Arm("sixth", "a sixth of the epochs (paper: 100)", _EDGES, length=1 / 6),
-            Arm("third", "a third (200)", _EDGES, length=1 / 3),
-            Arm("two-thirds", "two thirds (400)", _EDGES, length=2 / 3),
-            Arm("all", "all (600)", _EDGES),
+            Arm("sixth", "a sixth of the epochs (paper: 100)", EDGES_OPTIONS, length=1 / 6),
+            Arm("third", "a third (200)", EDGES_OPTIONS, length=1 / 3),
+            Arm("two-thirds", "two thirds (400)", EDGES_OPTIONS, length=2 / 3),
+            Arm("all", "all (600)", EDGES_OPTIONS),
         ),
         comparisons=(("third", "sixth"), ("two-thirds", "third"), ("all", "two-thirds")),
     ),

@@ -12,9 +12,10 @@ from typing import Literal
 
 import tyro
 
-from modist_fast.ablation.arms import TABLES, Arm, Table, TableName
-from modist_fast.ablation.corpora import Corpus, Evaluation, demo_corpus, given_corpus, real_corpus
+from modist_fast.ablation.arms import Arm, Table
+from modist_fast.ablation.corpora import Corpus, Evaluation, demo_corpus, given_corpus, real_corpora
 from modist_fast.ablation.jobs import Job, check_same_commands, run_jobs
+from modist_fast.ablation.questions import QUESTIONS, TABLES, TableName
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.host.processes import command
@@ -32,15 +33,18 @@ _UNKNOWN, _UNKNOWN_THRESHOLD = "EPOCHS", "THRESHOLD"
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """Run an ablation table of the paper: its arms, equally many steps each, several seeds, then linear probes.
+    """Run an ablation table: its arms, equally many steps each, several seeds, then linear probes.
+
+    3a to 3d are the paper's. The others are the questions of docs/evidence.md, on real videos, which need --data.
 
     Run it again after an interruption: only what is missing is done.
     """
 
     table: TableName
-    """Which table of the paper."""
+    """Which table: one of the paper's, or a question of docs/evidence.md."""
     out: Path
-    """Takes the runs, the evaluations, and at last table.md, table.png and result.json."""
+    """Takes the runs, the evaluations, and at last TABLE.md, TABLE.png, TABLE-curves.png and TABLE.json. Tables that
+    are given the same folder share the runs that they have in common."""
     preset: Literal["small", "k400-mini", "modist-r50"] = "small"
     """small: minutes an arm on one CPU core, on the made-up videos and on those of --data; k400-mini: the paper's
     experiments, on --store, for a machine with GPUs; modist-r50: the same on all of K400, as its Table 3d is."""
@@ -53,8 +57,8 @@ class AblationConfig:
     trainlist01.txt --test-list testlist01.txt --recipe sgd"."""
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
-    seeds: tuple[int, ...] = ranged((0, 1, 2), FROM_ZERO)
-    """Each arm is trained once with each of these."""
+    seeds: tuple[int, ...] = ranged((), FROM_ZERO)
+    """Each arm is trained once with each of these; by default with those that the table names, 0 1 2 for the paper's."""
     jobs: int = ranged(1, COUNT)
     """Commands side by side."""
     processes: int = ranged(1, COUNT)
@@ -65,7 +69,8 @@ class AblationConfig:
     options: str = ""
     """More options of modist pretrain, for all arms alike: --options="--epochs 5", with the equals sign."""
     sets: tuple[Literal["demo", "real"], ...] = ("demo", "real")
-    """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other."""
+    """small: the made-up videos, those of --data, or both. They share nothing, and can be run one after the other. The
+    questions of docs/evidence.md take those of --data in any case."""
     demo_videos: int = ranged(6000, COUNT)
     """small: how many videos to make."""
     dry_run: bool = False
@@ -93,10 +98,10 @@ class Ablation:
     """
 
     def __init__(self, config: AblationConfig) -> None:
-        if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-            raise ConfigError(f"--seeds {' '.join(map(str, config.seeds))}: needs at least one, and each once.")
-        self.config = config
+        if len(set(config.seeds)) < len(config.seeds):
+            raise ConfigError(f"--seeds {' '.join(map(str, config.seeds))}: name each once.")
         self.table = _chosen(TABLES[config.table], config.arms)
+        self.config = config = replace(config, seeds=config.seeds or self.table.seeds)
         self.corpora = _corpora(config, self.table)
         self.failed: dict[str, str] = {}
 
@@ -108,7 +113,7 @@ class Ablation:
         """
         trained = [run for run in self.runs() if run.arm.trained]
         stages = (
-            (1, lambda: [job for corpus in self.corpora for job in corpus.preparation]),
+            (1, self.preparation),
             (self.config.jobs, lambda: [self.training(run) for run in trained if run.arm.time_of is None]),
             (self.config.jobs, lambda: [self.training(run) for run in trained if run.arm.time_of is not None]),
             (self.config.jobs, lambda: [self.evaluation(run, test) for run, test in self.tests()]),
@@ -119,11 +124,14 @@ class Ablation:
 
     def commands(self) -> Iterator[str]:
         """Every command, for --dry-run. The epochs of an arm of equal time are known once the others have run."""
-        jobs = [job for corpus in self.corpora for job in corpus.preparation]
-        jobs += [self.training(run) for run in self.runs() if run.arm.trained]
+        jobs = self.preparation() + [self.training(run) for run in self.runs() if run.arm.trained]
         jobs += [self.evaluation(run, test) for run, test in self.tests()]
         check_same_commands([job for job in jobs if not {_UNKNOWN, _UNKNOWN_THRESHOLD} & set(job.command)])
         return (shlex.join(job.command) for job in jobs)
+
+    def preparation(self) -> list[Job]:
+        """Videos and stores, each once even where several corpora need it."""
+        return list(dict.fromkeys(job for corpus in self.corpora for job in corpus.preparation))
 
     def runs(self) -> list[Run]:
         """Seed by seed, so that an ablation that is cut short has whole pairs."""
@@ -254,20 +262,22 @@ def seconds_per_step(run: Path) -> float:
 
 
 def _corpora(config: AblationConfig, table: Table) -> list[Corpus]:
+    is_question = config.table in QUESTIONS
+    if is_question and config.preset != "small":
+        raise ConfigError(f"--table {config.table} is about real videos of --data: leave out --preset {config.preset}.")
     if config.preset == "small":
         if config.store is not None or config.evaluate:
             raise ConfigError(
                 "--store and --evaluate belong to --preset k400-mini and modist-r50: pass --data to --preset small."
             )
         corpora = []
-        if "demo" in config.sets:
+        if "demo" in config.sets and not is_question:
             corpora.append(demo_corpus(config.out / "demo", table, config.demo_videos))
-        if "real" in config.sets:
+        if "real" in config.sets or is_question:
             if config.data is None:
-                raise ConfigError(
-                    "--sets real needs --data FOLDER. Pass it, or --sets demo for the made-up videos alone."
-                )
-            corpora.append(real_corpus(config.data, config.out / "real", table))
+                also = "" if is_question else ", or --sets demo for the made-up videos alone"
+                raise ConfigError(f"--table {config.table} on real videos needs --data FOLDER: pass it{also}.")
+            corpora += real_corpora(config.data, config.out, table)
         return corpora
     if config.data is not None:
         raise ConfigError(

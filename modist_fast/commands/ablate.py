@@ -1,4 +1,4 @@
-"""The paper's ablations: modist ablate --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
+"""The paper's ablations, and the questions of docs/evidence.md: modist ablate --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
 
 import logging
 
@@ -20,9 +20,10 @@ def main() -> int:
         return 0
     failed = ablation.run()
     write_report(ablation)
-    save_curves(config.out / "curves.png", ablation)
-    print((config.out / "table.md").read_text(encoding="utf-8"))
-    print(f"{config.out}: table.md, table.png, curves.png; result.json has every prediction")
+    save_curves(config.out / f"{config.table}-curves.png", ablation)
+    print((config.out / f"{config.table}.md").read_text(encoding="utf-8"))
+    files = ", ".join(f"{config.table}{ending}" for ending in (".md", ".png", "-curves.png"))
+    print(f"{config.out}: {files}; {config.table}.json has every prediction")
     for name, reason in failed.items():
         log.error("%s: %s", name, reason)
     return 1 if failed else 0
