@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.evaluation.statistics import Estimate, paired_difference, power
@@ -20,7 +21,7 @@ from modist_fast.evaluation.statistics import Estimate, paired_difference, power
 class PowerConfig:
     """The standard error of a paired difference, and the chance to find effects of several sizes."""
 
-    result: Path
+    result: tyro.conf.Positional[Path]
     """Predictions: the JSON of modist ablate."""
     data: Path
     """The folder with manifest.csv, which says what actor or sequence a video is of."""

@@ -1,14 +1,15 @@
 """The outcome of an ablation: JSON with every prediction, a Markdown table, a plot with intervals."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from modist_fast.ablation.arms import Pool
 from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.evaluation.statistics import estimate, paired_difference
@@ -18,28 +19,60 @@ from modist_fast.watch.run_log import read_metrics
 Scores = dict[str, dict[int, np.ndarray]]  # arm, seed: (V,) 1 where a video was classified correctly
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """What all arms of one evaluation said of its V test videos."""
+
+    title: str
+    videos: list[str]
+    labels: list[str]
+    folds: list[str]
+    """Where groups were left out: the group of each."""
+    unseen: np.ndarray
+    """(V,) bool: whether it was not in the unlabelled pre-training set."""
+    scores: Scores
+    predicted: dict[str, dict[int, list[str | None]]]
+    chance: float
+    shape_probe: dict[str, Any]
+
+    @property
+    def groups(self) -> list[str] | None:
+        """Leave-one-group-out: a fold is a group. Otherwise all test videos are of one fold, which says nothing."""
+        return self.folds if len(set(self.folds)) > 1 else None
+
+
 def write_report(ablation: Ablation) -> dict[str, Any]:
-    """Write OUT/result.json, OUT/table.md and OUT/table.png from all the evaluations that are there."""
-    out = ablation.config.out
+    """Write OUT/TABLE.json, OUT/TABLE.md and OUT/TABLE.png from all the evaluations that are there."""
+    out, name = ablation.config.out, ablation.config.table
+    tested = {
+        evaluation: found
+        for corpus in ablation.corpora
+        for evaluation in corpus.evaluations
+        if (found := _tested(ablation, corpus, evaluation)) is not None
+    }
+    pairs = ablation.table.comparisons
+    if pools := ablation.table.pools:
+        evaluations = {
+            pool.name: _summary(_pooled(pool, parts), pairs)
+            for pool in pools
+            if (parts := [found for evaluation, found in tested.items() if evaluation.task in pool.tasks])
+        }
+    else:
+        evaluations = {evaluation.name: _summary(found, pairs) for evaluation, found in tested.items()}
     result: dict[str, Any] = {
-        "table": ablation.config.table,
+        "table": name,
         "preset": ablation.config.preset,
         "seeds": list(ablation.config.seeds),
         "arms": {arm.name: {"title": arm.title, "options": list(arm.options)} for arm in ablation.table.arms},
         "failed": ablation.failed,
         "environment": environment(),
         "runs": _costs(ablation),
-        "evaluations": {
-            evaluation.name: found
-            for corpus in ablation.corpora
-            for evaluation in corpus.evaluations
-            if (found := _evaluate(ablation, corpus, evaluation))
-        },
+        "evaluations": evaluations,
     }
-    (out / "result.json").write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(markdown(result), encoding="utf-8")
-    if result["evaluations"]:
-        save_plot(out / "table.png", result)
+    (out / f"{name}.json").write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(markdown(result), encoding="utf-8")
+    if evaluations:
+        save_plot(out / f"{name}.png", result)
     return result
 
 
@@ -55,8 +88,8 @@ def _costs(ablation: Ablation) -> dict[str, dict[str, float]]:
     return costs
 
 
-def _evaluate(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> dict[str, Any]:
-    """Scores, intervals and differences of one evaluation; empty where there is none yet."""
+def _tested(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> _Tested | None:
+    """One evaluation of all arms and seeds; None where there is none yet."""
     results: dict[str, dict[int, dict[str, Any]]] = {}
     for arm in ablation.table.arms:
         for seed in ablation.config.seeds:
@@ -64,36 +97,82 @@ def _evaluate(ablation: Ablation, corpus: Corpus, evaluation: Evaluation) -> dic
             if path.exists():
                 results.setdefault(arm.name, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
     if not results:
-        return {}
+        return None
     first = next(iter(next(iter(results.values())).values()))
     videos = [row["video"] for row in first["videos"]]
-    scores: Scores = {
-        arm: {seed: _correct(result, videos) for seed, result in by_seed.items()} for arm, by_seed in results.items()
-    }
-    pairs = [pair for pair in ablation.table.comparisons if scores.keys() >= set(pair)]
-    folds = {row["video"]: row["fold"] for row in first["videos"]}
-    # Leave-one-group-out: a fold is a group. Otherwise all test videos are of one fold, which says nothing of groups.
-    groups = [folds[video] for video in videos] if len(set(folds.values())) > 1 else None
-    found: dict[str, Any] = {
-        "title": evaluation.title,
-        "chance": first["chance"],
-        "shape_probe": first["shape_probe"],
-        "all": _compare(scores, pairs, groups),
-    }
     seen = listed_videos(corpus)
-    unseen = np.array([video not in seen for video in videos])
-    if 0 < unseen.sum() < len(videos):
-        kept = {arm: {seed: row[unseen] for seed, row in by_seed.items()} for arm, by_seed in scores.items()}
-        found["unseen"] = {"videos": int(unseen.sum()), **_compare(kept, pairs, None)}
-    classes = [row["class"] for row in first["classes"]]
-    found["classes"] = classes
-    found["videos"] = videos
-    found["labels"] = [classes.index(row["label"]) for row in first["videos"]]
-    found["predicted"] = {
-        arm: {seed: _predicted(result, videos, classes) for seed, result in by_seed.items()}
-        for arm, by_seed in results.items()
+    return _Tested(
+        evaluation.title,
+        videos,
+        [row["label"] for row in first["videos"]],
+        [row["fold"] for row in first["videos"]],
+        np.array([video not in seen for video in videos]),
+        {arm: {seed: _correct(result, videos) for seed, result in by_seed.items()} for arm, by_seed in results.items()},
+        {arm: {seed: _predicted(one, videos) for seed, one in by_seed.items()} for arm, by_seed in results.items()},
+        first["chance"],
+        first["shape_probe"],
+    )
+
+
+def _pooled(pool: Pool, parts: Sequence[_Tested]) -> _Tested:
+    """The videos that the nets of each part had not seen, put together; arms and seeds that all parts have."""
+    kept = [np.flatnonzero(part.unseen) for part in parts]
+    weights = [len(places) for places in kept]
+
+    def joined(column: Callable[[_Tested], Sequence[Any]]) -> list[Any]:
+        return [column(part)[place] for part, places in zip(parts, kept, strict=True) for place in places]
+
+    arms = {
+        arm: [seed for seed in by_seed if all(seed in part.scores.get(arm, {}) for part in parts)]
+        for arm, by_seed in parts[0].scores.items()
     }
-    return found
+    arms = {arm: seeds for arm, seeds in arms.items() if seeds}
+    return _Tested(
+        f"{pool.title}: {sum(weights)} videos, none seen",
+        joined(lambda part: part.videos),
+        joined(lambda part: part.labels),
+        joined(lambda part: part.folds),
+        np.ones(sum(weights), bool),
+        {
+            arm: {seed: np.array(joined(lambda part: part.scores[arm][seed])) for seed in seeds}  # noqa: B023
+            for arm, seeds in arms.items()
+        },
+        {
+            arm: {seed: joined(lambda part: part.predicted[arm][seed]) for seed in seeds}  # noqa: B023
+            for arm, seeds in arms.items()
+        },
+        float(np.average([part.chance for part in parts], weights=weights)),
+        {"top1": float(np.average([part.shape_probe["top1"] for part in parts], weights=weights))},
+    )
+
+
+def _summary(tested: _Tested, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Scores, intervals and differences, JSON-ready."""
+    pairs = [pair for pair in pairs if tested.scores.keys() >= set(pair)]
+    found: dict[str, Any] = {
+        "title": tested.title,
+        "chance": tested.chance,
+        "shape_probe": tested.shape_probe,
+        "all": _compare(tested.scores, pairs, tested.groups),
+    }
+    unseen = tested.unseen
+    if 0 < unseen.sum() < len(unseen):
+        kept = {arm: {seed: row[unseen] for seed, row in by_seed.items()} for arm, by_seed in tested.scores.items()}
+        groups = None if tested.groups is None else [tested.groups[place] for place in np.flatnonzero(unseen)]
+        found["unseen"] = {"videos": int(unseen.sum()), **_compare(kept, pairs, groups)}
+    said = {name for by_seed in tested.predicted.values() for names in by_seed.values() for name in names if name}
+    classes = sorted(said.union(tested.labels))
+    places = {name: place for place, name in enumerate(classes)}
+    return found | {
+        "classes": classes,
+        "videos": tested.videos,
+        "labels": [places[label] for label in tested.labels],
+        # -1 where there was no prediction.
+        "predicted": {
+            arm: {seed: [places.get(name, -1) for name in names] for seed, names in by_seed.items()}
+            for arm, by_seed in tested.predicted.items()
+        },
+    }
 
 
 def _compare(scores: Scores, pairs: Sequence[tuple[str, str]], groups: Sequence[str] | None) -> dict[str, Any]:
@@ -102,6 +181,7 @@ def _compare(scores: Scores, pairs: Sequence[tuple[str, str]], groups: Sequence[
         "differences": [
             {"arm": arm, "against": against, **asdict(paired_difference(scores[arm], scores[against], groups))}
             for arm, against in pairs
+            if scores[arm].keys() & scores[against].keys()
         ],
     }
 
@@ -112,10 +192,9 @@ def _correct(result: Mapping[str, Any], videos: Sequence[str]) -> np.ndarray:
     return np.array([ranks[video] == 0 for video in videos], dtype=np.float64)
 
 
-def _predicted(result: Mapping[str, Any], videos: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Places in `classes`; -1 where there was no prediction."""
+def _predicted(result: Mapping[str, Any], videos: Sequence[str]) -> list[str | None]:
     named = {row["video"]: row["predicted"] for row in result["videos"]}
-    return [classes.index(named[video]) if named[video] in classes else -1 for video in videos]
+    return [named[video] for video in videos]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -160,11 +239,12 @@ def _difference_table(result: Mapping[str, Any], part: Mapping[str, Any]) -> lis
 
 
 def _interval(found: Mapping[str, Any], form: str) -> str:
-    words = f"{format(found['low'], form)} to {format(found['high'], form)}"
-    if found["over_groups"] is not None:
-        low, high = found["over_groups"]
-        words += f" (over groups {format(low, form)} to {format(high, form)})"
-    return words
+    def ends(pair: Sequence[float]) -> str:
+        return f"{format(pair[0], form)} to {format(pair[1], form)}"
+
+    named = (("over groups", "over_groups"), ("groups and videos", "over_all"), ("t over seeds", "over_seeds"))
+    more = [f"{words} {ends(found[name])}" for words, name in named if found[name] is not None]
+    return ends((found["low"], found["high"])) + (f" ({'; '.join(more)})" if more else "")
 
 
 def _by_seed(found: Mapping[str, Any], form: str) -> str:

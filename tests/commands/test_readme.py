@@ -12,7 +12,7 @@ import torch
 
 import modist_fast
 from modist_fast.__main__ import COMMANDS, find
-from modist_fast.ablation.arms import TABLES
+from modist_fast.ablation.questions import TABLES
 from modist_fast.evaluation.finetune.config import RECIPES
 from modist_fast.presets import PRESETS
 from modist_fast.reproduce.gates import GateName

@@ -11,7 +11,7 @@ import pytest
 import tyro
 from clip_store import make_store
 
-from modist_fast.ablation.arms import TABLES, TableName
+from modist_fast.ablation.questions import TABLES, TableName
 from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
 from modist_fast.ablation.jobs import Job, run_jobs
 from modist_fast.ablation.report import write_report
@@ -225,7 +225,7 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"seeds": (1, 1)}, "each once"),
         ({"demo_videos": 100}, "multiple of 40"),
-        ({}, "--sets real needs --data"),
+        ({}, "on real videos needs --data"),
         ({"arms": ("edges",), "sets": ("demo",)}, "those of the table: random, rgb-only"),
         ({"arms": ("rgb-only-time", "rgb-only"), "sets": ("demo",)}, "measured by edges-other"),
         ({"arms": ("random",), "sets": ("demo",)}, "one that is trained"),
@@ -269,10 +269,10 @@ def test_report_compares_the_arms_that_were_tested(tmp_path: Path) -> None:
     }
     assert found["predicted"]["edges-other"] == {0: [0, 1, 1, 1], 1: [1, 1, 0, 1]}
     assert found["labels"] == [0, 1, 0, 1]
-    table = (tmp_path / "table.md").read_text()
+    table = (tmp_path / "3a.md").read_text()
     assert "| RGB-only (Eq. 1) | 25.0, 25.0 | 25.0 |" in table
     assert "demo/edges-own/seed-1: exit code 1" in table
-    assert (tmp_path / "table.png").stat().st_size > 0
+    assert (tmp_path / "3a.png").stat().st_size > 0
 
 
 def _result(ranks: list[int], reverse: bool) -> dict:
