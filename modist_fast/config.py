@@ -11,7 +11,7 @@ from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, Pre
 from modist_fast.run.options import check_ranges
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding, VideoEngine
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
-from modist_pipelines.plan import Augmentation, ClipSpec, MotionRule, PlanConfig
+from modist_pipelines.plan import Augmentation, ClipSpec, MotionControl, MotionRule, PlanConfig
 from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
 
 OutKind = Literal["folder", "file", "either"]
@@ -116,6 +116,9 @@ class ClipsConfig:
     """Most of it (the authors' code: 10); 0: any."""
     synchronized: bool = False
     """True starts [vq, mk] and [mq, vk] together (Table 3c, "- temp. jitter")."""
+    motion_control: MotionControl = "none"
+    """For experiments alone: motion clips that do not show the motion of the RGB clips. another-video: those of one
+    other video, always the same; any-time: frames from anywhere in the video, in any order (docs/evidence.md)."""
     subset: int | None = ranged(None, COUNT)
     """Train on this many videos, drawn by the seed (K400-mini: 60000)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -271,6 +274,7 @@ class TrainConfig:
             motion_rule=self.clips.motion_rule,
             shift_seconds=(self.clips.min_shift_seconds, self.clips.max_shift_seconds or math.inf),
             synchronized=self.clips.synchronized,
+            motion_control=self.clips.motion_control,
             augmentation=self.clips.augmentation,
             motion_input=self.motion_input if self.objective.motion else None,
             motion_flip=self.clips.motion_flip,

@@ -60,8 +60,12 @@ class Table:
 RGB_ONLY_OPTIONS = ("--objective.no-motion",)
 EDGES_OPTIONS = ("--objective.motion", "--clips.motion-input", "edges")
 
+OWN_OPTIONS = (*EDGES_OPTIONS, "--objective.cross-negatives", "own")
+_OTHER_OPTIONS = (*EDGES_OPTIONS, "--objective.cross-negatives", "other")
+
 RANDOM = Arm("random", "random initialization", trained=False)
 RGB_ONLY = Arm("rgb-only", "RGB-only (Eq. 1)", RGB_ONLY_OPTIONS)
+EDGES_OTHER = Arm("edges-other", "+ flow edges, `other` negatives", _OTHER_OPTIONS)
 
 PAPER_TABLES: dict[PaperTable, Table] = {
     "3a": Table(
@@ -70,8 +74,8 @@ PAPER_TABLES: dict[PaperTable, Table] = {
             RANDOM,
             RGB_ONLY,
             Arm("rgb-only-time", "RGB-only, equal wall-clock", RGB_ONLY_OPTIONS, time_of="edges-other"),
-            Arm("edges-own", "+ flow edges, `own` negatives", (*EDGES_OPTIONS, "--objective.cross-negatives", "own")),
-            Arm("edges-other", "+ flow edges, `other` negatives", (*EDGES_OPTIONS, "--objective.cross-negatives", "other")),
+            Arm("edges-own", "+ flow edges, `own` negatives", OWN_OPTIONS),
+            EDGES_OTHER,
         ),
         comparisons=(
             ("edges-other", "rgb-only"),

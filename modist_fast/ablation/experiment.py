@@ -58,7 +58,7 @@ class AblationConfig:
     arms: tuple[str, ...] = ()
     """Only these arms of the table; by default all. More can be added by a later call."""
     seeds: tuple[int, ...] = ranged((), FROM_ZERO)
-    """Each arm is trained once with each of these; by default with those that the table names, 0 1 2 for the paper's."""
+    """Each arm is trained once with each of these; by default 0 1 2, or those that a question asks for."""
     jobs: int = ranged(1, COUNT)
     """Commands side by side."""
     processes: int = ranged(1, COUNT)
@@ -73,6 +73,9 @@ class AblationConfig:
     questions of docs/evidence.md take those of --data in any case."""
     demo_videos: int = ranged(6000, COUNT)
     """small: how many videos to make."""
+    power: Path | None = None
+    """inductive: run nothing, and print how large an effect the table would find, from the predictions in this JSON of
+    a table that was run before."""
     dry_run: bool = False
     """Print the commands and run none."""
 

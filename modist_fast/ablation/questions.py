@@ -7,7 +7,8 @@ tables that share an --out share it.
 from typing import Literal, get_args
 
 from modist_fast.ablation.arms import (
-    EDGES_OPTIONS,
+    EDGES_OTHER,
+    OWN_OPTIONS,
     PAPER_TABLES,
     RANDOM,
     RGB_ONLY,
@@ -21,7 +22,6 @@ from modist_fast.ablation.arms import (
 Question = Literal["baseline", "inductive", "controls", "own", "drift", "nets"]
 TableName = PaperTable | Question
 
-EDGES_OTHER = Arm("edges-other", "+ flow edges, `other` negatives", (*EDGES_OPTIONS, "--objective.cross-negatives", "other"))
 
 # Of RGB clips: the preset's own, that of the made-up videos, and the paper's.
 _AUGMENTATIONS = {
@@ -46,7 +46,7 @@ def _rgb_only(augmentation: str, rate: float) -> Arm:
 
 
 def _own(name: str, title: str, *options: str) -> Arm:
-    return Arm(name, title, (*EDGES_OPTIONS, "--objective.cross-negatives", "own", *options))
+    return Arm(name, title, (*OWN_OPTIONS, *options))
 
 
 def _other(name: str, title: str, *options: str) -> Arm:
@@ -80,9 +80,13 @@ _OWN = (
 _DRIFT = (
     _other("drift-0.16", "bank of 1024, λ .99: .16", "--objective.bank-size", "1024"),
     _other("drift-1", "bank of 128, λ .5: 1.0", "--objective.key-momentum", "0.5"),
-    _other("drift-1-long", "bank of 1024, λ .9375: 1.0", "--objective.bank-size", "1024", "--objective.key-momentum", "0.9375"),
+    _other(
+        "drift-1-long",
+        "bank of 1024, λ .9375: 1.0",
+        *("--objective.bank-size", "1024", "--objective.key-momentum", "0.9375"),
+    ),
 )
-_OTHER_NETS = (*_nets("r2plus1d-18", "R(2+1)D-18"), *_nets("vit-s16", "ViT"))
+_OTHER_NETS = (_nets("r2plus1d-18", "R(2+1)D-18"), _nets("vit-s16", "ViT"))
 
 QUESTIONS: dict[Question, Table] = {
     "baseline": Table(
@@ -132,8 +136,8 @@ QUESTIONS: dict[Question, Table] = {
     ),
     "nets": Table(
         title="Other visual nets, each beside its RGB-only",
-        arms=(RANDOM, *_OTHER_NETS),
-        comparisons=tuple((f"{arch}-edges-other", f"{arch}-rgb-only") for arch in ("r2plus1d-18", "vit-s16")),
+        arms=(RANDOM, *(arm for pair in _OTHER_NETS for arm in pair)),
+        comparisons=tuple((with_edges.name, rgb_only.name) for rgb_only, with_edges in _OTHER_NETS),
         seeds=(0, 1),
     ),
 }

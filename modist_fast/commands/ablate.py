@@ -1,9 +1,10 @@
-"""The paper's ablations, and the questions of docs/evidence.md: modist ablate --table 3a --preset small --data FOLDER --out OUT [--jobs N]"""
+"""The paper's ablations, and the questions of docs/evidence.md: modist ablate --table 3a --data FOLDER --out OUT"""
 
 import logging
 
 from modist_fast.ablation.curves import save_curves
 from modist_fast.ablation.experiment import Ablation, AblationConfig
+from modist_fast.ablation.power import power_lines
 from modist_fast.ablation.report import write_report
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.run.options import check_ranges
@@ -15,6 +16,9 @@ def main() -> int:
     config = parse_options(AblationConfig)
     check_ranges(config)
     ablation = Ablation(config)
+    if config.power is not None and config.data is not None:
+        print("\n".join(power_lines(config.power, config.data, ablation.table)))
+        return 0
     if config.dry_run:
         print("\n".join(ablation.commands()))
         return 0

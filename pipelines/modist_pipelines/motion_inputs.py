@@ -27,6 +27,7 @@ Maps: TypeAlias = Iterable[tuple[np.ndarray, float]]
 FLOW_SPAN = 5  # nominal frames between the two frames of a flow field: t to t - 5
 # Pixels per 5 frames. On the stored frames, faster motion is rare and mostly an error of the flow.
 FLOW_FULL_SCALE = 32.0
+GRADIENT_FULL_SCALE = 512.0  # gray levels of the plain Sobel filter: a sharp edge of half the range
 _SIGNED_ZERO = 128  # the pixel of a value of 0 that may be negative: 127 levels on either side
 
 
@@ -146,6 +147,16 @@ def _difference(pairs: FramePairs, full_scale: float) -> Maps:
         yield pixels[None], _score(pixels, full_scale)
 
 
+def _gradient(pairs: FramePairs, full_scale: float) -> Maps:
+    import cv2
+
+    for gray in pairs.grays:
+        across = cv2.Sobel(gray, cv2.CV_32F, 1, 0, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        down = cv2.Sobel(gray, cv2.CV_32F, 0, 1, ksize=3, borderType=cv2.BORDER_REPLICATE)
+        length = np.minimum(cv2.magnitude(across, down), full_scale)
+        yield np.rint(length * (255 / full_scale)).astype(np.uint8)[None], _score(length, full_scale)
+
+
 def _on_host(flows: "Flow | None") -> np.ndarray:
     assert flows is not None
     return flows if isinstance(flows, np.ndarray) else flows.numpy(force=True)
@@ -180,6 +191,14 @@ MOTION_INPUTS: Mapping[str, MotionInput] = {
             "absolute difference of consecutive nominal frames in gray levels",
             255.0,
             _difference,
+            needs_flow=False,
+        ),
+        # No motion at all: the control of docs/evidence.md that asks whether the look of edges is what teaches.
+        MotionInput(
+            "gradient",
+            "Sobel magnitude of the frame itself in gray levels",
+            GRADIENT_FULL_SCALE,
+            _gradient,
             needs_flow=False,
         ),
         MotionInput(

@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from modist_pipelines.ranges import COUNT, FROM_ZERO, POSITIVE, SHARE, ranged, r
 from modist_pipelines.source import SCORE_FULL_SCALE, ClipSource, VideoInfo
 
 MotionRule = Literal["window", "frames"]
+MotionControl = Literal["none", "another-video", "any-time"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class PlanConfig:
     """Least and most seconds between the starts of query and key, of either pathway, as far as the video allows."""
     synchronized: bool = False
     """Start [visual query, motion key] and [visual key, motion query] together (Table 3c)."""
+    motion_control: MotionControl = "none"
+    """Motion clips that do not show the motion of the RGB clips: a control of experiments. another-video: those of one
+    other video, always the same (`partner_of`); any-time: frames from anywhere in the video, in any order."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     motion_input: str | None = DEFAULT
     """None plans RGB clips alone."""
@@ -95,6 +99,16 @@ class PlanConfig:
                     f"so its frames are not stored. Use a multiple of {self.grid}, or prepare the store with a --grid "
                     f"that divides {clip.stride}."
                 )
+        if self.motion_control != "none" and self.motion_input is None:
+            raise DataError(
+                f"--clips.motion-control {self.motion_control}: this run has no motion pathway. Leave out the "
+                "option, or --objective.no-motion."
+            )
+        if self.motion_control == "another-video" and self.motion_threshold:
+            raise DataError(
+                "--clips.motion-control another-video: γ chooses windows and videos by the motion of the video itself. "
+                f"Set --clips.motion-threshold 0 (here {self.motion_threshold:g})."
+            )
 
     @property
     def shown_motion(self) -> MotionInput:
@@ -172,7 +186,7 @@ class SamplePlan(NamedTuple):
 
 # Streams of random numbers. A stream's numbers do not depend on what the others are used for: switching an
 # augmentation off moves no start.
-_VISUAL_QUERY, _VISUAL_KEY, _MOTION_QUERY, _MOTION_KEY, _STARTS, _ORDER, _DEAL, _SUBSET = range(8)
+_VISUAL_QUERY, _VISUAL_KEY, _MOTION_QUERY, _MOTION_KEY, _STARTS, _ORDER, _DEAL, _SUBSET, _PARTNERS = range(9)
 _CROP_TRIES = 10
 
 
@@ -217,6 +231,26 @@ def deal_keys(seed: int, step: int, batch_size: int) -> np.ndarray:
 def subset_of(seed: int, num_videos: int, size: int) -> np.ndarray:
     """(size,) int64 rows in ascending order, drawn without replacement."""
     return np.sort(_random(seed, _SUBSET).permutation(num_videos)[:size])
+
+
+def partner_of(seed: int, num_videos: int, video: int) -> int:
+    """The row whose motion clips a video gets where `motion_control` is another-video: never its own, if there are two.
+
+    Raises:
+        DataError: there is one video alone.
+    """
+    if num_videos < 2:
+        raise DataError("--clips.motion-control another-video needs two videos or more: leave it out, or add videos.")
+    return int(_partners(seed, num_videos)[video])
+
+
+@lru_cache(maxsize=1)
+def _partners(seed: int, num_videos: int) -> np.ndarray:
+    """One cycle through all videos."""
+    order = _random(seed, _PARTNERS).permutation(num_videos)
+    partners = np.empty(num_videos, np.int64)
+    partners[order] = np.roll(order, 1)
+    return partners
 
 
 class Eligible(NamedTuple):
@@ -431,4 +465,6 @@ def _motion_clip(config: PlanConfig, random: np.random.Generator, info: VideoInf
     y, x, flip = random.random(3)
     y, x = math.floor(y * (info.height - side + 1)), math.floor(x * (info.width - side + 1))
     flip = bool(flip < config.motion_flip)
+    if config.motion_control == "any-time":
+        frames = random.integers(info.num_frames, size=len(frames))
     return ClipPlan(frames=np.minimum(frames, info.num_frames - 1), crop=(y, x, side, side), flip=flip)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modist_pipelines.clips.loader import ClipBatch, ClipLoader
 from modist_pipelines.errors import DataError
-from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig, deal_keys, plan_sample, video_order
+from modist_pipelines.plan import Augmentation, ClipSpec, PlanConfig, deal_keys, partner_of, plan_sample, video_order
 from modist_pipelines.store.reader import Store
 
 CONFIG = PlanConfig(ClipSpec(2, 8), ClipSpec(3, 4), crop_size=24, grid=4)
@@ -340,3 +340,23 @@ def test_options_of_the_augmentation_reach_the_graph(store):
     (batch,) = load(store, 0, 1, replace(CONFIG, augmentation=plain), shuffle_keys=False)
     assert batch.visual_query.min() >= 0
     assert batch.visual_query.max() <= 1
+
+
+def test_the_control_gives_each_video_the_motion_clips_of_its_partner_and_its_own_rgb_clips(store):
+    plain = replace(CONFIG, motion_threshold=0.0)
+    given = load(store, 0, 2, replace(plain, motion_control="another-video"))
+    expected: dict[tuple[str, int], Tensor] = {}
+    for batch in load(store, 0, 2, plain):
+        for name in CLIPS:
+            order = batch.video_ids[batch.deal] if "key" in name else batch.video_ids
+            expected |= {(name, int(video)): clip for video, clip in zip(order, clip_of(batch, name), strict=True)}
+    compared = 0
+    for batch in given:
+        for name in CLIPS:
+            order = batch.video_ids[batch.deal] if "key" in name else batch.video_ids
+            for video, clip in zip(order.tolist(), clip_of(batch, name), strict=True):
+                owner = partner_of(7, NUM_VIDEOS + 2, video) if "motion" in name else video
+                if (name, owner) in expected:
+                    assert torch.equal(clip, expected[name, owner])
+                    compared += "motion" in name
+    assert compared >= 10

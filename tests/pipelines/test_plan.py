@@ -20,6 +20,7 @@ from modist_pipelines.plan import (
     SamplePlan,
     deal_keys,
     eligible_videos,
+    partner_of,
     plan_clips,
     plan_sample,
     subset_of,
@@ -408,3 +409,42 @@ def test_probabilities_and_ranges_of_the_augmentation():
         assert pvalue(stats.kstest(sigma[sigma > 0], stats.uniform(0.1, 1.9).cdf)) > ALPHA
     flips = [np.array([getattr(p, c).flip for p in plans], dtype=int) for c in ("visual_query", "visual_key")]
     assert_independent(*flips)
+
+
+def test_any_time_draws_motion_frames_from_the_whole_video_in_any_order_and_moves_nothing_else():
+    config = replace(CONFIG, motion_control="any-time")
+    plans, plain = draw(config, video_info(40), 300), draw(CONFIG, video_info(40), 300)
+    frames = np.concatenate([plan.motion_query.frames for plan in plans if plan.motion_query is not None])
+    assert_uniform(frames, range(40))
+    ordered = [bool((np.diff(plan.motion_key.frames) >= 0).all()) for plan in plans if plan.motion_key is not None]
+    assert np.mean(ordered) < 0.2
+    for one, other in zip(plans, plain, strict=True):
+        assert one.motion_query is not None
+        assert other.motion_query is not None
+        assert one.motion_query.crop == other.motion_query.crop
+        np.testing.assert_array_equal(one.visual_query.frames, other.visual_query.frames)
+
+
+@pytest.mark.parametrize("num_videos", [2, 3, 50])
+def test_partners_are_one_cycle_through_all_videos(num_videos):
+    seen, video = [], 0
+    for _ in range(num_videos):
+        video = partner_of(7, num_videos, video)
+        seen.append(video)
+    assert sorted(seen) == list(range(num_videos))
+    assert seen[-1] == 0
+
+
+def test_partners_are_the_seeds():
+    first, second = ([partner_of(seed, 50, video) for video in range(50)] for seed in (0, 1))
+    assert first != second
+    assert first == [partner_of(0, 50, video) for video in range(50)]
+
+
+def test_controls_that_cannot_be_are_refused():
+    with pytest.raises(DataError, match=r"Set --clips\.motion-threshold 0"):
+        replace(CONFIG, motion_control="another-video", motion_threshold=0.02)
+    with pytest.raises(DataError, match="has no motion pathway"):
+        replace(CONFIG, motion_control="any-time", motion_input=None)
+    with pytest.raises(DataError, match="two videos or more"):
+        partner_of(0, 1, 0)

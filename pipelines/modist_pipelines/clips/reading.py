@@ -9,7 +9,7 @@ import numpy as np
 
 from modist_pipelines.clips.graph import Kind
 from modist_pipelines.errors import DamagedError
-from modist_pipelines.plan import ClipPlan, PlanConfig, plan_clips
+from modist_pipelines.plan import ClipPlan, PlanConfig, partner_of, plan_clips
 from modist_pipelines.source import ClipSource, Reading
 
 Name = TypeVar("Name")
@@ -51,16 +51,22 @@ def read_clips(
     """
     clips = VideoClips()
     started = time.perf_counter()
-    info = source.info(video)
-    plans: dict[tuple[bool, Kind], ClipPlan] = {}
+    other = video
+    if config.motion_control == "another-video":
+        other = partner_of(seed, source.num_videos, video)
+    plans: dict[int, dict[tuple[bool, Kind], ClipPlan]] = {video: {}, other: {}}
+    infos = {owner: source.info(owner) for owner in plans}
     for key in halves:
-        visual, motion = plan_clips(config, seed, epoch, video, info, key=key)
-        plans[key, "visual"] = visual
+        visual, motion = plan_clips(config, seed, epoch, video, infos[video], key=key)
+        if other != video:
+            _, motion = plan_clips(config, seed, epoch, other, infos[other], key=key)
+        plans[video][key, "visual"] = visual
         if motion is not None:
-            plans[key, "motion"] = motion
+            plans[other][key, "motion"] = motion
     clips.plan_seconds = time.perf_counter() - started
-    for (key, kind), clip in _read(source, config, video, plans, clips).items():
-        clips.halves.setdefault(key, {})[kind] = clip
+    for owner, planned in plans.items():
+        for (key, kind), clip in _read(source, config, owner, planned, clips).items():
+            clips.halves.setdefault(key, {})[kind] = clip
     return clips
 
 
