@@ -23,6 +23,12 @@ class Arm:
     """False: the random initialization, its batch-norm statistics set on clips."""
     length: float = 1.0
     """Share of the epochs, warm-up among them, that the other options ask for."""
+    net_of: str | None = None
+    """Not trained: the net of this other arm, tested in another way."""
+    histograms: Literal["none", "beside", "alone"] = "none"
+    """Hand-made features, `flow_histograms`, beside the net's or in their place."""
+    supervised: bool = False
+    """Not trained: instead of a probe, all of the random net is trained with the labels."""
     time_of: str | None = None
     """Train as long as this other arm by the clock, not as many steps."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ class Corpus:
     """In this order."""
     options: tuple[str, ...] = ()
     """Of modist pretrain, for all arms: what the preset has otherwise."""
+    histograms: Path | None = None
+    """Hand-made features of all its videos, `flow_histograms`, where an arm needs them."""
 
 
 def demo_corpus(out: Path, table: Table, num_videos: int) -> Corpus:
@@ -125,7 +128,12 @@ def real_corpora(data: Path, out: Path, table: Table) -> list[Corpus]:
     rows = _manifest(data)
     everything = out / "real"
     labels = write_list(everything / "labels.csv", rows)
-    store = _store_job("real/store", everything / "store", labels, data, (), grid=2)
+    shared = [_store_job("real/store", everything / "store", labels, data, (), grid=2)]
+    if any(arm.histograms != "none" for arm in table.arms):
+        flow, histograms = everything / "flow-store", everything / "flow-histograms.parquet"
+        shared.append(_store_job("real/flow-store", flow, labels, data, ("flow",), grid=2))
+        words = (sys.executable, "-m", "modist_fast.ablation.flow_histograms", str(flow), str(histograms))
+        shared.append(Job("real/flow-histograms", words, everything / "jobs" / "flow-histograms", histograms))
     if table.folds == 1:
         train = {"real": [row for row in rows if row["split"] == "train"]}
     else:
@@ -133,16 +141,22 @@ def real_corpora(data: Path, out: Path, table: Table) -> list[Corpus]:
     # A store without `gradient` and one with it may lie side by side, for tables that share a folder.
     suffix = "".join(f"-{name}" for name in table.motion_inputs if name != "edges")
     return [
-        _real_corpus(name, out / name / f"train-store{suffix}", listed, data, table, labels, store)
+        _real_corpus(name, out / name / f"train-store{suffix}", listed, data, table, labels, shared)
         for name, listed in train.items()
     ]
 
 
 def _real_corpus(
-    name: str, train_store: Path, train: Sequence[Mapping[str, str]], data: Path, table: Table, labels: Path, store: Job
+    name: str,
+    train_store: Path,
+    train: Sequence[Mapping[str, str]],
+    data: Path,
+    table: Table,
+    labels: Path,
+    shared: Sequence[Job],
 ) -> Corpus:
     listing = write_list(train_store.parent / "train.csv", train)
-    common = ("--store", str(store.result.parent), "--labels", str(labels), *_SMALL_VIEWS)
+    common = ("--store", str(shared[0].result.parent), "--labels", str(labels), *_SMALL_VIEWS)
     by_group = ("--protocol", "leave-one-group-out")
     prefix = "" if name == "real" else f"{name}-"
     tests = {
@@ -166,9 +180,10 @@ def _real_corpus(
         preparation=(
             # A grid of 2 frames: Weizmann's clips are too short for the paper's strides, see `presets.small`.
             _store_job(f"{name}/{train_store.name}", train_store, listing, data, table.motion_inputs, grid=2),
-            store,
+            *shared,
         ),
         options=_REAL_OPTIONS,
+        histograms=shared[-1].result if len(shared) > 1 else None,
     )
 
 

@@ -179,12 +179,24 @@ class Ablation:
     def evaluation(self, run: Run, evaluation: Evaluation) -> Job:
         """modist evaluate for a run."""
         folder = self.test_folder(run, evaluation)
-        trained = (
-            run if run.arm.trained else Run(run.corpus, next(arm for arm in self.table.arms if arm.trained), run.seed)
-        )
-        backbone = str(self.folder(trained)) if run.arm.trained else f"random:{self.folder(trained)}"
-        words = ["linear", "--backbone", backbone, "--out", folder, "--seed", run.seed]
-        words += ["--features.folder", self.config.out / "features", *evaluation.options]
+        arm = run.arm
+        if arm.trained:
+            trained = run
+        else:
+            shape_of = arm.net_of or next(other.name for other in self.table.arms if other.trained)
+            trained = Run(run.corpus, self._arm(shape_of), run.seed)
+        backbone = str(self.folder(trained)) if arm.trained or arm.net_of else f"random:{self.folder(trained)}"
+        words: list[object] = ["finetune", "--recipe", "small"] if arm.supervised else ["linear"]
+        words += ["--backbone", backbone, "--out", folder, "--seed", run.seed]
+        if arm.supervised:
+            words += ["--epochs", find_preset(self.config.preset)(None, folder).epochs]
+        else:
+            words += ["--features.folder", self.config.out / "features"]
+        if arm.histograms != "none":
+            words += ["--beside", run.corpus.histograms]
+        if arm.histograms == "alone":
+            words += ["--beside-alone"]
+        words += evaluation.options
         name = f"{run.name}: {evaluation.name}"
         return Job(name, self._command("evaluate", words), folder, folder / "result.json", (trained.name,))
 

@@ -19,7 +19,7 @@ from modist_fast.ablation.arms import (
     Table,
 )
 
-Question = Literal["baseline", "inductive", "controls", "own", "drift", "nets"]
+Question = Literal["baseline", "inductive", "controls", "own", "drift", "ceiling", "nets"]
 TableName = PaperTable | Question
 
 
@@ -86,6 +86,18 @@ _DRIFT = (
         *("--objective.bank-size", "1024", "--objective.key-momentum", "0.9375"),
     ),
 )
+_CEILING = (
+    Arm("supervised", "the same net, all of it trained with the labels", trained=False, supervised=True),
+    Arm("histograms", "histograms of flow", trained=False, histograms="alone"),
+    Arm("rgb-only-histograms", "RGB-only and histograms", trained=False, net_of="rgb-only", histograms="beside"),
+    Arm(
+        "edges-other-histograms",
+        "+ flow edges, and histograms",
+        trained=False,
+        net_of="edges-other",
+        histograms="beside",
+    ),
+)
 _OTHER_NETS = (_nets("r2plus1d-18", "R(2+1)D-18"), _nets("vit-s16", "ViT"))
 
 QUESTIONS: dict[Question, Table] = {
@@ -133,6 +145,17 @@ QUESTIONS: dict[Question, Table] = {
         arms=(RANDOM, EDGES_OTHER, *_DRIFT),
         comparisons=tuple((arm.name, "edges-other") for arm in _DRIFT),
         seeds=(0, 1),
+    ),
+    "ceiling": Table(
+        title="How much is there to be had?",
+        arms=(RANDOM, RGB_ONLY, EDGES_OTHER, *_CEILING),
+        comparisons=(
+            ("edges-other", "supervised"),
+            ("edges-other", "histograms"),
+            ("edges-other-histograms", "histograms"),
+            ("rgb-only-histograms", "histograms"),
+        ),
+        tasks=_TWO_TESTS,
     ),
     "nets": Table(
         title="Other visual nets, each beside its RGB-only",

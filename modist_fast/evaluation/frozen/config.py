@@ -87,6 +87,11 @@ class LinearConfig(FrozenConfig):
     views' probabilities are averaged. auto: features with lbfgs, softmax with sgd."""
     augmented_views: int = ranged(0, FROM_ZERO)
     """Train on this many randomly placed, scaled and flipped clips of each video in place of its test views."""
+    beside: Path | None = None
+    """Features of another kind, put beside the net's: a file of modist features, or a Parquet with the columns video
+    and features."""
+    beside_alone: bool = False
+    """Take those of --beside in place of the net's."""
     lbfgs: LbfgsConfig = field(default_factory=LbfgsConfig)
     sgd: SgdConfig = field(default_factory=SgdConfig)
 

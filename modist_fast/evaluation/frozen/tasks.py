@@ -11,6 +11,7 @@ import numpy as np
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.classifier_file import SavedClassifier
 from modist_fast.evaluation.data.splits import Fold, low_shot_subset
+from modist_fast.evaluation.frozen.beside import read_beside
 from modist_fast.evaluation.frozen.config import (
     KnnEvaluationConfig,
     LinearConfig,
@@ -32,7 +33,7 @@ log = logging.getLogger("modist")
 
 def run_linear(config: LinearConfig, world: World, progress: Progress | None = None) -> dict[str, Any]:
     """The linear classifier of every fold, and beside it what the shape of the frames alone tells."""
-    frozen, train = _with_training_features(open_frozen(config, world, progress), config)
+    frozen, train = _with_training_features(_with_beside(open_frozen(config, world, progress), config), config)
     labelled, odd, folds = frozen.labelled, frozen.odd, frozen.counted()
     fitted: list[Linear] = []
 
@@ -47,7 +48,8 @@ def run_linear(config: LinearConfig, world: World, progress: Progress | None = N
                 np.concatenate([video for fold in folds for video in (fold.train, frozen.usable(fold.test))])
             )
             fitted.append(fit_linear(frozen, config, train, videos))
-        if not frozen.backbone.is_random:  # such a net is not kept, so nothing could be shown to it again
+        # Such a net is not kept, or sees only a part of the features: nothing could be shown to it again.
+        if not frozen.backbone.is_random and config.beside is None:
             _save(frozen, config, fitted[-1])
     result = frozen.result("linear") | classification(labelled, odd, folds, probabilities, config.seed)
     return result | {"shape_probe": _shape_probe(frozen, folds, result["chance"])}
@@ -71,7 +73,7 @@ def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
     """The linear classifier on each share of the training videos."""
     if not config.shares:
         raise ConfigError("--shares: at least one, above 0 and at most 1.")
-    frozen, train = _with_training_features(open_frozen(config, world), config)
+    frozen, train = _with_training_features(_with_beside(open_frozen(config, world), config), config)
     labelled, whole, rows = frozen.labelled, frozen.counted(), []
     draws = [
         (share, draw) for share in sorted(set(config.shares)) for draw in range(config.subsets if share < 1 else 1)
@@ -93,6 +95,26 @@ def run_lowshot(config: LowShotConfig, world: World) -> dict[str, Any]:
             if world.is_main:
                 log.info("%s: top-1 %.1f %%", name, 100 * row["top1"])
     return frozen.result("lowshot") | {"rows": rows}
+
+
+def _with_beside(frozen: Frozen, config: LinearConfig) -> Frozen:
+    """With the features of --beside; videos that it lacks are odd."""
+    if config.beside is None:
+        if config.beside_alone:
+            raise ConfigError("--beside-alone needs features to take: pass --beside FILE, or leave it out.")
+        return frozen
+    if config.augmented_views:
+        raise ConfigError("--beside has features of whole videos, not of augmented views: leave out one of the two.")
+    beside = read_beside(config.beside, frozen.labelled.names)
+    lacking = {
+        int(video): f"--beside {config.beside.name} has no features of it"
+        for video in np.flatnonzero(~np.isfinite(beside).all(axis=1))
+    }
+    if lacking:
+        log.warning("WARNING: %d videos are not in %s: they count as odd.", len(lacking), config.beside)
+    repeated = np.repeat(beside[:, None], frozen.features.shape[1], axis=1)
+    features = repeated if config.beside_alone else np.concatenate([frozen.features, repeated], axis=-1)
+    return replace(frozen, features=features, odd=lacking | dict(frozen.odd))
 
 
 def _with_training_features(frozen: Frozen, config: LinearConfig) -> tuple[Frozen, np.ndarray]:
