@@ -48,9 +48,8 @@ def stored_flow(store: Store, video: int) -> np.ndarray:
     motion = find_motion_input("flow")
     jpegs = store.read_frames(video, motion.name, range(int(store.num_frames[video])))
     planes = [cv2.imdecode(np.asarray(jpeg), cv2.IMREAD_GRAYSCALE) for jpeg in jpegs]
-    shares = (np.stack([plane for plane in planes if plane is not None]) - np.float32(motion.zero)) / (
-        255 - motion.zero
-    )
+    levels = np.stack([plane for plane in planes if plane is not None]) - np.float32(motion.zero)
+    shares = levels / (255 - motion.zero)
     return np.moveaxis(shares.reshape(-1, motion.channels, *shares.shape[1:]), 1, -1) * np.float32(FLOW_FULL_SCALE)
 
 

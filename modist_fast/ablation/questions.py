@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from modist_fast.ablation.arms import (
     EDGES_OTHER,
+    EDGES_OWN,
     OWN_OPTIONS,
     PAPER_TABLES,
     RANDOM,
@@ -71,7 +72,7 @@ _CONTROLS = (
     _other("gradient", "+ edges of the picture", "--clips.motion-input", "gradient"),
 )
 _OWN = (
-    _own("edges-own", "`own`, in full from step 0"),
+    EDGES_OWN,
     _own("own-ramp-100", "`own`, growing over 100 steps", "--objective.cross-warmup-epochs", "33.3"),
     _own("own-ramp-300", "`own`, growing over 300 steps", "--objective.cross-warmup-epochs", "100"),
     _own("own-slow", "`own`, a quarter of the rate", "--optim.lr", "0.1"),

@@ -119,8 +119,8 @@ def _pooled(pool: Pool, parts: Sequence[_Tested]) -> _Tested:
     kept = [np.flatnonzero(part.unseen) for part in parts]
     weights = [len(places) for places in kept]
 
-    def joined(column: Callable[[_Tested], Sequence[Any]]) -> list[Any]:
-        return [column(part)[place] for part, places in zip(parts, kept, strict=True) for place in places]
+    def joined(column: Callable[[_Tested], Any]) -> list[Any]:
+        return [column(part)[place] for part, places in zip(parts, kept, strict=True) for place in places.tolist()]
 
     arms = {
         arm: [seed for seed in by_seed if all(seed in part.scores.get(arm, {}) for part in parts)]
@@ -169,7 +169,7 @@ def _summary(tested: _Tested, pairs: Sequence[tuple[str, str]]) -> dict[str, Any
         "labels": [places[label] for label in tested.labels],
         # -1 where there was no prediction.
         "predicted": {
-            arm: {seed: [places.get(name, -1) for name in names] for seed, names in by_seed.items()}
+            arm: {seed: [-1 if name is None else places[name] for name in names] for seed, names in by_seed.items()}
             for arm, by_seed in tested.predicted.items()
         },
     }

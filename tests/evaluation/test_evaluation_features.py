@@ -20,13 +20,16 @@ from modist_fast.evaluation.data.views import ViewsConfig
 from modist_fast.evaluation.frozen import features as features_module
 from modist_fast.evaluation.frozen import session, tasks
 from modist_fast.evaluation.frozen.config import (
+    SUFFIXES,
     FrozenConfig,
     KnnConfig,
     KnnEvaluationConfig,
+    LbfgsConfig,
     LinearConfig,
     LowShotConfig,
     RetrievalConfig,
 )
+from modist_fast.evaluation.frozen.plain_videos import FeatureTable, write_features
 from modist_fast.evaluation.frozen.session import open_frozen, training_clip
 from modist_fast.evaluation.frozen.shape_probe import shape_probabilities
 from modist_fast.evaluation.frozen.tasks import run_knn, run_linear, run_lowshot, run_retrieval
@@ -323,6 +326,41 @@ def test_retrieval_and_knn_agree(demo_store: Path, labels: Path, tmp_path: Path,
     assert retrieved["R@1"] <= retrieved["R@5"] <= retrieved["R@10"] <= retrieved["R@20"]
     hits = {row["video"]: row["first_hit"] == 0 for row in retrieved["videos"]}
     assert hits == {row["video"]: row["rank"] == 0 for row in nearest["videos"]}
+
+
+def test_features_beside_the_nets_count_and_replace_them_where_they_stand_alone(
+    demo_store: Path, labels: Path, tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that knows the class is right where it stands alone; one video that it lacks is odd."""
+    truth = {str(row["path"]): str(row["label"]) for row in demo_rows(demo_store)}
+    classes, names = sorted(set(truth.values())), list(truth)
+    lacking = next(str(row["path"]) for row in demo_rows(demo_store) if row["split"] == "test")
+    kept = [name for name in reversed(names) if name != lacking]
+    known = np.eye(len(classes), dtype=np.float32)[[classes.index(truth[name]) for name in kept]]
+    table = FeatureTable(kept, np.zeros((len(kept), 2, 2)), np.stack([known - 1, known + 1], axis=1), {})
+    plain = run_linear(config_of(LinearConfig, demo_store, labels, tmp_path), world)
+    for suffix in SUFFIXES:
+        write_features(table, tmp_path / f"known{suffix}", {})
+        more = {"beside": tmp_path / f"known{suffix}", "lbfgs": LbfgsConfig(c=1.0)}
+        both = run_linear(config_of(LinearConfig, demo_store, labels, tmp_path, **more), world)
+        alone = run_linear(config_of(LinearConfig, demo_store, labels, tmp_path, beside_alone=True, **more), world)
+        for result in (both, alone):
+            assert result["num_odd"] == 1
+            assert [row["video"] for row in result["odd"]] == [lacking]
+        assert {row["video"] for row in alone["videos"] if row["rank"] > 0} == {lacking}
+        assert plain["top1"] < both["top1"] <= alone["top1"]
+        assert both["videos"] != alone["videos"]
+    assert "1 videos are not in" in caplog.text
+    assert not (tmp_path / "linear.safetensors").exists()
+    strangers = table._replace(names=[f"other/{name}" for name in kept])
+    write_features(strangers, tmp_path / "strangers.parquet", {})
+    (tmp_path / "text.parquet").write_text("video,features")
+    for name, words in (("strangers.parquet", "has no video of these labels"), ("text.parquet", "Give a file of")):
+        with pytest.raises(ConfigError, match=words):
+            run_linear(config_of(LinearConfig, demo_store, labels, tmp_path, beside=tmp_path / name), world)
+    for refused in ({"beside_alone": True}, {"beside": tmp_path / "known.parquet", "augmented_views": 2}):
+        with pytest.raises(ConfigError, match="leave"):
+            run_linear(config_of(LinearConfig, demo_store, labels, tmp_path, **refused), world)
 
 
 def test_low_shot_ends_where_linear_is(demo_store: Path, labels: Path, tmp_path: Path, world: World) -> None:
