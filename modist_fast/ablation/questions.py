@@ -4,6 +4,7 @@ They take real videos (`--preset small --data FOLDER`). An arm has the same name
 tables that share an --out share it.
 """
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 from modist_fast.ablation.arms import (
@@ -108,6 +109,8 @@ QUESTIONS: dict[Question, Table] = {
             RANDOM,
             *(_rgb_only(name, rate) for name in _AUGMENTATIONS for rate in (0.2, 0.4)),
             _rgb_only("medium", 0.8),
+            # Of these, the winner, for as long as flow edges take.
+            replace(_rgb_only("medium", 0.4), name="medium-0.4-long", title="the same, 1.7 times as long", length=1.7),
         ),
         comparisons=(),
         seeds=(10, 11),
