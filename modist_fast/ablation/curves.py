@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from modist_fast.ablation.arms import Arm
+from modist_fast.ablation.colors import arm_colors
+from modist_fast.ablation.corpora import Corpus
 from modist_fast.ablation.experiment import Ablation
 from modist_fast.watch.run_log import read_metrics
 
@@ -24,34 +27,62 @@ _WINDOWS = 40  # points of a curve
 
 
 def save_curves(path: Path, ablation: Ablation) -> None:
-    """Draw the figures of all trained arms as PNG: means over windows and seeds, with the range of the seeds."""
-    size = (2.7 * len(FIGURES), 2.5 * len(ablation.corpora) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(ablation.corpora), len(FIGURES), squeeze=False)
-    for row, corpus in zip(axes, ablation.corpora, strict=True):
-        for color, arm in enumerate(arm for arm in ablation.table.arms if arm.trained):
-            runs = [run for run in ablation.runs() if run.corpus == corpus and run.arm == arm]
-            paths = [ablation.folder(run) / "metrics.jsonl" for run in runs]
-            logs = [read_metrics(path) for path in paths if path.exists()]
-            for axis, name in zip(row, FIGURES, strict=True):
-                if logs and name in logs[0][0]:
-                    _draw(axis, [[float(step[name]) for step in rows] for rows in logs], name, arm.name, f"C{color}")
-        for axis, title in zip(row, FIGURES.values(), strict=True):
-            axis.set_title(f"{corpus.name}: {title}", fontsize=8)
-            axis.tick_params(labelsize=7)
+    """Draw the figures of all trained arms as PNG: means over windows and seeds, with the range of the seeds.
+
+    A bank that is not full yet answers too easily: the curves begin where it is.
+    """
+    trained = [arm for arm in ablation.table.arms if arm.trained]
+    colors = arm_colors([arm.name for arm in ablation.table.arms])
+    logs = {
+        (corpus.name, arm.name): found
+        for corpus in ablation.corpora
+        for arm in trained
+        if (found := _logs(ablation, corpus, arm))
+    }
+    names = [name for name in FIGURES if any(name in rows[0][0] for rows in logs.values())]
+    if not names:
+        return
+    columns = -(-len(names) // 2)
+    figure = Figure(figsize=(9, 4.4 * len(ablation.corpora) + 0.5), layout="constrained")
+    axes = figure.subplots(2 * len(ablation.corpora), columns, squeeze=False)
+    for place, corpus in enumerate(ablation.corpora):
+        for axis, name in zip(axes[2 * place : 2 * place + 2].flat, names, strict=False):
+            for arm in trained:
+                if (rows := logs.get((corpus.name, arm.name))) and name in rows[0][0]:
+                    _draw(axis, rows, name, arm.name, colors[arm.name])
+            axis.set_title(
+                FIGURES[name] if len(ablation.corpora) == 1 else f"{corpus.name}: {FIGURES[name]}", fontsize=9
+            )
+            axis.set_xlabel("step", fontsize=8)
+            axis.tick_params(labelsize=8)
             axis.grid(alpha=0.3)
+    for axis in axes.flat:
+        if not axis.has_data():
+            axis.set_axis_off()
     handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=75)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=100)
 
 
-def _draw(axis: Any, logs: list[list[float]], name: str, label: str, color: str) -> None:
+def _logs(ablation: Ablation, corpus: Corpus, arm: Arm) -> list[list[dict[str, Any]]]:
+    """Of each seed that has begun, its steps with full banks."""
+    runs = [run for run in ablation.runs() if run.corpus == corpus and run.arm == arm]
+    paths = [ablation.folder(run) / "metrics.jsonl" for run in runs]
+    return [rows for path in paths if path.exists() and (rows := _with_full_bank(read_metrics(path)))]
+
+
+def _with_full_bank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row.get("bank_filled", 1.0) >= 1.0]
+
+
+def _draw(axis: Any, logs: list[list[dict[str, Any]]], name: str, label: str, color: str) -> None:
     scale = 100.0 if name.startswith("retrieval") else 1.0
-    num_steps = min(map(len, logs))
+    values = [[float(row[name]) for row in rows] for rows in logs]
+    num_steps = min(map(len, values))
     edges = np.unique(np.linspace(0, num_steps, min(_WINDOWS, num_steps) + 1).round().astype(int))
     windows = scale * np.array(
-        [[np.mean(values[begin:end]) for begin, end in itertools.pairwise(edges)] for values in logs]
+        [[np.mean(row[begin:end]) for begin, end in itertools.pairwise(edges)] for row in values]
     )
-    steps = (edges[:-1] + edges[1:]) / 2
+    steps = logs[0][0]["step"] + (edges[:-1] + edges[1:]) / 2
     axis.plot(steps, windows.mean(axis=0), color=color, label=label, linewidth=1.2)
     axis.fill_between(steps, windows.min(axis=0), windows.max(axis=0), color=color, alpha=0.2, linewidth=0)

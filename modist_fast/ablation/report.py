@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from modist_fast.ablation.arms import Pool
+from modist_fast.ablation.colors import arm_colors
 from modist_fast.ablation.corpora import Corpus, Evaluation, listed_videos
 from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.evaluation.statistics import estimate, paired_difference
 from modist_fast.host.environment import environment
 from modist_fast.watch.run_log import read_metrics
 
+_PAGE_WIDTH = 9.0  # inches; at 100 dots an inch as wide as a page of text on a screen
 Scores = dict[str, dict[int, np.ndarray]]  # arm, seed: (V,) 1 where a video was classified correctly
 
 
@@ -252,31 +255,45 @@ def _by_seed(found: Mapping[str, Any], form: str) -> str:
 
 
 def save_plot(path: Path, result: Mapping[str, Any]) -> None:
-    """Top-1 of every arm with its interval and its seeds, and the paired differences below, as PNG."""
+    """Top-1 of every arm and the paired differences, a row an evaluation, as PNG."""
     evaluations = list(result["evaluations"].values())
-    size = (3.6 * len(evaluations) + 1.6, 6.4)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(2, len(evaluations), squeeze=False, sharey="row")
-    for column, evaluation in enumerate(evaluations):
+    colors = arm_colors(list(result["arms"]))
+    heights = [0.9 + 0.24 * max(len(one["all"]["arms"]), len(one["all"]["differences"])) for one in evaluations]
+    figure = Figure(figsize=(_PAGE_WIDTH, sum(heights) + 0.4), layout="constrained")
+    axes = figure.subplots(len(evaluations), 2, squeeze=False, height_ratios=heights)
+    for (scores, differences), evaluation in zip(axes, evaluations, strict=True):
         part = evaluation["all"]
-        names = [result["arms"][name]["title"] for name in part["arms"]]
-        _draw_intervals(axes[0, column], names, list(part["arms"].values()))
-        axes[0, column].axvline(100 * evaluation["chance"], color="gray", linestyle=":")
-        axes[0, column].set(title=evaluation["title"], xlabel="top-1, %")
-        pairs = [(found["arm"], found["against"]) for found in part["differences"]]
-        _draw_intervals(axes[1, column], [f"{arm} − {against}" for arm, against in pairs], part["differences"])
-        axes[1, column].axvline(0, color="gray", linestyle="--")
-        axes[1, column].set(xlabel="difference, points, paired")
-        axes[0, column].title.set_fontsize(9)
-    figure.savefig(path, dpi=80)
+        _draw_intervals(
+            scores, list(part["arms"]), list(part["arms"].values()), [colors[name] for name in part["arms"]]
+        )
+        scores.axvline(100 * evaluation["chance"], color="black", linestyle=":", linewidth=1)
+        scores.set_xlabel("top-1, %", fontsize=8)
+        scores.set_title(evaluation["title"], fontsize=9, loc="left")
+        pairs = [f"{found['arm']} − {found['against']}" for found in part["differences"]]
+        _draw_intervals(differences, pairs, part["differences"], [colors[row["arm"]] for row in part["differences"]])
+        differences.axvline(0, color="black", linestyle="--", linewidth=1)
+        differences.set_xlabel("difference, points, paired by seed and video", fontsize=8)
+        if not pairs:
+            differences.set_axis_off()
+    marks = [
+        Line2D([], [], color="0.3", marker="o", label="mean and 95 % interval"),
+        Line2D([], [], color="0.3", marker="|", linestyle="none", label="a seed"),
+        Line2D([], [], color="black", linestyle=":", label="chance"),
+        Line2D([], [], color="black", linestyle="--", label="no difference"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
+    figure.savefig(path, dpi=100)
 
 
-def _draw_intervals(axis: Any, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    places = np.arange(len(rows))
-    means = np.array([row["mean"] for row in rows])
-    ends = np.array([[row["mean"] - row["low"], row["high"] - row["mean"]] for row in rows]).T
-    axis.errorbar(means, places, xerr=ends, fmt="o", capsize=3, color="tab:blue")
-    for place, row in enumerate(rows):
-        axis.plot(list(row["by_seed"].values()), [place] * len(row["by_seed"]), "|", color="tab:orange")
-    axis.set_yticks(places, names, fontsize=8)
+def _draw_intervals(axis: Any, names: Sequence[str], rows: Sequence[Mapping[str, Any]], colors: Sequence[str]) -> None:
+    """The widest interval that a row has, from the top down."""
+    for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
+        low, high = row["over_all"] or (row["low"], row["high"])
+        ends = [[row["mean"] - low], [high - row["mean"]]]
+        axis.errorbar([row["mean"]], [place], xerr=ends, fmt="o", markersize=5, capsize=3, color=color)
+        seeds = list(row["by_seed"].values())
+        axis.plot(seeds, [place] * len(seeds), "|", color=color, markersize=9)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.3)
