@@ -2,10 +2,7 @@
 
 import logging
 
-from modist_fast.ablation.curves import save_curves
-from modist_fast.ablation.experiment import Ablation, AblationConfig
-from modist_fast.ablation.power import power_lines
-from modist_fast.ablation.report import write_report
+from modist_fast.ablation.config import AblationConfig
 from modist_fast.commands.cli import parse_options, run_cli
 from modist_fast.run.options import check_ranges
 
@@ -15,6 +12,11 @@ log = logging.getLogger("modist")
 def main() -> int:
     config = parse_options(AblationConfig)
     check_ranges(config)
+    from modist_fast.ablation.curves import save_curves  # torch takes seconds: after the options are read
+    from modist_fast.ablation.experiment import Ablation
+    from modist_fast.ablation.power import power_lines
+    from modist_fast.ablation.report import write_report
+
     ablation = Ablation(config)
     if config.power is not None and config.data is not None:
         print("\n".join(power_lines(config.power, config.data, ablation.table)))

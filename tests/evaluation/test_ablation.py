@@ -11,7 +11,8 @@ import pytest
 import tyro
 from clip_store import make_store
 
-from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
+from modist_fast.ablation.config import AblationConfig
+from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.ablation.jobs import Job, run_jobs
 from modist_fast.ablation.questions import TABLES, TableName
 from modist_fast.ablation.report import write_report

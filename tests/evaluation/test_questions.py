@@ -12,8 +12,9 @@ import pytest
 import tyro
 from scipy import stats
 
+from modist_fast.ablation.config import AblationConfig
 from modist_fast.ablation.corpora import listed_videos
-from modist_fast.ablation.experiment import Ablation, AblationConfig, Run
+from modist_fast.ablation.experiment import Ablation, Run
 from modist_fast.ablation.flow_histograms import flow_histograms
 from modist_fast.ablation.power import power_lines
 from modist_fast.ablation.questions import QUESTIONS, TABLES, TableName
