@@ -23,6 +23,8 @@ class Arm:
     """False: the random initialization, its batch-norm statistics set on clips."""
     length: float = 1.0
     """Share of the epochs, warm-up among them, that the other options ask for."""
+    flow: Literal["dis", "codec"] = "dis"
+    """What its store's flow edges were made of: DIS, or the motion vectors that the videos' codec has stored."""
     net_of: str | None = None
     """Not trained: the net of this other arm, tested in another way."""
     histograms: Literal["none", "beside", "alone"] = "none"

@@ -60,6 +60,8 @@ class Corpus:
     """In this order."""
     options: tuple[str, ...] = ()
     """Of modist pretrain, for all arms: what the preset has otherwise."""
+    codec_store: Path | None = None
+    """The same videos as `store`, with flow edges of the codec's motion vectors, where an arm needs them."""
     histograms: Path | None = None
     """Hand-made features of all its videos, `flow_histograms`, where an arm needs them."""
 
@@ -169,9 +171,13 @@ def _real_corpus(
         "ucf101-6": ("UCF101, six classes", ("--where", "set=ucf101_6")),
         "ucf101-folds": ("UCF101, six classes, leave one group out", ("--where", "set=ucf101_6", *by_group)),
     }
+    codec_store = train_store.parent / "train-store-codec"
+    needs_codec = any(arm.flow == "codec" for arm in table.arms)
+    codec_job = _store_job(f"{name}/{codec_store.name}", codec_store, listing, data, ("edges",), grid=2, flow="codec")
     return Corpus(
         name=name,
         store=train_store,
+        codec_store=codec_store if needs_codec else None,
         evaluations=tuple(
             Evaluation(f"{prefix}{task}", title, (*common, *options), task)
             for task, (title, options) in tests.items()
@@ -180,6 +186,7 @@ def _real_corpus(
         preparation=(
             # A grid of 2 frames: Weizmann's clips are too short for the paper's strides, see `presets.small`.
             _store_job(f"{name}/{train_store.name}", train_store, listing, data, table.motion_inputs, grid=2),
+            *([codec_job] if needs_codec else []),
             *shared,
         ),
         options=_REAL_OPTIONS,
@@ -247,7 +254,10 @@ def listed_videos(corpus: Corpus) -> set[str]:
         return {row["path"] for row in csv.DictReader(file)}
 
 
-def _store_job(name: str, store: Path, listing: Path, root: Path, motion_inputs: Sequence[str], *, grid: int) -> Job:
+def _store_job(
+    name: str, store: Path, listing: Path, root: Path, motion_inputs: Sequence[str], *, grid: int, flow: str = "dis"
+) -> Job:
     words = (listing, "--root", root, "--out", store, "--short-side", 72, "--grid", grid)
-    prepare = command("prepare", *words, "--motion-inputs", *motion_inputs)
+    flow_words = () if flow == "dis" else ("--flow", flow)
+    prepare = command("prepare", *words, *flow_words, "--motion-inputs", *motion_inputs)
     return Job(name, prepare, store.parent / "jobs" / store.name, store / META_NAME)

@@ -104,7 +104,8 @@ class Ablation:
     def training(self, run: Run) -> Job:
         """modist pretrain for a run."""
         folder = self.folder(run)
-        words = ["--preset", self.config.preset, "--store", run.corpus.store, "--out", folder, "--seed", run.seed]
+        store = run.corpus.codec_store if run.arm.flow == "codec" else run.corpus.store
+        words = ["--preset", self.config.preset, "--store", store, "--out", folder, "--seed", run.seed]
         words += ["--resume", "auto", *run.corpus.options, *shlex.split(self.config.options)]
         words += [*self._threshold(run, words), *run.arm.options]
         needs = [job.name for job in run.corpus.preparation]

@@ -21,7 +21,7 @@ from modist_fast.ablation.arms import (
     Table,
 )
 
-Question = Literal["baseline", "inductive", "controls", "own", "drift", "ceiling", "nets"]
+Question = Literal["baseline", "inductive", "controls", "own", "drift", "inputs", "ceiling", "nets"]
 TableName = PaperTable | Question
 
 
@@ -88,6 +88,11 @@ _DRIFT = (
         *("--objective.bank-size", "1024", "--objective.key-momentum", "0.9375"),
     ),
 )
+_INPUTS = (
+    *(arm for arm in PAPER_TABLES["3b"].arms if arm.name in ("difference", "magnitude")),
+    _other("flow", "+ flow of two channels", "--clips.motion-input", "flow"),
+    replace(_other("edges-codec", "+ edges of the codec's motion vectors"), flow="codec"),
+)
 _CEILING = (
     Arm("supervised", "the same net, all of it trained with the labels", trained=False, supervised=True),
     Arm("histograms", "histograms of flow", trained=False, histograms="alone"),
@@ -149,6 +154,16 @@ QUESTIONS: dict[Question, Table] = {
         arms=(RANDOM, EDGES_OTHER, *_DRIFT),
         comparisons=tuple((arm.name, "edges-other") for arm in _DRIFT),
         seeds=(0, 1),
+    ),
+    "inputs": Table(
+        title="What must the motion pathway see?",
+        arms=(RANDOM, RGB_ONLY, *_INPUTS, EDGES_OTHER),
+        comparisons=(
+            *((arm.name, "rgb-only") for arm in (*_INPUTS, EDGES_OTHER)),
+            *(("edges-other", arm.name) for arm in _INPUTS),
+        ),
+        seeds=(0, 1),
+        motion_inputs=("edges", "difference", "magnitude", "flow"),
     ),
     "ceiling": Table(
         title="How much is there to be had?",
