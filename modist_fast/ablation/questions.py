@@ -117,7 +117,10 @@ QUESTIONS: dict[Question, Table] = {
             # Of these, the winner, for as long as flow edges take.
             replace(_rgb_only("medium", 0.4), name="medium-0.4-long", title="the same, 1.7 times as long", length=1.7),
         ),
-        comparisons=(),
+        comparisons=(
+            ("medium-0.4", "random"),
+            *((other, "medium-0.4") for other in ("medium-0.4-long", "light-0.4", "strong-0.4")),
+        ),
         seeds=(10, 11),
         tasks=("ucf101-folds",),
     ),
