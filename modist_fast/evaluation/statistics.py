@@ -28,7 +28,7 @@ class Estimate:
     over_all: tuple[float, float] | None = None
     """The interval where groups are drawn, and then videos within each: the widest of the three."""
     over_seeds: tuple[float, float] | None = None
-    """Student's t of the seeds' means, of 2 to 10 seeds: these videos, other seeds."""
+    """Student's t of the seeds' means, of 3 to 10 seeds: these videos, other seeds."""
     standard_error: float = 0.0
     """Of the mean, over seeds, groups where there are any, and videos."""
 
@@ -60,7 +60,7 @@ def power(effect: float, standard_error: float) -> float:
 
 def _t_interval(scores: np.ndarray) -> tuple[float, float] | None:
     num_seeds = len(scores)
-    if not 2 <= num_seeds <= len(_T95) + 1:
+    if not 3 <= num_seeds <= len(_T95) + 1:  # of two seeds it is as wide as the scale
         return None
     means = scores.mean(axis=1)
     reach = _T95[num_seeds - 2] * float(means.std(ddof=1)) / num_seeds**0.5
