@@ -26,7 +26,7 @@ def power_lines(path: Path, data: Path, table: Table) -> Iterator[str]:
         ConfigError: the table has no pools, or the file lacks a test or an arm.
     """
     if not table.pools:
-        raise ConfigError("--power is for a table that puts tests together, such as --table inductive.")
+        raise ConfigError("--power is for a table that puts tests together: use --table inductive.")
     with (data / "manifest.csv").open(encoding="utf-8", newline="") as file:
         groups = {row["file"]: f"{row['set']}/{row['group']}" for row in csv.DictReader(file)}
     result = json.loads(path.read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ import torch
 
 import modist_fast
 from modist_fast.__main__ import COMMANDS, find
-from modist_fast.ablation.questions import TABLES
+from modist_fast.ablation.arms import PAPER_TABLES
+from modist_fast.ablation.questions import QUESTIONS, TABLES
 from modist_fast.evaluation.finetune.config import RECIPES
 from modist_fast.presets import PRESETS
 from modist_fast.reproduce.gates import GateName
@@ -52,8 +53,14 @@ def test_every_name_in_the_tables_of_the_paper_is_one() -> None:
     assert len(called) > 12, "the reader of commands is blind"
     presets = re.findall(r"--preset (\S+?)[`\s]", text)
     assert set(presets) <= {*PRESETS, *RECIPES}
-    assert set(re.findall(r"--table (\w+)", text)) == set(TABLES)
+    assert set(re.findall(r"--table (\w+)", text)) == set(PAPER_TABLES)
     assert set(re.findall(r"--gate (\S+)", text)) == set(get_args(GateName))
+
+
+def test_the_evidence_names_every_question() -> None:
+    text = (REPOSITORY / "docs" / "evidence.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--table (\w+)", text))
+    assert set(QUESTIONS) <= named <= set(TABLES)
 
 
 def test_readme_is_short() -> None:
