@@ -1,4 +1,4 @@
-"""Nodes on one machine: each a torchrun agent with an address of its own on the loopback, as it would be on its own machine."""
+"""Nodes on one machine: each a torchrun agent with an address of its own on the loopback."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from tests.commands.launching import HANG, REPOSITORY
 
 PLACES = ("127.0.0.1", "127.0.0.2")
 """Addresses of the nodes. Ranks go by them: the first node has rank 0."""
-# What torch waits for: a node that is late, and signs of life of one that is there. Shorter than torch's, on one machine.
+# How long torch waits for a node that is late, and for signs of life: less than by default, on one machine.
 SHORT = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
 
 
@@ -56,11 +56,12 @@ class Nodes:
                 agent.terminate()  # its process ends with it
                 agent.wait(timeout=HANG)
 
-    def start(self, node: int, *more: str) -> subprocess.Popen:
+    def start(self, node: int, *more: str, program: Path = REPOSITORY) -> subprocess.Popen:
         """Start a node, also one that was killed.
 
         Args:
             more: options of torchrun.
+            program: the folder of the source tree that it runs.
         """
         options = [
             *("--nnodes", self._nnodes, "--nproc-per-node", "1", "--local-addr", PLACES[node], "--max-restarts", "3"),
@@ -70,7 +71,7 @@ class Nodes:
         with (self._folder / f"node-{node}.txt").open("a") as said:
             self.agents[node] = subprocess.Popen(
                 [sys.executable, *self._launcher, *options, *self._words],
-                cwd=REPOSITORY,
+                cwd=program,
                 env=os.environ
                 | {
                     "OMP_NUM_THREADS": "1",

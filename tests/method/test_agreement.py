@@ -31,7 +31,7 @@ def test_a_world_that_does_not_divide_the_batch_after_a_node_has_left(tmp_path: 
     with pytest.raises(ConfigError, match=r"multiple of \d+\. Change one of the three"):
         check(config, 2)
     (run / "environment.json").write_text(json.dumps({"processes": 3}))
-    with pytest.raises(ConfigError, match="was on 3 before.* Nothing is lost: start it on 1 or 3 process") as caught:
+    with pytest.raises(ConfigError, match=r"was on 3 before.* Nothing is lost: start it on 1 or 3 process") as caught:
         check(config, 2)
     assert "\n" not in str(caught.value)
     check(config, 1)
