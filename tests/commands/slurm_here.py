@@ -12,8 +12,9 @@ from tests.commands.launching import HANG, REPOSITORY
 from tests.commands.nodes import free_port
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
-# The first node is called as it resolves, for the processes of both look for it there.
-NODES = ("localhost", "n2")
+# The first node has this machine's name, which resolves: the processes of both look for it there.
+HOST = socket.gethostname().partition(".")[0]
+NODES = (HOST, "zz2")
 
 
 def missing() -> list[str]:
@@ -37,10 +38,10 @@ class Slurm:
         self.conf = folder / "slurm.conf"
 
     def __enter__(self) -> "Slurm":
-        host, user = socket.gethostname().partition(".")[0], getpass.getuser()
+        user = getpass.getuser()
         (self._folder / "state").mkdir(parents=True)
         lines = [
-            f"ClusterName=here\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={free_port()}",
+            f"ClusterName=here\nSlurmctldHost={HOST}(127.0.0.1)\nSlurmctldPort={free_port()}",
             f"AuthType=auth/none\nCredType=cred/none\nSlurmUser={user}\nSlurmdUser={user}",
             f"StateSaveLocation={self._folder}/state\nSlurmdSpoolDir={self._folder}/spool-%n",
             f"SlurmctldPidFile={self._folder}/slurmctld.pid\nSlurmdPidFile={self._folder}/%n.pid",
@@ -48,7 +49,7 @@ class Slurm:
             "SelectType=select/linear\nJobAcctGatherType=jobacct_gather/none",
             "AccountingStorageType=accounting_storage/none\nReturnToService=2\nKillWait=30",
             "SchedulerParameters=sched_interval=1,batch_sched_delay=0",
-            *(f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2" for name in NODES),
+            *(f"NodeName={name} NodeHostname={HOST} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2" for name in NODES),
             f"PartitionName=all Nodes={','.join(NODES)} Default=YES State=UP",
         ]
         self.conf.write_text("\n".join(lines) + "\n")
@@ -60,6 +61,7 @@ class Slurm:
                 self._daemons.append(subprocess.Popen(command, stdout=said, stderr=said))
         deadline = time.monotonic() + HANG
         while self.ask("sinfo", "--noheader", "--format=%D %t") != f"{len(NODES)} idle":
+            assert all(daemon.poll() is None for daemon in self._daemons), self.logs("daemon-*.txt")
             assert time.monotonic() < deadline, self.ask("sinfo")
             time.sleep(0.2)
         return self
@@ -106,5 +108,5 @@ class Slurm:
             time.sleep(0.2)
         return found
 
-    def logs(self) -> str:
-        return "\n".join(path.read_text(errors="replace")[-5000:] for path in sorted(self._folder.glob("*.log")))
+    def logs(self, names: str = "*.log") -> str:
+        return "\n".join(path.read_text(errors="replace")[-5000:] for path in sorted(self._folder.glob(names)))
