@@ -118,5 +118,5 @@ def _phase(error: Exception) -> str:
     return "".join(f", {note}" for note in getattr(error, "__notes__", ()))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
