@@ -94,6 +94,8 @@ setup(
             "imageio-ffmpeg>=0.6",  # FFmpeg's own program, the peer of decoded frames
             "ruff>=0.9",
             "pyright>=1.1.390",
+            "kubeflow-trainer-api>=2.0",  # the schema of launch/kubernetes
+            "pyyaml>=6",
             "interrogate>=1.7",  # share of public names that have a docstring
         ],
     },

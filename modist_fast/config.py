@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from modist_fast.errors import ConfigError
 from modist_fast.host.choices import COLLECTIVE_TIMEOUT, Arch, DeviceOption, PrecisionOption
 from modist_fast.run.options import check_ranges
+from modist_fast.run.uneven import uneven
 from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding, VideoEngine
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionControl, MotionRule, PlanConfig
@@ -375,10 +376,7 @@ def check(config: TrainConfig, world_size: int) -> None:
             "as many as its sigma asks for."
         )
     if batch % (group * world_size):
-        raise ConfigError(
-            f"--batch-size {batch} does not split into groups of --group-size {group} over {world_size} "
-            f"process(es): it must be a multiple of {group * world_size}. Change one of the three."
-        )
+        raise ConfigError(uneven(batch, group, world_size, config.out))
     if config.groups_together < 0 or batch // (group * world_size) % max(1, config.groups_together):
         raise ConfigError(
             f"--groups-together {config.groups_together}: a process has {batch // (group * world_size)} group(s) a "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modist_fast.batch_norm import agree_on_statistics
+from modist_fast.collectives.agreement import agree_on_data
 from modist_fast.config import TrainConfig
 from modist_fast.host.allocator import keep_freed_memory
 from modist_fast.host.distributed import World, on_main
@@ -55,6 +56,8 @@ class Trainer(TrainingLoop[TrainConfig]):
         check_clips(config)
         self._watcher = watcher
         self.source = source
+        self._fingerprint = source.fingerprint()
+        agree_on_data(source.path, self._fingerprint, source.content)
         self._say(f"CPU: {allowed_cores(world.device)}; memory: {keep_freed_memory(world.device)}")
         self.loader = ClipLoader(
             source,
@@ -79,7 +82,6 @@ class Trainer(TrainingLoop[TrainConfig]):
         self.num_steps = config.epochs * self.loader.steps_per_epoch
         self.last_step = min(self.num_steps, config.max_steps or self.num_steps)
         self.step = TrainingStep(config, world)
-        self._fingerprint = source.fingerprint()
         self._left_out = LeftOut(config.max_bad_steps)
 
     @cached_property

@@ -12,6 +12,7 @@ import tyro
 from modist_fast.commands.cli import is_alone_at_start, parse_options, run_cli, starting
 from modist_fast.config import TrainConfig, check
 from modist_fast.errors import ConfigError
+from modist_fast.network.errors import advice
 from modist_fast.presets import PAPER_PRESETS, PRESETS, find_preset
 from modist_fast.run.few_videos import fitted, words
 from modist_fast.run.files import refuse_taken, traces
@@ -117,6 +118,7 @@ def main() -> None:
     if config.resume != "auto" and not config.overwrite and is_alone_at_start():
         refuse_taken(config.out, traces(config.out))
     starting()  # what comes now imports torch
+    from modist_fast.collectives.agreement import agree_on_program
     from modist_fast.host.arithmetic import arithmetic_of
     from modist_fast.host.distributed import join_world
     from modist_fast.trainer import Trainer
@@ -125,6 +127,9 @@ def main() -> None:
         if not world.is_main:
             log.setLevel(logging.WARNING)
         check(config, world.size)
+        agree_on_program(plain(dataclasses.asdict(config)))
+        for sentence in advice(config.resume):
+            log.warning("WARNING: %s", sentence)
         log.info("%s", own_options(config))
         if world.is_main and config.optim.warmup_epochs > config.epochs:
             log.warning(

@@ -1,7 +1,6 @@
 """Processes: one program for any number of them, on gloo or nccl. One process is a world of size 1."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,9 @@ from modist_fast.host.choices import COLLECTIVE_TIMEOUT, DeviceOption
 from modist_fast.host.processes import end_with_launcher
 from modist_fast.host.torch_names import all_gather_single
 from modist_fast.host.unusable import unusable_gpus
+from modist_fast.network import errors
 
 Result = TypeVar("Result")
-# Words of gloo and of torch's stores alone: a read of a file may time out as well.
-_TIMED_OUT = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|socket .* timed out")
-_GONE = re.compile(r"Connection (closed|reset) by peer|Socket closed|remote process exited")  # gloo's and nccl's
 
 
 def default_processes() -> int:
@@ -58,8 +55,8 @@ def join_world(
 
     Raises:
         ConfigError: `--device cuda` without a usable device for this process, or `auto` where there is a GPU that
-            torch cannot use; a process that is in a group already; on gloo, a rank that did not come to a collective
-            in time, or whose process ended.
+            torch cannot use; a process that is in a group already; ranks that do not meet; on gloo, a rank that did
+            not come to a collective in time, or whose process ended.
     """
     if device == "auto" and (why := unusable_gpus()):
         raise ConfigError(
@@ -83,32 +80,9 @@ def join_world(
         with _group(device, timedelta(seconds=timeout)) as world, computing(arithmetic or Arithmetic(tf32=False)):
             yield world
     except RuntimeError as error:
-        if _TIMED_OUT.search(str(error)):
-            raise ConfigError(_late(error, timeout)) from error
-        if _GONE.search(str(error)):
-            raise ConfigError(_gone(error)) from error
+        if (explained := errors.of_run(error, timeout)) is not None:
+            raise explained from error
         raise
-
-
-def _late(error: RuntimeError, timeout: float) -> str:
-    """What is known of a rank that others waited for in vain; gloo does not say which it is."""
-    phase = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    words = str(error).splitlines()[0]
-    return (
-        f"rank {os.environ.get('RANK', 0)} waited for another rank longer than --collective-timeout {timeout:g} "
-        f"(seconds){phase}. That rank hangs, or its machine or network is gone: look at the last lines of the others. "
-        "Raise --collective-timeout where a rank is merely slow; a run goes on from its last checkpoint with --resume "
-        f"auto. In torch's words: {words}"
-    )
-
-
-def _gone(error: RuntimeError) -> str:
-    phase = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    return (
-        f"rank {os.environ.get('RANK', 0)} lost another rank{phase}: its process has ended. Look at its own lines; one "
-        "that was killed says nothing (out of host memory: `dmesg`; a machine that went away). A run goes on from its "
-        f"last checkpoint with --resume auto. In torch's words: {str(error).splitlines()[0]}"
-    )
 
 
 @contextmanager
@@ -127,7 +101,12 @@ def _group(device: DeviceOption, timeout: timedelta) -> Iterator[World]:
     backend = "nccl" if use_cuda else "gloo"
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     gpu = torch.device("cuda", local_rank) if use_cuda else None
-    dist.init_process_group(backend, timeout=timeout, device_id=gpu, **alone)
+    try:
+        dist.init_process_group(backend, timeout=timeout, device_id=gpu, **alone)
+    except RuntimeError as error:
+        if (explained := errors.of_meeting(error)) is not None:
+            raise explained from error
+        raise
     try:
         yield World(
             rank=dist.get_rank(),

@@ -5,8 +5,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from modist_fast.network.errors import of_rendezvous
 
 if TYPE_CHECKING:
     import torch
@@ -57,16 +60,21 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
         command: the name of a command and its options.
 
     Returns:
-        The exit code of the first process that failed, as a shell has it; 0 where none did.
+        The exit code of the first process that failed, as a shell has it; 0 where none did; 2 where nodes did not meet.
     """
     # torchrun sets it too, and says so in four lines: each process has its share of the cores for threads of its own.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     if not any(option.startswith(_OF_SEVERAL_MACHINES) for option in options):
         options = ["--standalone", *options]  # a port that is free; older versions of torchrun take one and the same
-    from torch.distributed import run
+    else:
+        # torchrun's own store would let no node in that comes later than the first ones (network.errors.advice).
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    with _quiet():
+        from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     try:
         run.run(run.parse_args([*options, "-m", "modist_fast", *command]))
@@ -76,9 +84,24 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
             ended_by = signal.Signals(-failure.exitcode)
             print(f"\nerror: rank {rank} was ended by {ended_by.name}.{_guess(ended_by)}", file=sys.stderr)
         return _code(failure.exitcode)
+    except (RendezvousError, DistError) as error:
+        print(f"\nerror: {of_rendezvous(error, ' '.join(options))}", file=sys.stderr)
+        return 2
     except SignalException as error:
         return _code(-error.sigval)
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """To import torch in here: its stores then say nothing of a node that is gone, in a hundred lines of addresses."""
+    before = os.environ.get("TORCH_CPP_LOG_LEVEL")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = before or "FATAL"
+    try:
+        yield
+    finally:  # the processes say all that they would
+        if before is None:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]
 
 
 def _guess(signum: int) -> str:
