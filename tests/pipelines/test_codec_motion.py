@@ -197,7 +197,11 @@ def test_blocks_without_motion_take_that_of_their_neighbours_in_time(tmp_path):
 
 
 REFUSED = {
-    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "vp9: FFmpeg exports no motion vectors of this codec"),
+    "vp9.webm": (
+        "libvpx-vp9",
+        {"deadline": "realtime", "cpu-used": "8"},
+        "vp9: FFmpeg exports no motion vectors of this codec",
+    ),
     "mjpeg.avi": ("mjpeg", {"strict": "-1"}, "mjpeg: FFmpeg exports no motion vectors of this codec"),
     "hevc.mp4": ("libx265", {"x265-params": "log-level=none"}, "hevc: FFmpeg exports no motion vectors of this codec"),
     "intra.mp4": ("libx264", {"g": "1"}, "h264: 32 of 32 frames hold no motion vectors"),

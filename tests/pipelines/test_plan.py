@@ -415,7 +415,7 @@ def test_any_time_draws_motion_frames_from_the_whole_video_in_any_order_and_move
     config = replace(CONFIG, motion_control="any-time")
     plans, plain = draw(config, video_info(40), 300), draw(CONFIG, video_info(40), 300)
     frames = np.concatenate([plan.motion_query.frames for plan in plans if plan.motion_query is not None])
-    assert_uniform(frames, range(40))
+    assert_uniform(frames, list(range(40)))
     ordered = [bool((np.diff(plan.motion_key.frames) >= 0).all()) for plan in plans if plan.motion_key is not None]
     assert np.mean(ordered) < 0.2
     for one, other in zip(plans, plain, strict=True):
