@@ -37,6 +37,7 @@ from modist_pipelines.prepare.settings import (
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.ranges import FRAME_RATE, Range, outside, ranged
+from modist_pipelines.remote.fetch import use_cache
 from modist_pipelines.store.reader import (
     META_NAME,
     QUARANTINE_NAME,
@@ -115,6 +116,10 @@ class PrepareConfig:
     workers: int = ranged(0, Range(0, 4096))
     """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
     0 takes up to four for each, as their free memory allows."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps what is read by URL; processes share it (docs/scale-data.md)."""
+    cache_gb: float = ranged(50.0, Range(1e-6, 1e6))
+    """With --cache: gigabytes that it may take. What was used last stays."""
     dry_run: bool = False
     """Only print the estimate of size and time, and the workers and GPUs that a run takes."""
 
@@ -176,6 +181,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     config.check()
     part = config.part()
     inputs = find_inputs(config.videos, config.root, config.list_format, config.label_depth)
+    use_cache(config.cache, config.cache_gb, (file_path(inputs.root, video) for video in inputs.videos))
     meta = _meta(config)
     plan = _plan(config, meta, inputs)
     partial = PartialStore(config.out)

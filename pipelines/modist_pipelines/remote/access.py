@@ -186,12 +186,20 @@ def _judged(error: BaseException) -> tuple[Reason, str]:
     status = next((code for link in chain if (code := _status(link)) is not None), None)
     kinds = {kind.__name__ for link in chain for kind in type(link).__mro__}
     if status in (401, 403) or kinds & {"PermissionError", "NoCredentialsError", "PartialCredentialsError"}:
-        what = "without credentials" if kinds & {"NoCredentialsError", "PartialCredentialsError"} else f"{status or 403}"
+        what = (
+            "without credentials" if kinds & {"NoCredentialsError", "PartialCredentialsError"} else f"{status or 403}"
+        )
         return "denied", (
             f"denies reading ({what}). Set the credentials that the environment is asked for (AWS_ACCESS_KEY_ID, "
             "AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS; a public bucket: FSSPEC_S3_ANON=true), or renew a signed URL."
         )
-    network = {"ClientConnectionError", "TimeoutError", "ConnectionError", "EndpointConnectionError", "ClientPayloadError"}
+    network = {
+        "ClientConnectionError",
+        "TimeoutError",
+        "ConnectionError",
+        "EndpointConnectionError",
+        "ClientPayloadError",
+    }
     is_gone = status in (404, 410) or (status is None and "FileNotFoundError" in kinds and not kinds & network)
     if is_gone:
         return "gone", f"is gone ({status or 404}). Look whether the address is right."

@@ -4,6 +4,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def state() -> State:
     return State((_cache.folder, _cache.limit) if _cache else None, urls.keys())
 
 
-def use_cache(folder: Path | None, gigabytes: float, *places: Path | None) -> None:
+def use_cache(folder: Path | None, gigabytes: float, places: Iterable[Path | None]) -> None:
     """Keep what is read of URLs, from here on.
 
     Args:

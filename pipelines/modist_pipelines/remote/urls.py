@@ -40,13 +40,27 @@ def without_keys(url: str) -> str:
     """An address without what may be a key. Names of objects in buckets may hold any sign, and stay."""
     parts = urlsplit(url)
     if parts.scheme.lower() not in ("http", "https"):
-        return url
+        return url.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else url
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def has_keys(url: str) -> bool:
     """Whether an address says more than where."""
-    return without_keys(url) != url or "@" in urlsplit(url).netloc
+    return without_keys(url) != url
+
+
+def refuse_keys(word: str) -> None:
+    """Refuse an address of the command line that says more than where: others see command lines, and logs keep them.
+
+    Raises:
+        DataError: without the words that may be a key.
+    """
+    found = re.search(rf"({'|'.join(SCHEMES)})://\S+", word, re.IGNORECASE)
+    if found is not None and has_keys(found[0]):
+        raise DataError(
+            f"{without_keys(found[0])} was given with a user or a '?', which may hold a key that others can see. Give "
+            "the plain address, and credentials by the environment; signed addresses of videos belong into a list."
+        )
 
 
 def take_keys(text: str) -> str:
