@@ -323,8 +323,8 @@ def check_out(out: Path, kind: OutKind = "folder") -> None:
     """
     if (url := url_of(out)) is not None:
         raise ConfigError(
-            f"--out {without_keys(url)} is a URL, and files are written to disks alone. Write to a folder of this machine "
-            "and copy it when it is done (docs/scale-data.md)."
+            f"--out {without_keys(url)} is a URL, and files are written to disks alone. Write to a folder of this "
+            "machine and copy it when it is done (docs/scale-data.md)."
         )
     if out.is_dir() and kind == "file":
         raise ConfigError(f"--out {out} is a folder. Name a file.")

@@ -57,8 +57,8 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
     if not resolved.found:
         first = entries[0]
         raise DataError(
-            f"none of the {len(entries)} videos of {named(path)} is in {named(home)}; the first should be {first.candidates[0]} "
-            f"(line {first.line}). Give the folder of the videos as --root."
+            f"none of the {len(entries)} videos of {named(path)} is in {named(home)}; the first should be "
+            f"{first.candidates[0]} (line {first.line}). Give the folder of the videos as --root."
         )
     for way, number in resolved.ways.items():
         log.info("%s: %d videos were found %s", path, number, way)
@@ -68,7 +68,7 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
             len(resolved.absent),
             len(entries),
             path,
-            home,
+            named(home),
             ", ".join(entry.candidates[0] for entry, _ in resolved.absent[:_SHOWN]),
         )
     labels = {name: agreed_label(path, name, same) for name, same in resolved.found.items()}

@@ -463,8 +463,8 @@ class Store:
             if found is None or found < size:
                 state = "is missing" if found is None else f"has {found} bytes, not {size}"
                 raise DataError(
-                    f"{named(shard_path(self.path, shard))} {state}: the store is not whole. Copy the shard again from where the store "
-                    "came, or remove the store and prepare it again with modist prepare."
+                    f"{named(shard_path(self.path, shard))} {state}: the store is not whole. Copy the shard again from "
+                    "where the store came, or remove the store and prepare it again with modist prepare."
                 )
 
 
