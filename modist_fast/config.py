@@ -181,7 +181,7 @@ class TrainConfig:
     """Pre-train MoDist on a store made by modist prepare, or on raw videos."""
 
     store: Path | None
-    """The store to train from."""
+    """The store to train from: a folder, or its URL (docs/scale-data.md)."""
     out: Path
     """The run directory: metrics, checkpoints, pictures, backbone."""
     source: Literal["store", "video"] = "store"
