@@ -47,7 +47,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "class" / f"{number}.mp4"
         path.parent.mkdir(exist_ok=True)
         write_video(path, [numbered_picture(number * 40 + frame) for frame in range(32)])
-        os.utime(path, (1_700_000_000 + number,) * 2)  # whole seconds, as HTTP has them
+        os.utime(path, (1_700_000_000, 1_700_000_000 + number))  # whole seconds, as HTTP has them
     return folder
 
 
@@ -188,7 +188,7 @@ def test_a_store_that_denies_or_is_gone_is_one_paragraph(store: Store, tmp_path:
         with pytest.raises(DataError, match=r"cannot be opened.*denies reading \(403\)\. Set the credentials"):
             Store.open(f"{server.url}/store")
         server.denied = {"shards"}
-        with pytest.raises(DataError, match="A run goes on with --resume auto"):
+        with pytest.raises(DataError, match="Then let a run go on: pass --resume auto"):
             away.read(0, {"rgb": [0]})
 
 
@@ -252,7 +252,7 @@ def test_the_cache_keeps_its_limit_and_what_was_used_last(tmp_path: Path) -> Non
     for name in "abc":
         assert get(name) == name.encode() * 300
     for place, path in enumerate(sorted((tmp_path / "cache").glob("??/*"), key=lambda path: path.read_bytes())):
-        os.utime(path, (1000 + place,) * 2)
+        os.utime(path, (1000, 1000 + place))
     assert cache.descriptor("a", 300, failing()) is not None  # kept, so nothing is asked for; and now the newest
     assert get("d") == b"d" * 300
     assert {path.read_bytes()[:1] for path in (tmp_path / "cache").glob("??/*")} == {b"a", b"c", b"d"}

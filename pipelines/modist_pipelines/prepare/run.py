@@ -59,8 +59,9 @@ class PrepareConfig:
     """Turn videos into a store: frames, flow edges and motion scores, ready to train on."""
 
     videos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEOS")]
-    """Folder of videos, or its URL in a bucket; its subfolders too, whose names become labels. Or a list: a table or JSON of paths and labels,
-    or a split file of UCF101, HMDB51 (or the folder of them), Kinetics, Something-Something v2 (docs/data.md)."""
+    """Folder of videos, or its URL in a bucket; its subfolders too, whose names become labels. Or a list: a table or
+    JSON of paths and labels, or a split file of UCF101, HMDB51 (or the folder of them), Kinetics, Something-Something
+    v2 (docs/data.md)."""
     out: Path
     """Folder of the store. Run again after an interruption, or when videos were added, removed or replaced: only what
     is missing is done."""

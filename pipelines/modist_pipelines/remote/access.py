@@ -94,7 +94,7 @@ def look_at_all(urls: Iterable[str]) -> None:
     with ThreadPoolExecutor(_LOOKS) as threads:
         first = list(threads.map(one, urls[:_LOOKS]))
         if first and all(error is not None and error.reason == "unreachable" for error in first):
-            raise DataError(str(first[0]))
+            raise DataError(f"None of the first {len(first)} addresses answers. Look at the network: {first[0]}")
         list(threads.map(one, urls[_LOOKS:]))
 
 
@@ -110,7 +110,7 @@ def listed(url: str) -> dict[str, Facts]:
     try:
         found: Mapping[str, Any] = _asked(base, lambda system: system.find(base, detail=True))
     except RemoteError as error:
-        raise DataError(str(error)) from None
+        raise DataError(f"VIDEOS {base} cannot be listed: {error} Or give a list of videos.") from None
     inside = base.partition("://")[2] + "/"
     files = {name.removeprefix(inside): _of_info(info) for name, info in found.items() if name.startswith(inside)}
     files = {name: facts for name, facts in files.items() if name and not name.endswith("/")}

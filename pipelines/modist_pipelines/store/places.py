@@ -111,7 +111,9 @@ class RemoteShards:
                 fetch.fetch_to(f"{self._url}/{name}", self.tables / name)
             except RemoteError as error:
                 if error.reason != "gone":
-                    raise DataError(f"--store {self._url} cannot be opened: {error}") from None
+                    raise DataError(
+                        f"--store {self._url} cannot be opened: {error} Or pass a copy on a disk."
+                    ) from None
                 if name == TABLES[0]:
                     break  # no store: whoever reads it says so
 
@@ -128,7 +130,9 @@ class RemoteShards:
                 self._sizes[shard] = access.look(self._shard(shard)).num_bytes
             except RemoteError as error:
                 if error.reason != "gone":
-                    raise DataError(f"--store {self._url} cannot be opened: {error}") from None
+                    raise DataError(
+                        f"--store {self._url} cannot be opened: {error} Or pass a copy on a disk."
+                    ) from None
         return {shard: self._sizes.get(shard) for shard in shards}
 
     def num_bytes(self) -> int:

@@ -344,7 +344,7 @@ class Store:
         try:
             return self._shards.reader(shard, spans, lambda: self.place(video))
         except RemoteError as error:
-            raise DataError(f"--store: {error} A run goes on with --resume auto.") from None
+            raise DataError(f"--store: {error} Then let a run go on: pass --resume auto.") from None
 
     def _read_bytes(self, get: GetBytes, shard: int, begin: int, end: int, video: int) -> np.ndarray:
         for pause in (*_READ_PAUSES, None):
