@@ -72,6 +72,8 @@ setup(
         # modist pretrain --track.
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow>=3.1"],
+        # Videos and stores by URL; gs:// needs gcsfs.
+        "remote": ["fsspec>=2025.3", "s3fs>=2025.3", "aiohttp>=3.11"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         # `make docs`: the pages as a site; and what runs the notebooks.
@@ -92,6 +94,7 @@ setup(
             "timm>=1.0",  # a source of weights
             "onnxruntime>=1.20",
             "imageio-ffmpeg>=0.6",  # FFmpeg's own program, the peer of decoded frames
+            "moto[server]>=5.1",  # an S3 server
             "ruff>=0.9",
             "pyright>=1.1.390",
             "kubeflow-trainer-api>=2.0",  # the schema of launch/kubernetes

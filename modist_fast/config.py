@@ -14,6 +14,7 @@ from modist_pipelines.clips.graph import HW_DECODER_LOAD, MotionDecoding, VideoE
 from modist_pipelines.motion_inputs import DEFAULT, DEFAULT_OF_RAW_VIDEOS, MOTION_INPUTS, find_motion_input
 from modist_pipelines.plan import Augmentation, ClipSpec, MotionControl, MotionRule, PlanConfig
 from modist_pipelines.ranges import COUNT, FRAME_RATE, FROM_ZERO, MOMENTUM, POSITIVE, SHARE, Range, ranged
+from modist_pipelines.remote.urls import url_of, without_keys
 
 OutKind = Literal["folder", "file", "either"]
 CrossNegatives = Literal["own", "other"]
@@ -180,7 +181,7 @@ class TrainConfig:
     """Pre-train MoDist on a store made by modist prepare, or on raw videos."""
 
     store: Path | None
-    """The store to train from."""
+    """The store to train from: a folder, or its URL (docs/scale-data.md)."""
     out: Path
     """The run directory: metrics, checkpoints, pictures, backbone."""
     source: Literal["store", "video"] = "store"
@@ -190,6 +191,10 @@ class TrainConfig:
     """With --source video: the folder of videos."""
     frames_fps: float = ranged(30.0, FRAME_RATE)
     """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps what is read by URL; processes share it (docs/scale-data.md)."""
+    cache_gb: float = ranged(50.0, Range(1e-6, 1e6))
+    """With --cache: gigabytes that it may take. What was used last stays."""
     preset: str = ""
     """Where the defaults come from."""
     device: DeviceOption = "auto"
@@ -316,6 +321,11 @@ def check_out(out: Path, kind: OutKind = "folder") -> None:
     Raises:
         ConfigError: it, or what it would lie in, is a file, or takes no new folder.
     """
+    if (url := url_of(out)) is not None:
+        raise ConfigError(
+            f"--out {without_keys(url)} is a URL, and files are written to disks alone. Write to a folder of this "
+            "machine and copy it when it is done (docs/scale-data.md)."
+        )
     if out.is_dir() and kind == "file":
         raise ConfigError(f"--out {out} is a folder. Name a file.")
     if out.exists():
@@ -346,6 +356,8 @@ def check(config: TrainConfig, world_size: int) -> None:
             f"{needed} is missing: --source {config.source} reads from it, not from {other}. Pass {needed} FOLDER, "
             "or the other --source."
         )
+    if config.cache is not None and url_of(given) is None:
+        raise ConfigError(f"--cache {config.cache} keeps what is read by URL, and {needed} is none. Leave it out.")
     batch, group = config.batch_size, config.group_size
     optim = config.optim
     if (optim.name, optim.implementation) in (("lamb", "torch"), ("lars", "apex")):

@@ -109,9 +109,12 @@ def parse_options(kind: type[Options], arguments: Sequence[str] | None = None, *
     from modist_fast.config import check_out
     from modist_fast.run.help_texts import give_help
     from modist_fast.run.options import check_ranges
+    from modist_pipelines.remote.urls import refuse_keys
 
     give_help(kind)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for word in words:
+        refuse_keys(word)
     try:
         options = tyro.cli(kind, args=words, **more)
     except SystemExit as end:

@@ -54,9 +54,11 @@ def open_source(config: TrainConfig, device: "torch.device") -> "ClipSource":
     Raises:
         DataError: no store, no videos.
     """
+    from modist_pipelines.remote.fetch import use_cache
     from modist_pipelines.store.reader import Store
     from modist_pipelines.video.raw import RawVideos
 
+    use_cache(config.cache, config.cache_gb, (config.store, config.videos))
     if config.source == "store":
         assert config.store is not None
         store = Store.open(config.store)

@@ -36,6 +36,10 @@ class LabelledConfig:
     """A folder of videos, decoded as they are."""
     frames_fps: float = ranged(30.0, FRAME_RATE)
     """Frames a second of raw videos that are folders of pictures (img_00001.jpg)."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps what is read by URL; processes share it (docs/scale-data.md)."""
+    cache_gb: float = ranged(50.0, Range(1e-6, 1e6))
+    """With --cache: gigabytes that it may take. What was used last stays."""
     labels: Path | None = None
     """A list with the videos' labels, and other columns (group, split): a table or JSON, or a split file of UCF101,
     HMDB51 (or the folder of its split files), Kinetics or Something-Something v2. Without one, folders are the

@@ -11,6 +11,8 @@ from modist_fast.run.options import plain, spelled
 _FREE = (
     "store",
     "videos",
+    "cache",
+    "cache_gb",
     "out",
     "preset",
     "device",

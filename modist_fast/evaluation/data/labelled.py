@@ -20,6 +20,7 @@ from modist_pipelines.lists.entry import Entry
 from modist_pipelines.lists.finder import Finder, finder_of_names
 from modist_pipelines.lists.listing import read_entries
 from modist_pipelines.lists.sidecars import labels_of_videos
+from modist_pipelines.remote.fetch import use_cache
 from modist_pipelines.source import ClipSource, VideoInfo
 from modist_pipelines.store.reader import Store
 from modist_pipelines.video.discovery import discover_videos, folder_label
@@ -112,6 +113,7 @@ def open_labelled(config: LabelledConfig, stride: int, device: torch.device, num
     """
     if (config.store is None) == (config.videos is None):
         raise ConfigError("Pass one of --store STORE (made by modist prepare) and --videos FOLDER.")
+    use_cache(config.cache, config.cache_gb, (config.store, config.videos))
     if config.store is not None:
         source: ClipSource = Store.open(config.store)
         odd = source.quarantine()

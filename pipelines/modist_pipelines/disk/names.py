@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from modist_pipelines.remote.urls import url_of
+
 _ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -22,6 +24,8 @@ def as_text(path: str) -> str:
 
 def file_path(root: Path, name: str) -> Path:
     """The path of a file by the text of its name."""
+    if url_of(name) is not None:  # of a list with videos on several servers
+        return Path(name)
     path = root / name
     if _ESCAPED.search(name) is None or os.path.lexists(path):
         return path

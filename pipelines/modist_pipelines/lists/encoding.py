@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.remote import access
+from modist_pipelines.remote.urls import named, take_keys, url_of
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -28,9 +30,9 @@ def read_text(path: Path) -> tuple[str, str]:
         DataError: it cannot be read, or is no text in any of these.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if (url := url_of(path)) is None else access.read_all(url)
     except OSError as error:
-        raise DataError(f"the list {path} cannot be read: {error.strerror}. Give one that can.") from error
+        raise DataError(f"the list {named(path)} cannot be read: {error.strerror}. Give one that can.") from error
     problem = "no text"
     for encoding in _guesses(data):
         try:
@@ -43,7 +45,7 @@ def read_text(path: Path) -> tuple[str, str]:
             column = broken.start() - text.rfind("\n", 0, broken.start())
             problem = f"not text: line {line}, column {column} holds the control sign {broken.group()!r}"
             continue
-        return text, "utf-8" if encoding == "utf-8-sig" else encoding
+        return take_keys(text), "utf-8" if encoding == "utf-8-sig" else encoding
     raise DataError(
         f"VIDEOS {path} is neither a folder nor a list: it is {problem}. Give a folder of videos, or a list in UTF-8."
     )

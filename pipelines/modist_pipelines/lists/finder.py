@@ -12,6 +12,8 @@ from pathlib import Path
 
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.lists.entry import MEDIA_NAME, Entry
+from modist_pipelines.remote import access
+from modist_pipelines.remote.urls import url_of
 from modist_pipelines.video.opener import is_video_place
 
 _MOST_MISSES = 2000
@@ -62,6 +64,8 @@ class Finder:
 
     def nearly(self, entry: Entry) -> tuple[str, str] | str:
         """The one file that an entry must mean, and how it differs; or why there is none."""
+        if url_of(entry.candidates[0]) is not None:
+            return "its server says that it is gone"
         problem = ""
         looked: set[str] = set()
         for candidate in entry.candidates:
@@ -104,6 +108,9 @@ class Finder:
         return Resolved(found, absent, ways)
 
     def _forms(self, candidate: str) -> list[str]:
+        if (url := url_of(candidate)) is not None:
+            root = url_of(self.root) if self.root is not None else None
+            return [url.removeprefix(f"{root}/")]
         if _PLAIN_PATH.fullmatch(candidate):
             return [candidate]
         forms = [candidate.removeprefix("./"), posixpath.normpath(candidate)]
@@ -155,12 +162,14 @@ class Finder:
 
 def finder_of_folder(root: Path, all_names: Callable[[], Iterable[str]]) -> Finder:
     """A finder of the files of a folder."""
+    if (url := url_of(root)) is not None and not url.startswith("http"):
+        return finder_of_names(access.listed(url), root)
     known: frozenset[str] = frozenset()
     num_misses = 0
 
     def is_there(name: str) -> bool:
         nonlocal known, num_misses
-        if num_misses >= _MOST_MISSES and not name.startswith(".."):
+        if num_misses >= _MOST_MISSES and not name.startswith("..") and url_of(file_path(root, name)) is None:
             known = known or frozenset(all_names())  # cheaper by now than to ask for each
             return name in known
         is_file = "\0" not in name and is_video_place(file_path(root, name))
@@ -177,8 +186,12 @@ def finder_of_names(names: Iterable[str], root: Path | None = None) -> Finder:
 
 
 def common_folder(entries: Sequence[Entry]) -> Path | None:
-    """The folder that holds all videos of a list of absolute paths; None for other lists."""
+    """The folder that holds all videos of a list of absolute paths, or of addresses on one server; None for other
+    lists."""
     names = [entry.candidates[0] for entry in entries]
+    if names and all(url_of(name) is not None for name in names):
+        common = Path(os.path.commonpath([posixpath.dirname(str(Path(name))) for name in names]))
+        return common if url_of(common) is not None else None
     if not names or not all(name.startswith("/") for name in names):
         return None
     return Path(os.path.commonpath([posixpath.dirname(name) for name in names]))

@@ -14,6 +14,8 @@ from modist_pipelines.lists.jsons import looks_like_json, read_json
 from modist_pipelines.lists.split_files import HMDB51_NAME, UCF101_LINE, read_hmdb51, read_ucf101
 from modist_pipelines.lists.table import numbered
 from modist_pipelines.lists.tables import read_table
+from modist_pipelines.remote.access import look_at_all
+from modist_pipelines.remote.urls import named, url_of
 from modist_pipelines.video.discovery import all_files
 
 log = logging.getLogger("modist")
@@ -46,16 +48,17 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
     home = root or (path if path.is_dir() else path.parent)
     finder = finder_of_folder(home, lambda: all_files(home))
     entries = read_entries(path, kind, finder)
+    look_at_all(dict.fromkeys(url for entry in entries if (url := url_of(entry.candidates[0])) is not None))
     if root is None and (common := common_folder(entries)) is not None and not _is_within(common, home):
-        log.info("%s: the paths are taken as relative to %s, which holds them all", path, common)
+        log.info("%s: the paths are taken as relative to %s, which holds them all", path, named(common))
         home = common
         finder = finder_of_folder(home, lambda: all_files(common))
     resolved = finder.resolve(entries)
     if not resolved.found:
         first = entries[0]
         raise DataError(
-            f"none of the {len(entries)} videos of {path} is in {home}; the first should be {first.candidates[0]} "
-            f"(line {first.line}). Give the folder of the videos as --root."
+            f"none of the {len(entries)} videos of {named(path)} is in {named(home)}; the first should be "
+            f"{first.candidates[0]} (line {first.line}). Give the folder of the videos as --root."
         )
     for way, number in resolved.ways.items():
         log.info("%s: %d videos were found %s", path, number, way)
@@ -65,7 +68,7 @@ def read_listing(path: Path, root: Path | None, kind: ListFormat = "auto") -> Li
             len(resolved.absent),
             len(entries),
             path,
-            home,
+            named(home),
             ", ".join(entry.candidates[0] for entry, _ in resolved.absent[:_SHOWN]),
         )
     labels = {name: agreed_label(path, name, same) for name, same in resolved.found.items()}

@@ -1,6 +1,6 @@
 """What a store, finished or half made, has of the videos that are asked for, and what is left to do."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from isal.isal_zlib import crc32
 
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.prepare.partial import PartialStore
+from modist_pipelines.remote.access import RemoteError
 from modist_pipelines.store.index import read_table
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, QUARANTINE_NAME
 from modist_pipelines.store.writer import SOURCES_NAME, SOURCES_SCHEMA, quarantine_table
@@ -61,9 +62,9 @@ class Known:
     def videos(self) -> list[str]:
         return _names(self.index)
 
-    def quarantined(self, but: str = "") -> list[str]:
-        """Names in quarantine, without those of one reason."""
-        return [row["video"] for row in self.quarantine.to_pylist() if row["reason"] != but]
+    def quarantined(self, but: Collection[str] = ()) -> list[str]:
+        """Names in quarantine, without those of some reasons."""
+        return [row["video"] for row in self.quarantine.to_pylist() if row["reason"] not in but]
 
     def replaced(self, root: Path, videos: Iterable[str]) -> set[str]:
         """Videos whose files are others than those that were read: by size, then time, then content."""
@@ -82,8 +83,8 @@ class Growth:
 
     @staticmethod
     def between(known: Known, root: Path, videos: Sequence[str], retry_quarantined: bool) -> "Growth":
-        # What a list named before it was there was never tried.
-        there, out = set(known.videos()), set(known.quarantined(but="missing"))
+        # What a list named before it was there, or a server did not give, was never tried.
+        there, out = set(known.videos()), set(known.quarantined(but=("missing", "unreachable")))
         wanted = set(videos)
         replaced = known.replaced(root, wanted & (there | out))
         return Growth(
@@ -137,6 +138,8 @@ def _is_replaced(path: Path, noted: Mapping[str, int]) -> bool:
         if num_bytes != noted["bytes"]:
             return True
         return mtime_ns != noted["mtime_ns"] and _checksum(path) != noted["crc32"]
+    except RemoteError as error:
+        return error.reason == "gone"  # a server that does not answer has replaced nothing
     except OSError:  # for the encoder to say
         return True
 

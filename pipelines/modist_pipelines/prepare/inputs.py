@@ -9,11 +9,13 @@ from modist_pipelines.errors import DataError
 from modist_pipelines.lists.entry import ListFormat
 from modist_pipelines.lists.listing import read_listing
 from modist_pipelines.lists.sidecars import labels_of_videos
+from modist_pipelines.remote.urls import local_of, url_of
 from modist_pipelines.video import archives
 from modist_pipelines.video.discovery import discover_in_archive, discover_videos, folder_label
 from modist_pipelines.video.suffixes import is_video_by_content
 
 logger = logging.getLogger("modist")
+_LIST_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"))
 
 
 class Inputs(NamedTuple):
@@ -34,6 +36,8 @@ def find_inputs(videos: Path, root: Path | None, list_format: ListFormat, label_
     Raises:
         DataError: no folder and no list, or nothing in it.
     """
+    videos, root = local_of(videos), local_of(root) if root is not None else None
+    is_remote_list = url_of(videos) is not None and videos.suffix.lower() in _LIST_SUFFIXES
     if list_format == "auto" and videos.is_file() and videos.suffix.lower() in archives.SUFFIXES:
         names, unusable = discover_in_archive(videos)
         return Inputs(videos.parent, names, labels_of_videos(videos.parent, names, label_depth), unusable)
@@ -44,7 +48,7 @@ def find_inputs(videos: Path, root: Path | None, list_format: ListFormat, label_
         )
     if list_format == "auto" and videos.is_file() and is_video_by_content(videos):
         raise DataError(f"VIDEOS {videos} is a video: give the folder that holds the videos, or a list of them.")
-    is_list = list_format != "auto" or videos.is_file()
+    is_list = list_format != "auto" or videos.is_file() or is_remote_list
     if is_list or (videos.is_dir() and next(videos.glob("*_test_split*.txt"), None) is not None):
         listing = read_listing(videos, root, list_format)
         labels = listing.labels

@@ -37,6 +37,7 @@ from modist_pipelines.prepare.settings import (
 from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
 from modist_pipelines.prepare.workers import HUNG, WorkerPool
 from modist_pipelines.ranges import FRAME_RATE, Range, outside, ranged
+from modist_pipelines.remote.fetch import use_cache
 from modist_pipelines.store.reader import (
     META_NAME,
     QUARANTINE_NAME,
@@ -58,8 +59,9 @@ class PrepareConfig:
     """Turn videos into a store: frames, flow edges and motion scores, ready to train on."""
 
     videos: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEOS")]
-    """Folder of videos; its subfolders too, whose names become labels. Or a list: a table or JSON of paths and labels,
-    or a split file of UCF101, HMDB51 (or the folder of them), Kinetics, Something-Something v2 (docs/data.md)."""
+    """Folder of videos, or its URL in a bucket; its subfolders too, whose names become labels. Or a list: a table or
+    JSON of paths and labels, or a split file of UCF101, HMDB51 (or the folder of them), Kinetics, Something-Something
+    v2 (docs/data.md)."""
     out: Path
     """Folder of the store. Run again after an interruption, or when videos were added, removed or replaced: only what
     is missing is done."""
@@ -115,6 +117,10 @@ class PrepareConfig:
     workers: int = ranged(0, Range(0, 4096))
     """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
     0 takes up to four for each, as their free memory allows."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps what is read by URL; processes share it (docs/scale-data.md)."""
+    cache_gb: float = ranged(50.0, Range(1e-6, 1e6))
+    """With --cache: gigabytes that it may take. What was used last stays."""
     dry_run: bool = False
     """Only print the estimate of size and time, and the workers and GPUs that a run takes."""
 
@@ -176,6 +182,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     config.check()
     part = config.part()
     inputs = find_inputs(config.videos, config.root, config.list_format, config.label_depth)
+    use_cache(config.cache, config.cache_gb, (file_path(inputs.root, video) for video in inputs.videos))
     meta = _meta(config)
     plan = _plan(config, meta, inputs)
     partial = PartialStore(config.out)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from modist_pipelines.remote.fetch import State, state
+
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 HUNG = -1000  # the exit code of no process
@@ -123,7 +125,7 @@ class _Worker:
     def __init__(self, number: int, counts: Any) -> None:
         self.number = number
         self.connection, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs, number, counts), daemon=True)
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, number, counts, state()), daemon=True)
         self._process.start()
         theirs.close()  # else its end stays open here, and its death would go unseen
         self.is_idle = True
@@ -177,8 +179,9 @@ class _Worker:
             self._process.join()
 
 
-def _serve(connection: Connection, number: int, counts: Any) -> None:
+def _serve(connection: Connection, number: int, counts: Any, remote: State) -> None:
     global _number, _workers
+    remote.take_over()
     _number, _workers = number, counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -13,11 +13,9 @@ Grid frame g is nominal frame g * grid, and only grid frames are stored. `store_
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +25,12 @@ from isal.isal_zlib import crc32  # ten times as fast as zlib's, which costs mor
 
 from modist_pipelines.errors import DamagedError, DataError
 from modist_pipelines.motion_inputs import MapScale, find_motion_input
+from modist_pipelines.remote.access import RemoteError
+from modist_pipelines.remote.urls import local_of, named
 from modist_pipelines.source import ListColumn, Reading, VideoInfo
 from modist_pipelines.store.columns import NUMBERS, Columns
 from modist_pipelines.store.index import read_index, read_table
+from modist_pipelines.store.places import GetBytes, shard_path, shards_of
 
 FORMAT = "modist-store"
 VERSION = 1
@@ -38,8 +39,6 @@ INDEX_NAME = "index.parquet"
 QUARANTINE_NAME = "quarantine.parquet"
 PARTIAL_NAME = ".partial"  # where a store in the making keeps its notes
 Border = Literal["replicate", "zero"]
-# Open shards at a time. A store of Kinetics-400 has more shards than a process may open files.
-_MAX_OPEN_SHARDS = 256
 # A read that fails is tried again: network file systems have bad moments, and their handles go stale.
 _READ_PAUSES = (0.05, 0.5, 2.0)  # seconds before the second, third and last try
 
@@ -158,21 +157,12 @@ class StringColumn(Sequence):
         return self._column[int(row)].as_py()
 
 
-class _ShardFile:
-    """A file descriptor that closes when its last reader lets go: eviction never pulls it from a read."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-
 class Store:
     """A finished store. Reading is by `pread`: safe from several threads, after a fork, and when pickled.
 
     Attributes:
-        path: the folder.
+        path: the folder, or its URL.
+        tables: the folder of its tables on this machine: `path`, or a copy for a URL.
         pixels: "jpeg", what reading gives.
         meta: what store.json says.
         num_videos: rows of the index. A video is named by its row everywhere else.
@@ -182,16 +172,16 @@ class Store:
     pixels: Literal["jpeg"] = "jpeg"
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.meta = _read_meta(self.path)
-        self._mapped = Columns.of(self.path, self.path / INDEX_NAME)
+        self.path = local_of(Path(path))
+        self._shards = shards_of(self.path)
+        self.tables = self._shards.tables
+        self.meta = _read_meta(self.tables, self.path)
+        self._mapped = Columns.of(self.tables, self.tables / INDEX_NAME)
         self._open_index() if self._mapped is None else self._map_index(self._mapped)
-        folder = self.path  # `self` in there would be a cycle: files of a dropped store would stay open for a while
-        self._open_shard = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda shard: _ShardFile(shard_path(folder, shard)))
         self._check_shard_sizes()
 
     def _open_index(self) -> None:
-        table = read_index(self.path / INDEX_NAME, self.meta.motion_inputs)
+        table = read_index(self.tables / INDEX_NAME, self.meta.motion_inputs)
         self.num_videos = table.num_rows
         self.videos: Sequence[str] = StringColumn(table["video"])
         self.labels: Sequence[str | None] = StringColumn(table["label"])
@@ -320,6 +310,7 @@ class Store:
         shard = self.shard(video)
         jpegs: dict[str, list[np.ndarray]] = {}
         num_bytes = 0
+        get = self._reader(video, shard, wanted)
         for kind, frames in wanted.items():
             self._check_kind(kind, self._offsets)
             offsets = self._offsets[kind][video].tolist()
@@ -328,7 +319,7 @@ class Store:
             found = jpegs[kind] = []
             for first, last in _runs(frames, len(checksums) // channels):
                 begin, end = offsets[first * channels], offsets[(last + 1) * channels]
-                block = self._read_bytes(shard, begin, end, video)
+                block = self._read_bytes(get, shard, begin, end, video)
                 num_bytes += end - begin
                 for place in range(first * channels, (last + 1) * channels):
                     jpeg = block[offsets[place] - begin : offsets[place + 1] - begin]
@@ -342,17 +333,29 @@ class Store:
         num_frames = sum(map(len, wanted.values()))
         return Reading(jpegs, frames_decoded=num_frames, bytes_read=num_bytes, bytes_needed=num_bytes)
 
-    def _read_bytes(self, shard: int, begin: int, end: int, video: int) -> np.ndarray:
+    def _reader(self, video: int, shard: int, wanted: Mapping[str, Sequence[int]]) -> GetBytes:
+        def spans() -> Iterator[tuple[int, int]]:
+            for kind, frames in wanted.items():
+                self._check_kind(kind, self._offsets)
+                offsets, channels = self._offsets[kind][video], self.channels(kind)
+                for first, last in _runs(frames, (len(offsets) - 1) // channels):
+                    yield int(offsets[first * channels]), int(offsets[(last + 1) * channels])
+
+        try:
+            return self._shards.reader(shard, spans, lambda: self.place(video))
+        except RemoteError as error:
+            raise DataError(f"--store: {error} Then let a run go on: pass --resume auto.") from None
+
+    def _read_bytes(self, get: GetBytes, shard: int, begin: int, end: int, video: int) -> np.ndarray:
         for pause in (*_READ_PAUSES, None):
             try:
-                file = self._open_shard(shard)  # held by name: else another thread's eviction closes it under the read
-                data = os.pread(file.fd, end - begin, begin)
+                data = get(begin, end)
                 if len(data) == end - begin:
                     return np.frombuffer(data, np.uint8)
                 problem = f"it ends at byte {begin + len(data)}, not at {end}"
             except OSError as error:
                 problem = error.strerror or str(error)
-            self._open_shard.cache_clear()
+            self._shards.close()
             if pause is not None:
                 time.sleep(pause)
         raise DamagedError(
@@ -367,7 +370,7 @@ class Store:
 
     def quarantine(self) -> dict[str, str]:
         """The videos that could not be used, to the reason."""
-        rows = read_table(self.path / QUARANTINE_NAME, ("video", "reason", "detail")).to_pylist()
+        rows = read_table(self.tables / QUARANTINE_NAME, ("video", "reason", "detail")).to_pylist()
         return {row["video"]: f"{row['reason']}: {row['detail']}" for row in rows}
 
     def frame_bytes(self) -> dict[str, float]:
@@ -397,7 +400,7 @@ class Store:
             return self.meta.fingerprint
         if self._mapped is not None:
             return self._mapped.about["fingerprint"]
-        with (self.path / INDEX_NAME).open("rb") as file:
+        with (self.tables / INDEX_NAME).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def content(self) -> str:
@@ -418,9 +421,13 @@ class Store:
         """The contents of store.json."""
         return json.loads(self.meta.to_json())
 
+    def num_bytes(self) -> int:
+        """Of all shards."""
+        return self._shards.num_bytes()
+
     def close(self) -> None:
         """Close the shards. A later read opens them again."""
-        self._open_shard.cache_clear()
+        self._shards.close()
 
     def check_motion(self, name: str) -> None:
         """
@@ -449,20 +456,16 @@ class Store:
         return dict(zip(shards.tolist(), sizes.tolist(), strict=True))
 
     def _check_shard_sizes(self) -> None:
+        there = self._shards.sizes(self.shard_sizes())
         for shard, size in self.shard_sizes().items():
-            path = shard_path(self.path, shard)
-            found = path.stat().st_size if path.is_file() else None
+            found = there[shard]
             # More than that are of a video that was removed or made again.
             if found is None or found < size:
                 state = "is missing" if found is None else f"has {found} bytes, not {size}"
                 raise DataError(
-                    f"{path} {state}: the store is not whole. Copy the shard again from where the store "
-                    "came, or remove the store and prepare it again with modist prepare."
+                    f"{named(shard_path(self.path, shard))} {state}: the store is not whole. Copy the shard again from "
+                    "where the store came, or remove the store and prepare it again with modist prepare."
                 )
-
-
-def shard_path(store: Path, shard: int) -> Path:
-    return store / "shards" / f"{shard:05d}.bin"
 
 
 def _runs(frames: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
@@ -478,9 +481,9 @@ def _runs(frames: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
     return runs
 
 
-def _read_meta(path: Path) -> StoreMeta:
+def _read_meta(tables: Path, path: Path) -> StoreMeta:
     try:
-        text = (path / META_NAME).read_text(encoding="utf-8")
+        text = (tables / META_NAME).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         if (path / PARTIAL_NAME).is_dir():
             raise DataError(
@@ -488,7 +491,7 @@ def _read_meta(path: Path) -> StoreMeta:
                 "only what is missing."
             ) from None
         raise DataError(
-            f"{path} is not a store: it has no {META_NAME}. Make one with "
+            f"{named(path)} is not a store: it has no {META_NAME}. Make one with "
             "`modist prepare VIDEOS --out STORE` and pass its folder as --store."
         ) from None
-    return StoreMeta.from_json(text, path / META_NAME)
+    return StoreMeta.from_json(text, tables / META_NAME)

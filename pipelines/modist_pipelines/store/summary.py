@@ -38,16 +38,16 @@ class Summary:
     @staticmethod
     def of(store: Store) -> "Summary":
         quarantined: dict[str, list[str]] = defaultdict(list)
-        for row in read_table(store.path / QUARANTINE_NAME).to_pylist():
+        for row in read_table(store.tables / QUARANTINE_NAME).to_pylist():
             quarantined[row["reason"]].append(row["video"])
-        notes = read_table(store.path / INDEX_NAME, columns=["note"])["note"]
+        notes = read_table(store.tables / INDEX_NAME, columns=["note"])["note"]
         means = {name: store.score_column(name).values / SCORE_FULL_SCALE for name in store.meta.motion_inputs}
         num_frames = int(store.num_frames.sum(dtype="int64"))
         return Summary(
             num_videos=store.num_videos,
             num_frames=num_frames,
             hours=num_frames * store.meta.grid / store.meta.fps / 3600,
-            gigabytes=sum(path.stat().st_size for path in (store.path / "shards").glob("*.bin")) / 1e9,
+            gigabytes=store.num_bytes() / 1e9,
             num_noted=sum(bool(note and without(note)) for note in notes.to_pylist()),
             filled=total(notes.to_pylist()),
             quarantined=dict(quarantined),

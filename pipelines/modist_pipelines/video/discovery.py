@@ -9,6 +9,8 @@ from typing import Literal
 
 from modist_pipelines.disk.names import as_text, file_path
 from modist_pipelines.errors import DataError
+from modist_pipelines.remote import access
+from modist_pipelines.remote.urls import named, url_of
 from modist_pipelines.video import archives
 from modist_pipelines.video.frame_folders import frames_in, is_picture
 from modist_pipelines.video.opener import grouped, status
@@ -34,6 +36,8 @@ def discover_videos(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     Raises:
         DataError: not a folder, or nothing in it.
     """
+    if (url := url_of(folder)) is not None:
+        return _sorted_out(folder, folder, lambda unlisted: ((name, "remote") for name in access.listed(url)))
     if not folder.is_dir():
         state = "does not exist"
         if folder.exists():
@@ -68,7 +72,7 @@ def _sorted_out(
     num_other = sum(map(len, others.values()))
     if not videos:
         raise DataError(
-            f"VIDEOS {place} holds no video: {num_other} other files"
+            f"VIDEOS {named(place)} holds no video: {num_other} other files"
             + (f" ({_named(others)})" if others else "")
             + ", and none that ends in .mp4, .avi, .mkv, .mov, .webm or the like, or begins as they do"
             + (f"; {len(rows)} subfolders or archives cannot be listed, such as {rows[0]['video']}." if rows else ".")

@@ -1,7 +1,7 @@
 """The bytes of a video, wherever they lie: a file, a folder of pictures, or either of them in an archive.
 
 A path leads to all of them: root/a.mp4, root/class/video (a folder of frames), root/shard.tar/a.mp4. All that reads
-videos opens them here; another kind of place, such as an object store, is another branch of `open_bytes` and `status`.
+videos opens them here. A video by URL is brought here whole, in few requests, and read as a file of this machine.
 """
 
 import contextlib
@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from modist_pipelines.remote import access, fetch
+from modist_pipelines.remote.access import RemoteError
+from modist_pipelines.remote.urls import url_of
 from modist_pipelines.video import archives
 from modist_pipelines.video.archives import Member
 from modist_pipelines.video.frame_folders import frames_in, in_a_row, pipe_of
@@ -59,7 +62,10 @@ def open_descriptor(path: Path) -> int | None:
 
     Raises:
         OSError: it is not there, or a pipe or a device.
+        CacheError: --cache cannot be used.
     """
+    if (url := url_of(path)) is not None:
+        return fetch.open_whole(url)
     try:
         # Without waiting: else a pipe that nobody writes into would hold us up here.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,6 +103,9 @@ def status(path: Path) -> Status:
     Raises:
         OSError: there is no video.
     """
+    if (url := url_of(path)) is not None:
+        facts = access.look(url)
+        return Status(facts.num_bytes or 0, facts.mtime_ns)
     try:
         found = path.stat()
     except NotADirectoryError:
@@ -114,7 +123,7 @@ def num_pictures(path: Path) -> int:
     """Frames of a folder of pictures, in an archive or not; 0 for other videos."""
     if path.is_dir():
         return len(_frames_of_folder(path))
-    if path.is_file():
+    if path.is_file() or url_of(path) is not None:
         return 0
     _, found = _in_archive(path)
     return 0 if isinstance(found, Member) else len(found)
@@ -123,6 +132,13 @@ def num_pictures(path: Path) -> int:
 def is_video_place(path: Path) -> bool:
     """Whether there is a file, a folder of frames, or either in an archive."""
     if os.path.isfile(path):
+        return True
+    if (url := url_of(path)) is not None:
+        try:
+            access.look(url)
+        except RemoteError as error:
+            # One that is out of reach or denied may be there: whoever opens it says what is wrong.
+            return error.reason != "gone"
         return True
     try:
         return num_pictures(path) > 0 or not path.is_dir()

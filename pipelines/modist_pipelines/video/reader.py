@@ -15,6 +15,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from modist_pipelines.errors import DataError
+from modist_pipelines.remote.access import RemoteError
+from modist_pipelines.remote.cache import CacheError
 from modist_pipelines.video.frame_folders import PIPES
 from modist_pipelines.video.media_file import DECODER_ERRORS, explain, open_media
 from modist_pipelines.video.opener import num_pictures
@@ -50,6 +52,7 @@ REASONS = {
     "no_motion_vectors": "its stream gives none to --flow codec; --flow dis takes it",
     "crashed": "ended the process that read it, twice",
     "hung": "no frame was decoded for longer than --video-timeout",
+    "unreachable": "by URL, and its server denied it or did not answer; the next run tries it again",
     "missing": "named by the list, and not there",
     "unlisted": "folders and archives that cannot be listed",
 }
@@ -78,8 +81,10 @@ def blamed_on_file(reason: str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except VideoError:
+    except (VideoError, CacheError):
         raise
+    except RemoteError as error:
+        raise VideoError("missing" if error.reason == "gone" else "unreachable", str(error)) from None
     except DECODER_ERRORS as error:
         raise VideoError(reason, what + explain(error)) from error
 
