@@ -53,7 +53,7 @@ def numbers(options: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             yield from numbers(value, (*path, field.name))
-        elif any(kind in str(field.type) for kind in ("int", "float")):
+        elif "Literal" not in str(field.type) and any(kind in str(field.type) for kind in ("int", "float")):
             yield (*path, field.name), value
 
 
