@@ -70,7 +70,7 @@ def start_and_signal(command: list[str], run: Path, after_steps: int, send: Call
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)
     send(process)
-    held_file(run).unlink()
+    held_file(run).unlink(missing_ok=True)  # a signal has let it go on already
     return process.wait(timeout=HANG)
 
 
