@@ -68,8 +68,8 @@ class HangWatcher:
             time.sleep(0.1)
         ranks = "; ".join(f"rank {rank}: {_standing(file)}" for rank, file in enumerate(files))
         return (
-            f"no step has ended for {self._limit / 60:g} minutes (--hang-minutes). {ranks}. A rank in gather, queries, "
-            "all_reduce, backward or log may only be waiting for another. Stacks of all threads: "
+            f"no step has ended for {self._limit / 60:g} minutes (--hang-minutes). {ranks}. A rank in gather, "
+            "queries, all_reduce, backward or log may only be waiting for another. Stacks of all threads: "
             f"{self._file(self._rank)}. Go on with --resume auto; where steps are merely slow, raise --hang-minutes."
         )
 

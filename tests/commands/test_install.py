@@ -65,7 +65,10 @@ def test_a_driver_that_nothing_fits_stops_the_install(tmp_path: Path, version: s
 
 def test_make_installs_what_was_picked(tmp_path: Path) -> None:
     """By make's own expansion; nothing is installed. The extras are there."""
-    for smi, words in (("CUDA Version: 13.0", "-e .[gpu,dali,video,onnx,hub,remote,docs,dev]"), ("CUDA Version: 11.8", None)):
+    for smi, words in (
+        ("CUDA Version: 13.0", "-e .[gpu,dali,video,onnx,hub,remote,docs,dev]"),
+        ("CUDA Version: 11.8", None),
+    ):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{HEADER.format(smi)}'\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
         (tmp_path / "bin").mkdir(exist_ok=True)
