@@ -65,6 +65,7 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.long
 def test_a_node_that_is_killed_and_comes_back_repeats_every_bit(
     demo_store: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
