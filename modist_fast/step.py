@@ -85,6 +85,8 @@ class TrainingStep(GroupedStep):
         if self._parallel is not None:
             average = Bfloat16Average(world.device) if config.comm_dtype == "bfloat16" else None
             self._parallel.register_comm_hook((self.spans, self.gradients, average), _average_gradients)
+        elif config.comm_dtype != "float32":
+            log.warning("WARNING: --comm-dtype %s: one process sends no gradients.", config.comm_dtype)
         # Collectives have not been seen in graphs yet; the scaler of fp16 keeps its own count on the host, and apex
         # takes the rate as a number, which a graph would repeat.
         recordable = world.size == 1 and self.dtype != torch.float16 and config.optim.implementation == "torch"

@@ -68,6 +68,11 @@ class Table:
 RGB_ONLY_OPTIONS = ("--objective.no-motion",)
 EDGES_OPTIONS = ("--objective.motion", "--clips.motion-input", "edges")
 
+LIGHT_AUGMENTATION = (
+    *("--clips.augmentation.crop-area", "0.8", "1", "--clips.augmentation.crop-aspect", "0.9", "1.1"),
+    *("--clips.augmentation.color-strength", "0", "--clips.augmentation.gray", "0"),
+    *("--clips.augmentation.blur", "0"),
+)
 OWN_OPTIONS = (*EDGES_OPTIONS, "--objective.cross-negatives", "own")
 _OTHER_OPTIONS = (*EDGES_OPTIONS, "--objective.cross-negatives", "other")
 

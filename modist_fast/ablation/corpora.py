@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modist_fast.ablation.arms import Table
+from modist_fast.ablation.arms import LIGHT_AUGMENTATION, Table
 from modist_fast.ablation.jobs import Job
 from modist_fast.demo_videos import MOTIONS
 from modist_fast.errors import ConfigError
@@ -24,9 +24,7 @@ _HELD_OUT = {"split": "test", "group": "held-out"}
 _DEMO_OPTIONS = (
     *("--epochs", "30", "--optim.warmup-epochs", "1.5", "--optim.lr", "0.3"),
     *("--clips.visual.stride", "8", "--clips.motion.stride", "4"),
-    *("--clips.augmentation.crop-area", "0.8", "1", "--clips.augmentation.crop-aspect", "0.9", "1.1"),
-    *("--clips.augmentation.color-strength", "0", "--clips.augmentation.gray", "0"),
-    *("--clips.augmentation.blur", "0"),
+    *LIGHT_AUGMENTATION,
 )
 # Five clips a video, and whole frames brought to one square: a crop would cut off who walks through the picture, and
 # the shape of UT-Interaction's frames tells the class.
@@ -166,7 +164,7 @@ def _real_corpus(
         "ut-interaction": ("UT-Interaction, leave one sequence out", ("--where", "set=ut_interaction", *by_group)),
         "ut-transfer": (
             "UT-Interaction, set 1 → set 2",
-            *[("--where", "set=ut_interaction", "--train-where", "path=*/set1_*", "--test-where", "path=*/set2_*")],
+            ("--where", "set=ut_interaction", "--train-where", "path=*/set1_*", "--test-where", "path=*/set2_*"),
         ),
         "ucf101-6": ("UCF101, six classes", ("--where", "set=ucf101_6")),
         "ucf101-folds": ("UCF101, six classes, leave one group out", ("--where", "set=ucf101_6", *by_group)),

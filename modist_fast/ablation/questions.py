@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from modist_fast.ablation.arms import (
     EDGES_OTHER,
     EDGES_OWN,
+    LIGHT_AUGMENTATION,
     OWN_OPTIONS,
     PAPER_TABLES,
     RANDOM,
@@ -28,11 +29,7 @@ TableName = PaperTable | Question
 # Of RGB clips: the preset's own, that of the made-up videos, and the paper's.
 _AUGMENTATIONS = {
     "medium": (),
-    "light": (
-        *("--clips.augmentation.crop-area", "0.8", "1", "--clips.augmentation.crop-aspect", "0.9", "1.1"),
-        *("--clips.augmentation.color-strength", "0", "--clips.augmentation.gray", "0"),
-        *("--clips.augmentation.blur", "0"),
-    ),
+    "light": LIGHT_AUGMENTATION,
     "strong": (
         *("--clips.augmentation.crop-area", "0.3", "1", "--clips.augmentation.crop-aspect", "0.5", "2"),
         *("--clips.augmentation.color-strength", "0.4", "--clips.augmentation.gray", "0.2"),

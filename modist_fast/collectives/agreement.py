@@ -45,6 +45,8 @@ def agree_on_program(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: on all ranks, with what each of them has.
     """
+    if dist.get_world_size() == 1:
+        return  # before all sources are read
     libraries = {name: version for name in _LIBRARIES if (version := package_version(name))}
     options = {name: value for name, value in config.items() if name not in _OWN}
     refuse_difference(

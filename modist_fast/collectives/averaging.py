@@ -5,8 +5,6 @@ sum, in bf16 again, to all: so a gradient is rounded twice, and not once more fo
 bf16. All ranks take the owner's sum, so their weights stay the same to the bit.
 """
 
-from typing import cast
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -42,7 +40,7 @@ class Bfloat16Average:
 
 
 def _done(gradients: Tensor, devices: list[torch.device]) -> Future[Tensor]:
-    future = cast("Future[Tensor]", Future(devices=[*devices]))
+    future: Future[Tensor] = Future(devices=[*devices])
     future.set_result(gradients)
     return future
 

@@ -4,6 +4,7 @@ import logging
 
 from modist_fast.ablation.config import AblationConfig
 from modist_fast.commands.cli import parse_options, run_cli
+from modist_fast.errors import ConfigError
 from modist_fast.run.options import check_ranges
 
 log = logging.getLogger("modist")
@@ -18,7 +19,9 @@ def main() -> int:
     from modist_fast.ablation.report import write_report
 
     ablation = Ablation(config)
-    if config.power is not None and config.data is not None:
+    if config.power is not None:
+        if config.data is None:
+            raise ConfigError("--power needs the manifest of the videos: pass --data FOLDER.")
         print("\n".join(power_lines(config.power, config.data, ablation.table)))
         return 0
     if config.dry_run:

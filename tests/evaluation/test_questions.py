@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from modist_fast.ablation.flow_histograms import flow_histograms
 from modist_fast.ablation.power import power_lines
 from modist_fast.ablation.questions import QUESTIONS, TABLES, TableName
 from modist_fast.ablation.report import write_report
+from modist_fast.commands import ablate
 from modist_fast.config import TrainConfig
 from modist_fast.errors import ConfigError
 from modist_fast.evaluation.statistics import bootstrap_means, estimate, power
@@ -227,3 +229,11 @@ def test_questions_are_of_real_videos(data: Path, tmp_path: Path) -> None:
     assert any("runs/real/edges-other" in word for word in commands["edges-other-histograms"])
     assert "--beside" in commands["edges-other-histograms"]
     assert "--beside" not in commands["edges-other"]
+
+
+def test_power_without_videos_is_refused_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--table", "3a", "--sets", "demo", "--out", str(tmp_path / "out"), "--power", str(tmp_path / "3a.json")]
+    monkeypatch.setattr(sys, "argv", ["ablate", *words])
+    with pytest.raises(ConfigError, match="pass --data FOLDER"):
+        ablate.main()
+    assert not (tmp_path / "out/runs").exists()

@@ -3,6 +3,7 @@
 import json
 import logging
 import mmap
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -120,7 +121,28 @@ def _other_version(path: Path) -> None:
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 99}))
 
 
-@pytest.mark.parametrize(("change", "words"), [(_other_index, "is not of this"), (_other_version, "another version")])
+def _cut(path: Path) -> None:
+    os.truncate(path / COLUMNS_NAME / "rgb_offsets.npy", 200)
+
+
+def _lost(path: Path) -> None:
+    (path / COLUMNS_NAME / "label.npy").unlink()
+
+
+def _text(path: Path) -> None:
+    (path / COLUMNS_NAME / ABOUT_NAME).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_other_index, "is not of this"),
+        (_other_version, "another version"),
+        (_cut, "is not whole"),
+        (_lost, "is not whole"),
+        (_text, "is damaged"),
+    ],
+)
 def test_arrays_of_another_index_are_not_taken_and_that_is_said(
     change: Callable[[Path], None], words: str, store_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

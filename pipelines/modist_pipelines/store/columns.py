@@ -83,20 +83,15 @@ class Columns:
         folder = store / COLUMNS_NAME
         if not (folder / ABOUT_NAME).is_file():
             return None
-        about = json.loads((folder / ABOUT_NAME).read_text(encoding="utf-8"))
-        if about.get("version") != VERSION:
-            log.warning(
-                "%s was written by another version: %s is read instead. modist store compact writes it anew.",
-                folder,
-                index,
-            )
-            return None
-        if about["index"] != index_digest(index):
-            log.warning(
-                "%s is not of this %s, which is read instead. modist store compact writes it anew.", folder, index.name
-            )
-            return None
-        return Columns(folder, about)
+        try:
+            about = json.loads((folder / ABOUT_NAME).read_text(encoding="utf-8"))
+            wrong = _wrong(folder, about, index)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            wrong = f"is damaged ({error!r})"
+        if wrong is None:
+            return Columns(folder, about)
+        log.warning("%s %s: %s is read instead. modist store compact writes it anew.", folder, wrong, index.name)
+        return None
 
     def array(self, name: str) -> np.ndarray:
         """A mapped array, read-only."""
@@ -115,6 +110,21 @@ class Columns:
     @property
     def labels(self) -> Sequence[str | None]:
         return CodedStrings(self.array("label"), self.about["labels"])
+
+
+def _wrong(folder: Path, about: Mapping[str, Any], index: Path) -> str | None:
+    """Why arrays are not to be taken."""
+    if about["version"] != VERSION:
+        return "was written by another version"
+    if about["index"] != index_digest(index):
+        return f"is not of this {index.name}"
+    lengths = array_lengths(folder)
+    return None if about["arrays"] == lengths else "is not whole"
+
+
+def array_lengths(folder: Path) -> dict[str, int]:
+    """Bytes of each array's file."""
+    return {path.stem: path.stat().st_size for path in sorted(folder.glob("*.npy"))}
 
 
 def index_digest(index: Path) -> dict[str, int]:

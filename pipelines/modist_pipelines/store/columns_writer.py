@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from modist_pipelines.disk.durable import publish, write_file
-from modist_pipelines.store.columns import ABOUT_NAME, COLUMNS_NAME, NUMBERS, VERSION, index_digest
+from modist_pipelines.store.columns import ABOUT_NAME, COLUMNS_NAME, NUMBERS, VERSION, array_lengths, index_digest
 from modist_pipelines.store.reader import INDEX_NAME, Store
 
 LARGE = 100_000  # videos from which a store has them; with fewer, Parquet is read in a moment
@@ -49,6 +49,7 @@ def write_columns(store: Store) -> None:
     about = {
         "version": VERSION,
         "index": index_digest(store.path / INDEX_NAME),
+        "arrays": array_lengths(half),
         "num_videos": store.num_videos,
         "labels": names,
         "fingerprint": store.fingerprint(),

@@ -456,8 +456,9 @@ class Store:
         return dict(zip(shards.tolist(), sizes.tolist(), strict=True))
 
     def _check_shard_sizes(self) -> None:
-        there = self._shards.sizes(self.shard_sizes())
-        for shard, size in self.shard_sizes().items():
+        sizes = self.shard_sizes()
+        there = self._shards.sizes(sizes)
+        for shard, size in sizes.items():
             found = there[shard]
             # More than that are of a video that was removed or made again.
             if found is None or found < size:

@@ -21,7 +21,7 @@ from modist_fast.run.options import check_ranges
 from modist_pipelines.motion_inputs import find_motion_input
 from modist_pipelines.plan import eligible_videos, plan_sample, video_order
 from modist_pipelines.ranges import COUNT, ranged
-from modist_pipelines.store.columns import ABOUT_NAME, COLUMNS_NAME, NUMBERS, VERSION, index_digest
+from modist_pipelines.store.columns import ABOUT_NAME, COLUMNS_NAME, NUMBERS, VERSION, array_lengths, index_digest
 from modist_pipelines.store.index import index_schema
 from modist_pipelines.store.reader import INDEX_NAME, META_NAME, Store, StoreMeta, shard_path
 from modist_pipelines.store.writer import quarantine_table, write_tables
@@ -90,6 +90,7 @@ def make_index(folder: Path, rows: int, frames: int) -> None:
     about = {
         "version": VERSION,
         "index": index_digest(folder / INDEX_NAME),
+        "arrays": array_lengths(columns),
         "num_videos": rows,
         "labels": [],
         "fingerprint": "made up",
