@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 
-PLAIN = "dali,video,onnx,hub,remote,docs,dev"
-EXTRAS = {12: "dali-cuda120,gpu-cuda12,video,onnx,hub,remote,docs,dev", 13: f"gpu,{PLAIN}"}
+PLAIN = "dali,video,onnx,hub,remote,ray,docs,dev"
+EXTRAS = {12: "dali-cuda120,gpu-cuda12,video,onnx,hub,remote,ray,docs,dev", 13: f"gpu,{PLAIN}"}
 """By the major version of CUDA; torch of the default index is built for the newest of them."""
 
 

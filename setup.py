@@ -74,6 +74,8 @@ setup(
         "mlflow": ["mlflow>=3.1"],
         # Videos and stores by URL; gs:// needs gcsfs.
         "remote": ["fsspec>=2025.3", "s3fs>=2025.3", "aiohttp>=3.11"],
+        # modist prepare --engine ray.
+        "ray": ["ray[data]>=2.50"],
         # The peers of profiling/bench_pipeline.py.
         "bench": ["torchcodec>=0.17", "decord2>=3.4"],
         # `make docs`: the pages as a site; and what runs the notebooks.

@@ -1,11 +1,8 @@
 """That all processes run the same program on the same data, looked at before the first step."""
 
-import hashlib
-import importlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +11,14 @@ import torch.distributed as dist
 from modist_fast.errors import ConfigError
 from modist_fast.host.environment import package_version
 from modist_fast.run.options import spelled
+from modist_pipelines.program import program
 
-_PROGRAM = ("modist_fast", "modist_pipelines", "modist_kernels")
 _LIBRARIES = ("torch", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 _OWN = {
     *("store", "videos", "out", "preset", "init_from", "track", "device", "collective_timeout", "hang_minutes"),
     *("loader", "checkpoint", "profile", "follow_videos"),
 }
 """Options that may differ from node to node: places, and what changes nothing that is computed."""
-
-
-@cache
-def program() -> str:
-    """16 hex digits of all source files of this program."""
-    digest = hashlib.blake2b(digest_size=8)
-    for package in _PROGRAM:
-        folder = Path(next(iter(importlib.import_module(package).__path__)))
-        for path in sorted(folder.rglob("*.py")) + sorted(folder.rglob("*.json")):
-            digest.update(f"{package}/{path.relative_to(folder).as_posix()}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def agree_on_program(config: Mapping[str, Any]) -> None:

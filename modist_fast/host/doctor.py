@@ -226,6 +226,13 @@ def _torchcodec() -> str:
     return found
 
 
+def _ray() -> str:
+    """By its files: an import takes seconds."""
+    missing = [name for name in ("ray", "pandas") if importlib.util.find_spec(name) is None]
+    _need(not missing, "absent", f"no module {', '.join(missing)}")
+    return package_version("ray") or "of unknown version"
+
+
 def _raft() -> str:
     _import("torchvision")
     flow = _import("modist_pipelines.prepare.flow")
@@ -270,6 +277,7 @@ PARTS = (
     _Part("torchcodec", _torchcodec, "`--source video` on a CPU decodes by PyAV; a store needs neither", _TORCHCODEC),
     _Part("wandb", partial(_module, "wandb"), "no `--track wandb`; TensorBoard needs neither", "pip install wandb"),
     _Part("mlflow", partial(_module, "mlflow"), "no `--track mlflow`; TensorBoard needs neither", "pip install mlflow"),
+    _Part("Ray", _ray, "no `prepare --engine ray`; --shard I/N needs nothing", "pip install 'ray[data]'"),
     _Part("RAFT weights", _raft, "`--flow raft-*` needs --raft-weights; the default, DIS, needs none", _RAFT),
 )
 

@@ -23,6 +23,18 @@ SCRIPTS = sorted((REPOSITORY / "launch/slurm").glob("*.sbatch"))
 TRAINJOB = REPOSITORY / "launch/kubernetes/trainjob.yaml"
 
 
+def test_the_ray_cluster_is_one_to_ray() -> None:
+    """Against Ray's own schema, which refuses what it does not know."""
+    util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray is not installed")
+    cluster = yaml.safe_load((REPOSITORY / "launch/ray/cluster.yaml").read_text())
+    util.validate_config(util.prepare_config(cluster))
+    (command,) = [line for line in cluster["head_start_ray_commands"] if "--head" in line]
+    assert "--num-cpus=0" in command
+    assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])
+    with pytest.raises(Exception, match="min_wokers"):
+        util.validate_config(util.prepare_config({**cluster, "min_wokers": 1}))
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_the_scripts_are_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)

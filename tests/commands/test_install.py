@@ -30,14 +30,14 @@ def pick(folder: Path, smi: str | None, **variables: str) -> subprocess.Complete
 @pytest.mark.parametrize(
     ("smi", "index", "words"),
     [
-        (None, "", "-e .[dali,video,onnx,hub,remote,docs,dev]"),
-        ("echo no driver; exit 9", "", "-e .[dali,video,onnx,hub,remote,docs,dev]"),
-        ("CUDA Version: 13.0", "", "-e .[gpu,dali,video,onnx,hub,remote,docs,dev]"),
-        ("CUDA UMD Version: 14.1", "", "-e .[gpu,dali,video,onnx,hub,remote,docs,dev]"),
+        (None, "", "-e .[dali,video,onnx,hub,remote,ray,docs,dev]"),
+        ("echo no driver; exit 9", "", "-e .[dali,video,onnx,hub,remote,ray,docs,dev]"),
+        ("CUDA Version: 13.0", "", "-e .[gpu,dali,video,onnx,hub,remote,ray,docs,dev]"),
+        ("CUDA UMD Version: 14.1", "", "-e .[gpu,dali,video,onnx,hub,remote,ray,docs,dev]"),
         (
             "CUDA Version: 12.4",
             "there",
-            "--extra-index-url there -e .[dali-cuda120,gpu-cuda12,video,onnx,hub,remote,docs,dev]",
+            "--extra-index-url there -e .[dali-cuda120,gpu-cuda12,video,onnx,hub,remote,ray,docs,dev]",
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_driver_that_nothing_fits_stops_the_install(tmp_path: Path, version: s
 def test_make_installs_what_was_picked(tmp_path: Path) -> None:
     """By make's own expansion; nothing is installed. The extras are there."""
     for smi, words in (
-        ("CUDA Version: 13.0", "-e .[gpu,dali,video,onnx,hub,remote,docs,dev]"),
+        ("CUDA Version: 13.0", "-e .[gpu,dali,video,onnx,hub,remote,ray,docs,dev]"),
         ("CUDA Version: 11.8", None),
     ):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{HEADER.format(smi)}'\n")

@@ -64,6 +64,14 @@ def endless_for_wide_videos(flows, *, gain, border, clamp):
     return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
 
 
+def fatal_for_parents_of_wide_videos(flows, *, gain, border, clamp):
+    """Ends the process that started this one, as a machine that runs out of memory may."""
+    if flows.shape[2] > 2 * flows.shape[1]:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # this process ends with it
+    return opencv_edges(flows, gain=gain, border=border, clamp=clamp)
+
+
 def unhurried_edges(flows, *, gain, border, clamp):
     """Take a third of a second for each frame."""
     time.sleep(len(flows) / 3)
@@ -99,6 +107,12 @@ def tell_number(task, report):
     time.sleep(0.2)  # so that the others get tasks
 
 
+def tell_gpus(task, report):
+    """Report which GPUs this process sees."""
+    time.sleep(0.5)  # so that the others get tasks
+    report(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
 def tell_share(task, report):
     """Report how many workers there are for each busy one: at once, or once they are as many as the task says."""
     while task is not None and share_of_workers() < task:
@@ -109,4 +123,7 @@ def tell_share(task, report):
 if __name__ == "__main__":
     folder, out = map(Path, sys.argv[1:3])
     os.environ["HOLD_AFTER"] = f"{out}:{sys.argv[3]}"
-    prepare(PrepareConfig(folder, out, short_side=32, workers=2), held_edges)
+    engine = "ray" if "ray" in sys.argv[4:] else "processes"
+    from prepare_parts import held_edges  # Ray's processes cannot import it from __main__
+
+    prepare(PrepareConfig(folder, out, short_side=32, workers=2, engine=engine), held_edges)

@@ -175,24 +175,37 @@ class HardwareFlow:
         return taken.receive()
 
 
-def uses_gpu(name: FlowName, device: FlowDevice) -> bool:
+class Machines(Protocol):
+    """Those of a cluster."""
+
+    @property
+    def num_gpus(self) -> int: ...
+
+
+def uses_gpu(name: FlowName, device: FlowDevice, machines: Machines | None = None) -> bool:
     """Whether flow is computed on a GPU.
 
+    Args:
+        machines: which compute it; by default this one.
+
     Raises:
-        DataError: it must be, and torch sees none.
+        DataError: it must be, and there is none.
     """
     if name in ("dis", "codec"):
         return False
     import torch
 
-    available = torch.cuda.is_available()
+    if machines is None:
+        available, none = torch.cuda.is_available(), "torch sees none here"
+    else:
+        available, none = machines.num_gpus > 0, "the Ray cluster has none"
     if name == "nvof" and (device == "cpu" or not available):
         raise DataError(
-            "--flow nvof computes optical flow on the engine of an NVIDIA GPU, and torch sees none here. Use "
-            "--flow dis on a CPU, or --flow raft-large with weights."
+            f"--flow nvof computes optical flow on the engine of an NVIDIA GPU, and {none}. Use --flow dis on a CPU, "
+            "or --flow raft-large with weights."
         )
     if device == "cuda" and not available:
-        raise DataError("--device cuda: torch sees no CUDA device. Use --device cpu, or --flow dis.")
+        raise DataError(f"--device cuda: it needs a GPU, and {none}. Use --device cpu, or --flow dis.")
     return device != "cpu" and available
 
 

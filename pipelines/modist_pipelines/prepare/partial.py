@@ -4,7 +4,7 @@
     STORE/.partial/NNNNN.parquet             index rows of a shard; its presence says that the shard is done
     STORE/.partial/NNNNN.quarantine.parquet  what was left out of the shard
     STORE/.partial/NNNNN.sources.parquet     which files were read for the shard
-    STORE/.partial/NNNNN.PID.bin             a shard that is being written
+    STORE/.partial/NNNNN.HOST-PID.bin        a shard that is being written
 
 A shard is done in this order, each step durable before the next: the .bin file, its rows of files and quarantine,
 its index rows. Killed anywhere, the next run does again what has no index rows.
@@ -13,6 +13,7 @@ its index rows. Killed anywhere, the next run does again what has no index rows.
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -80,6 +81,18 @@ class PartialStore:
             return
         check_same_plan(plan, noted, f"{self.store} is half made")
 
+    def check_seen(self) -> None:
+        """In a worker, which may be on another machine.
+
+        Raises:
+            DataError: what the run has noted is not there.
+        """
+        if not (self.path / PLAN_NAME).is_file():
+            raise DataError(
+                f"--out {self.store}: {socket.gethostname()} does not see the folder that this run has begun there. "
+                "All machines must have it at the same path, such as on a shared disk."
+            )
+
     def noted(self) -> dict[str, Any] | None:
         """The plan that a run has noted; None where none has."""
         path = self.path / PLAN_NAME
@@ -95,7 +108,7 @@ class PartialStore:
         write_file(self.path / PLAN_NAME, json.dumps(plan, indent=2).encode())
 
     def temporary(self, shard: int) -> Path:
-        return self.path / f"{shard:05d}.{os.getpid()}.bin"
+        return self.path / f"{shard:05d}.{socket.gethostname()}-{os.getpid()}.bin"
 
     def remove_leftovers(self, shards: Sequence[int]) -> None:
         """Remove what runs that were killed left unfinished of these shards; others may be at work on the rest."""

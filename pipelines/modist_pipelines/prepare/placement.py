@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modist_pipelines.prepare.flow import RAFT_BATCH, FlowName
-from modist_pipelines.prepare.workers import WorkerPool
+from modist_pipelines.prepare.workers import Pool, WorkerPool
 
 _MAX_PER_GPU = 4
 # Estimates in bytes, none of them measured: a process's CUDA context with its libraries; and for RAFT, what the
@@ -23,22 +23,42 @@ class Placement:
     num_workers: int
     num_gpus: int
     """That workers compute flow on; 0 on a CPU."""
+    is_dealt_gpus: bool = False
+    """Each worker sees one GPU, which it was given; else all of its machine's, and takes one by its number."""
+
+    @property
+    def num_gpus_of_a_worker(self) -> int:
+        """That it sees and may compute flow on."""
+        return min(self.num_gpus, 1) if self.is_dealt_gpus else self.num_gpus
+
+    @property
+    def gpu_share(self) -> float:
+        """Of a GPU, for each worker."""
+        return 1 / self._most_on_one() if self.num_gpus else 0.0
+
+    def _most_on_one(self) -> int:
+        return -(-self.num_workers // self.num_gpus)
 
     def __str__(self) -> str:
         workers = f"{self.num_workers} worker{'s' if self.num_workers > 1 else ''}"
         if not self.num_gpus:
             return f"{workers}, no GPU"
-        most = -(-self.num_workers // self.num_gpus)
-        return f"{workers} on {self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}, {most} a GPU"
+        return f"{workers} on {self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}, {self._most_on_one()} a GPU"
 
 
-def place(asked: int, free: Sequence[float], flow: FlowName, short_side: int) -> Placement:
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def place(asked: int, free: Sequence[float], flow: FlowName, short_side: int, cores: int | None = None) -> Placement:
     """
     Args:
         asked: workers; 0 takes one for each core, but on GPUs no more than four each, as their memory allows.
         free: bytes of each GPU; none where flow is computed on the CPU.
+        cores: of all machines; by default of this one.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores() if cores is None else cores
     if not free:
         return Placement(asked or cores, 0)
     fitting = int(min(free) * _SHARE / worker_bytes(flow, short_side))
@@ -56,15 +76,22 @@ def worker_bytes(flow: FlowName, short_side: int) -> float:
     return _CONTEXT + RAFT_BATCH * (_PER_PIXEL * pixels + 4 / 3 * 4 * (pixels / 64) ** 2)
 
 
-def free_bytes() -> list[float]:
-    """Free memory of each GPU. A process that ends asks, so that this one holds none of it."""
+def free_bytes(pool: Pool | None = None) -> list[float]:
+    """Free memory of each GPU. A process that ends asks, so that this one holds none of it.
+
+    Args:
+        pool: of one worker, whose GPUs are meant; by default those of this machine.
+    """
     found: list[list[float]] = []
 
     def give_up(task: None, report: list[float] | None, code: int | None) -> None:
         raise RuntimeError(f"the process that asked the GPUs for their free memory ended with exit code {code}")
 
-    with WorkerPool(1) as pool:
+    if pool is not None:
         pool.run([None], _ask, lambda task, free: found.append(free), give_up)
+        return found[0]
+    with WorkerPool(1) as own:
+        own.run([None], _ask, lambda task, free: found.append(free), give_up)
     return found[0]
 
 

@@ -5,15 +5,14 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from modist_pipelines.disk.durable import free_gigabytes
 from modist_pipelines.disk.names import file_path
@@ -26,7 +25,7 @@ from modist_pipelines.prepare.growth import Growth, Known, relabelled
 from modist_pipelines.prepare.inputs import Inputs, find_inputs
 from modist_pipelines.prepare.motion import OPTION, EdgeFunction, motion_scales
 from modist_pipelines.prepare.partial import PartialStore, check_same_plan
-from modist_pipelines.prepare.placement import Placement, free_bytes, place
+from modist_pipelines.prepare.placement import Placement, free_bytes, num_cores, place
 from modist_pipelines.prepare.settings import (
     OPTIONS,
     PICTURE_OPTIONS,
@@ -34,8 +33,9 @@ from modist_pipelines.prepare.settings import (
     SizeChangeOption,
     picture_rules,
 )
-from modist_pipelines.prepare.shards import ShardMaker, ShardTask, VideoReport, largest_first, plan_shards
-from modist_pipelines.prepare.workers import HUNG, WorkerPool
+from modist_pipelines.prepare.shards import ShardMaker, ShardTask, largest_first, plan_shards
+from modist_pipelines.prepare.watch import make_shards
+from modist_pipelines.prepare.workers import Pool, WorkerPool
 from modist_pipelines.ranges import FRAME_RATE, Range, outside, ranged
 from modist_pipelines.remote.fetch import use_cache
 from modist_pipelines.store.reader import (
@@ -50,8 +50,6 @@ from modist_pipelines.store.writer import quarantine_table, write_parquet, write
 from modist_pipelines.video.discovery import file_size
 
 logger = logging.getLogger("modist")
-
-_MAX_CRASHES = 2
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,17 @@ class PrepareConfig:
     the same --out; when they are done, --merge makes the store."""
     merge: bool = False
     """Join the parts of --shard to a store. Nothing is encoded again."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Who does the work: processes of this machine, or those of a Ray cluster, which RAY_ADDRESS names or this machine
+    is part of; without one, Ray is started here (docs/scale-data.md)."""
     video_timeout: float = ranged(600.0, Range(1, 1e9))
     """Seconds after which a video of which a worker has decoded no more frames is given up. However long it is, it may
     take its time while it gets on."""
     retry_quarantined: bool = False
     """Try the videos that are in quarantine once more."""
     workers: int = ranged(0, Range(0, 4096))
-    """Processes; 0 takes one for each CPU core. Where flow runs on GPUs, worker i is on GPU i modulo their number, and
-    0 takes up to four for each, as their free memory allows."""
+    """Processes; 0 takes one for each CPU core, with --engine ray of the cluster. Where flow runs on GPUs, worker i is
+    on GPU i modulo their number, and 0 takes up to four for each, as their free memory allows."""
     cache: Path | None = None
     """Folder on a disk of this machine that keeps what is read by URL; processes share it (docs/scale-data.md)."""
     cache_gb: float = ranged(50.0, Range(1e-6, 1e6))
@@ -137,6 +138,15 @@ class PrepareConfig:
             raise DataError(f"--motion-inputs {' '.join(self.motion_inputs)} names one input twice. Name each once.")
         if self.merge and self.shard is not None:
             raise DataError("--merge joins what --shard made: pass one of the two.")
+        if self.engine == "ray":
+            if self.merge or self.shard is not None:
+                raise DataError(
+                    "--engine ray deals out all shards and joins them itself: leave out --shard and --merge, or the "
+                    "engine. What parts have done is kept either way."
+                )
+            from modist_pipelines.prepare.on_ray.cluster import check_installed
+
+            check_installed()
 
     def part(self) -> tuple[int, int] | None:
         """(I, N) of --shard.
@@ -199,11 +209,11 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
         if missing:
             _refuse_merge(config, tasks, missing)
         return _finish(config, meta, partial, inputs)
-    placement = _place(config, meta)
-    maker = ShardMaker(
-        inputs.root, config.out, meta, edge_function, config.raft_weights, config.device, placement.num_gpus
-    )
-    with WorkerPool(placement.num_workers) as pool:
+    with _workers(config, meta) as (pool, placement):
+        maker = ShardMaker(
+            *(inputs.root, config.out, meta, edge_function, config.raft_weights, config.device),
+            num_gpus=placement.num_gpus_of_a_worker,
+        )
         expected = _announce(config, maker, tasks, missing, pool, placement)
         if config.dry_run:
             return expected
@@ -216,7 +226,7 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
             maker = replace(maker, gigabytes=expected.gigabytes)
             num_videos = sum(len(task.videos) for task in tasks)
             try:
-                _make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
+                make_shards(largest_first(missing, inputs.root), maker, pool, num_videos, config.video_timeout)
             except BaseException:
                 pool.stop()
                 partial.remove_leftovers(mine)  # on a full disk half shards take the room that is left
@@ -234,9 +244,29 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
     return _finish(config, meta, partial, inputs)
 
 
-def _place(config: PrepareConfig, meta: StoreMeta) -> Placement:
-    on_gpu = meta.flow != "none" and uses_gpu(config.flow, config.device)
-    return place(config.workers, free_bytes() if on_gpu else (), config.flow, config.short_side)
+@contextmanager
+def _workers(config: PrepareConfig, meta: StoreMeta) -> Iterator[tuple[Pool, Placement]]:
+    """What makes the shards: processes here, or on a cluster."""
+    flow = config.flow if meta.flow != "none" else None
+    if config.engine == "processes":
+        free = free_bytes() if flow and uses_gpu(flow, config.device) else ()
+        placement = place(config.workers, free, config.flow, config.short_side)
+        with WorkerPool(placement.num_workers) as pool:
+            yield pool, placement
+        return
+    from modist_pipelines.prepare.on_ray.cluster import joined
+
+    with joined(config.workers or num_cores()) as cluster:
+        from modist_pipelines.prepare.on_ray.pool import RayPool
+
+        free = ()
+        if flow and uses_gpu(flow, config.device, cluster):
+            free = free_bytes(RayPool(1, gpu_share=1.0)) * cluster.num_gpus  # one speaks for all
+        placement = replace(
+            place(config.workers, free, config.flow, config.short_side, cluster.num_cpus), is_dealt_gpus=True
+        )
+        with RayPool(placement.num_workers, placement.gpu_share) as pool:
+            yield pool, placement
 
 
 def _refuse_merge(config: PrepareConfig, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]) -> None:
@@ -391,57 +421,6 @@ def _announce(
     if expected.gigabytes > free:
         logger.warning("--out %s: by the estimate, the store will not fit there", config.out)
     return expected
-
-
-class _Watch:
-    """Follows the workers: progress, and which video ended one."""
-
-    def __init__(self, progress: Progress, num_videos: int, num_done: int) -> None:
-        self._progress = progress
-        self._bar = progress.add_task("preparing", total=num_videos, completed=num_done, rate="")
-        self._seen: set[str] = set()
-        self._num_done = num_done
-        self._num_frames = 0
-        self._going: dict[str, int] = {}
-        self._crashes: Counter[str] = Counter()
-
-    def on_report(self, task: ShardTask, report: VideoReport) -> None:
-        if report.state == "begun" or report.video in self._seen:
-            return
-        self._num_frames += report.num_nominal_frames - self._going.pop(report.video, 0)
-        if report.state == "going":
-            self._going[report.video] = report.num_nominal_frames
-        else:
-            self._seen.add(report.video)
-        elapsed = self._progress.tasks[self._bar].elapsed or 0.0
-        rate = f"{self._num_frames / elapsed:,.0f} frames/s" if elapsed else ""
-        self._progress.update(self._bar, completed=self._num_done + len(self._seen), rate=rate)
-
-    def on_death(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
-        video = report.video if report is not None else task.videos[0]
-        if exit_code == HUNG and report is not None:
-            logger.warning("%s did not get on for longer than --video-timeout: its worker was ended", video)
-            return replace(task, left_out={**task.left_out, video: ("hung", "the process that read it was ended")})
-        ended = f"exit code {exit_code}" if (exit_code or 0) >= 0 else f"signal {-(exit_code or 0)}"
-        self._crashes[video] += 1
-        logger.warning("a worker ended with %s at %s", ended, video)
-        if self._crashes[video] < _MAX_CRASHES:
-            return task
-        if report is None:
-            raise RuntimeError(f"worker processes end with {ended} before they read a video")
-        detail = f"the process that read it ended with {ended}"
-        return replace(task, left_out={**task.left_out, video: ("crashed", detail)})
-
-
-def _make_shards(
-    missing: Sequence[ShardTask], maker: ShardMaker, pool: WorkerPool, num_videos: int, patience: float
-) -> None:
-    num_missing = sum(len(task.videos) for task in missing)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("videos"))
-    columns = (*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, soft_wrap=True)) as progress:
-        watch = _Watch(progress, num_videos, num_videos - num_missing)
-        pool.run(missing, maker, watch.on_report, watch.on_death, patience)
 
 
 def _give_up(config: PrepareConfig, quarantine: pa.Table, partial: PartialStore) -> None:

@@ -99,6 +99,7 @@ class ShardMaker:
 
     def __call__(self, task: ShardTask, report: Callable[[VideoReport], None]) -> None:
         partial = PartialStore(self.store)
+        partial.check_seen()
         names = list(self.meta.motion_inputs)
         quarantine: list[dict[str, str]] = []
         sources: list[dict[str, str | int]] = []

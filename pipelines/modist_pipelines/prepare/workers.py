@@ -16,13 +16,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from modist_pipelines.remote.fetch import State, state
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
-HUNG = -1000  # the exit code of no process
+HUNG, LOST = -1000, -1001  # exit codes of no process
 _CONTEXT = multiprocessing.get_context("spawn")
 _POLL = 1.0  # seconds between looks at the clock
 _STARTING = 120.0  # seconds that a process may take to load what it needs, whatever the patience
@@ -42,6 +42,23 @@ def worker_number() -> int:
 
 
 Work = Callable[[Task, Callable[[Report], None]], None]
+
+
+class Pool(Protocol):
+    """What does tasks side by side: processes of this machine, or of many (`on_ray.pool`)."""
+
+    num_workers: int
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        work: Work[Task, Report],
+        on_report: Callable[[Task, Report], None],
+        on_death: Callable[[Task, Report | None, int | None], Task | None],
+        patience: float | None = None,
+    ) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class WorkerPool:
