@@ -85,9 +85,9 @@ class PartialStore:
         """In a worker, which may be on another machine.
 
         Raises:
-            DataError: what the run has noted is not there.
+            DataError: the folder of the run's notes is not there.
         """
-        if not (self.path / PLAN_NAME).is_file():
+        if not self.path.is_dir():
             raise DataError(
                 f"--out {self.store}: {socket.gethostname()} does not see the folder that this run has begun there. "
                 "All machines must have it at the same path, such as on a shared disk."

@@ -103,7 +103,10 @@ def _join(ray: Any) -> str | None:
             return None
         raise _no_cluster(asked, error) from error
     except Exception as error:  # such as another version of Ray or Python
-        raise DataError(f"--engine ray: the cluster at {asked or 'auto'} cannot be joined: {error}") from error
+        raise DataError(
+            f"--engine ray: the cluster at {asked or 'auto'} cannot be joined: {error}. Give this machine the "
+            "cluster's versions of Ray and Python, or unset RAY_ADDRESS to use this machine alone."
+        ) from error
 
 
 def _check_answers(address: str) -> None:

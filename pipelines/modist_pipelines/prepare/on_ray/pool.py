@@ -180,7 +180,7 @@ class _Actor:
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
         try:
             if self._refusal:
-                raise DataError(self._refusal)
+                raise self._refusal
             self._do(row["number"], pickle.loads(row["task"]))
         except Exception as error:
             return {"failure": _pickled(error)}
@@ -218,15 +218,15 @@ def versions() -> dict[str, str]:
     return {"program": program(), **libraries}
 
 
-def _difference(wanted: dict[str, str]) -> str:
+def _difference(wanted: dict[str, str]) -> DataError | None:
     try:
         found = versions()
     except importlib.metadata.PackageNotFoundError as error:
         found = {**wanted, str(error.name): "none"}
     differing = [f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if not differing:
-        return ""
-    return (
+        return None
+    return DataError(
         f"--engine ray: {socket.gethostname()} has {', '.join(differing)}, and would make other bytes. Bring all "
         "machines to one version, and run the same command again: what is done is kept."
     )
