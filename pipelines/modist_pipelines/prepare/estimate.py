@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from modist_pipelines.disk.names import file_path
 from modist_pipelines.prepare.shards import ShardMaker
-from modist_pipelines.prepare.workers import WorkerPool
+from modist_pipelines.prepare.workers import Pool
 from modist_pipelines.store.writer import MotionJpegs, each_jpeg
 from modist_pipelines.video.discovery import file_size
 from modist_pipelines.video.reader import VideoError, VideoReader
@@ -126,7 +126,7 @@ class _Sampler:
             report(sample)
 
 
-def estimate(videos: Sequence[str], maker: ShardMaker, pool: WorkerPool, patience: float | None = None) -> Estimate:
+def estimate(videos: Sequence[str], maker: ShardMaker, pool: Pool, patience: float | None = None) -> Estimate:
     """Sample evenly spread videos; durations follow from the file sizes.
 
     Args:

@@ -406,7 +406,7 @@ def _announce(
     maker: ShardMaker,
     tasks: Sequence[ShardTask],
     missing: Sequence[ShardTask],
-    pool: WorkerPool,
+    pool: Pool,
     placement: Placement,
 ) -> Estimate:
     videos = [video for task in missing for video in task.videos]

@@ -79,7 +79,7 @@ class RayPool:
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # a shard may take hours
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()  # type: ignore[arg-type]
         size = min(self.num_workers, len(tasks))
         rows = [{"number": number, "task": pickle.dumps(task)} for number, task in enumerate(tasks)]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
