@@ -99,6 +99,14 @@ def test_lost_machines_are_not_blamed_on_a_video_that_another_one_made():
     assert task == TASK
 
 
+@pytest.mark.parametrize("code", [LOST, -signal.SIGKILL])
+def test_ends_before_the_first_video_of_many_shards_do_not_add_up(code):
+    deaths = Deaths()
+    for shard in range(100):
+        task = replace(TASK, shard=shard)
+        assert deaths(task, None, code) == task
+
+
 def test_workers_that_never_come_to_a_video_end_the_run():
     deaths = Deaths()
     for _ in range(9):

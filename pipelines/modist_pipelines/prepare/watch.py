@@ -22,10 +22,11 @@ _MAX_LOSSES_BEFORE_A_VIDEO = 10
 class Deaths:
     """What is done about a worker that ended: its shard is made again, at last without the video that it was at.
 
-    Where machines are lost too, it travels to them, and is told again there of what came before.
+    Ends are counted by video, and by shard before its first video. Where machines are lost too, this travels to them,
+    and is told there of the losses that came before.
     """
 
-    _ends: Counter[str | None] = field(default_factory=Counter)
+    _ends: Counter[str | int] = field(default_factory=Counter)
 
     def __call__(self, task: ShardTask, report: VideoReport | None, exit_code: int | None) -> ShardTask:
         """
@@ -48,7 +49,7 @@ class Deaths:
         else:
             ended = f"with exit code {exit_code}" if (exit_code or 0) >= 0 else f"with signal {-(exit_code or 0)}"
             most = _MAX_CRASHES
-        at = report.video if report is not None else None
+        at = report.video if report is not None else task.shard
         self._ends[at] += 1
         logger.warning("a worker ended %s at %s", ended, video)
         if self._ends[at] < most:
