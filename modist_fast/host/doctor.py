@@ -227,8 +227,7 @@ def _torchcodec() -> str:
 
 
 def _ray() -> str:
-    """By its files: an import takes seconds."""
-    missing = [name for name in ("ray", "pandas") if importlib.util.find_spec(name) is None]
+    missing = _import("modist_pipelines.prepare.on_ray.cluster").missing()
     _need(not missing, "absent", f"no module {', '.join(missing)}")
     return package_version("ray") or "of unknown version"
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import prepare_parts
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from made_videos import moving_pictures, write_video
 from test_prepare_at_scale import contents
 
@@ -168,8 +170,10 @@ def alone(paths, monkeypatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
 
-def wait_for_shards(store: Path, number: int, run: Future[Any]) -> int:
-    while len(done := PartialStore(store).finished()) < number:
+def wait_for_shards(store: Path, number: int, begun: int, run: Future[Any]) -> int:
+    """Until so many are done, and so many in the making, each of which takes seconds."""
+    partial = PartialStore(store)
+    while len(done := partial.finished()) < number or len(list(partial.path.glob("*.bin"))) < begun:
         assert not run.done(), run.result()
         time.sleep(0.05)
     return len(done)
@@ -183,9 +187,9 @@ def test_a_cluster_that_loses_a_machine_and_gets_another_makes_the_same_bytes(fo
     with caplog.at_level(logging.INFO, "modist"), ThreadPoolExecutor(1) as thread:
         # Ray adds machines from the main thread alone.
         made = thread.submit(run, folder, out, prepare_parts.unhurried_edges, engine="ray")
-        wait_for_shards(out, 1, made)
+        wait_for_shards(out, 1, 2, made)  # one on each machine
         machines.remove_node(one, allow_graceful=False)
-        done = wait_for_shards(out, 4, made)
+        done = wait_for_shards(out, 4, 0, made)
         machines.add_node(num_cpus=1)
         made.result()
     assert done < NUM_VIDEOS, "it was lost in the middle"
@@ -266,6 +270,17 @@ def test_faults_are_raised_here_and_leave_what_is_done(folder, whole, alone, tmp
     monkeypatch.setattr(pool, "versions", lambda mine=pool.versions: {**mine(), "av": "1.2.3"})
     with pytest.raises(DataError, match=r"has av .* instead of 1\.2\.3, and would make other bytes"):
         run(folder, tmp_path / "apart", engine="ray")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees the GPUs here")
+def test_gpus_that_torch_does_not_see_are_no_reason_to_use_cpus(folder, alone, tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", partial(ray.init, num_gpus=2))  # Ray believes it
+    with pytest.raises(DataError, match=r"--flow nvof: Ray counts 2 GPUs, and torch .* sees none"):
+        run(folder, tmp_path / "out", engine="ray", flow="nvof")
 
 
 @pytest.mark.long

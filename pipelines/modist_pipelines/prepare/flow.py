@@ -175,18 +175,11 @@ class HardwareFlow:
         return taken.receive()
 
 
-class Machines(Protocol):
-    """Those of a cluster."""
-
-    @property
-    def num_gpus(self) -> int: ...
-
-
-def uses_gpu(name: FlowName, device: FlowDevice, machines: Machines | None = None) -> bool:
+def uses_gpu(name: FlowName, device: FlowDevice, of_cluster: int | None = None) -> bool:
     """Whether flow is computed on a GPU.
 
     Args:
-        machines: which compute it; by default this one.
+        of_cluster: GPUs of the Ray cluster that computes it; by default this machine does.
 
     Raises:
         DataError: it must be, and there is none.
@@ -195,10 +188,10 @@ def uses_gpu(name: FlowName, device: FlowDevice, machines: Machines | None = Non
         return False
     import torch
 
-    if machines is None:
+    if of_cluster is None:
         available, none = torch.cuda.is_available(), "torch sees none here"
     else:
-        available, none = machines.num_gpus > 0, "the Ray cluster has none"
+        available, none = of_cluster > 0, "the Ray cluster has none"
     if name == "nvof" and (device == "cpu" or not available):
         raise DataError(
             f"--flow nvof computes optical flow on the engine of an NVIDIA GPU, and {none}. Use --flow dis on a CPU, "

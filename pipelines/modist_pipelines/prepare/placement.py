@@ -23,13 +23,6 @@ class Placement:
     num_workers: int
     num_gpus: int
     """That workers compute flow on; 0 on a CPU."""
-    is_dealt_gpus: bool = False
-    """Each worker sees one GPU, which it was given; else all of its machine's, and takes one by its number."""
-
-    @property
-    def num_gpus_of_a_worker(self) -> int:
-        """That it sees and may compute flow on."""
-        return min(self.num_gpus, 1) if self.is_dealt_gpus else self.num_gpus
 
     @property
     def gpu_share(self) -> float:

@@ -209,11 +209,8 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
         if missing:
             _refuse_merge(config, tasks, missing)
         return _finish(config, meta, partial, inputs)
-    with _workers(config, meta) as (pool, placement):
-        maker = ShardMaker(
-            *(inputs.root, config.out, meta, edge_function, config.raft_weights, config.device),
-            num_gpus=placement.num_gpus_of_a_worker,
-        )
+    with _workers(config, meta) as (pool, placement, num_gpus):
+        maker = ShardMaker(inputs.root, config.out, meta, edge_function, config.raft_weights, config.device, num_gpus)
         expected = _announce(config, maker, tasks, missing, pool, placement)
         if config.dry_run:
             return expected
@@ -245,14 +242,14 @@ def prepare(config: PrepareConfig, edge_function: EdgeFunction) -> Summary | Est
 
 
 @contextmanager
-def _workers(config: PrepareConfig, meta: StoreMeta) -> Iterator[tuple[Pool, Placement]]:
-    """What makes the shards: processes here, or on a cluster."""
+def _workers(config: PrepareConfig, meta: StoreMeta) -> Iterator[tuple[Pool, Placement, int]]:
+    """What makes the shards, processes here or on a cluster, and how many GPUs each of them sees."""
     flow = config.flow if meta.flow != "none" else None
     if config.engine == "processes":
         free = free_bytes() if flow and uses_gpu(flow, config.device) else ()
         placement = place(config.workers, free, config.flow, config.short_side)
         with WorkerPool(placement.num_workers) as pool:
-            yield pool, placement
+            yield pool, placement, placement.num_gpus
         return
     from modist_pipelines.prepare.on_ray.cluster import joined
 
@@ -260,13 +257,16 @@ def _workers(config: PrepareConfig, meta: StoreMeta) -> Iterator[tuple[Pool, Pla
         from modist_pipelines.prepare.on_ray.pool import RayPool
 
         free = ()
-        if flow and uses_gpu(flow, config.device, cluster):
+        if flow and uses_gpu(flow, config.device, cluster.num_gpus):
             free = free_bytes(RayPool(1, gpu_share=1.0)) * cluster.num_gpus  # one speaks for all
-        placement = replace(
-            place(config.workers, free, config.flow, config.short_side, cluster.num_cpus), is_dealt_gpus=True
-        )
+            if not free:
+                raise DataError(
+                    f"--flow {flow}: Ray counts {cluster.num_gpus} GPUs, and torch on the machine of the first sees "
+                    "none. Mend its driver or its build of torch, or pass --device cpu to compute RAFT on CPUs."
+                )
+        placement = place(config.workers, free, config.flow, config.short_side, cluster.num_cpus)
         with RayPool(placement.num_workers, placement.gpu_share) as pool:
-            yield pool, placement
+            yield pool, placement, min(1, placement.num_gpus)
 
 
 def _refuse_merge(config: PrepareConfig, tasks: Sequence[ShardTask], missing: Sequence[ShardTask]) -> None:

@@ -13,10 +13,11 @@ import signal
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self, TypeVar
 
 from modist_pipelines.remote.fetch import State, state
 
@@ -44,25 +45,12 @@ def worker_number() -> int:
 Work = Callable[[Task, Callable[[Report], None]], None]
 
 
-class Pool(Protocol):
-    """What does tasks side by side: processes of this machine, or of many (`on_ray.pool`)."""
-
-    num_workers: int
-
-    def run(
-        self,
-        tasks: Sequence[Task],
-        work: Work[Task, Report],
-        on_report: Callable[[Task, Report], None],
-        on_death: Callable[[Task, Report | None, int | None], Task | None],
-        patience: float | None = None,
-    ) -> None: ...
-
-    def stop(self) -> None: ...
+OnReport = Callable[[Task, Report], None]
+OnDeath = Callable[[Task, Report | None, int | None], Task | None]
 
 
-class WorkerPool:
-    """Spawned processes that do one kind of work after another.
+class Pool(ABC):
+    """What does tasks side by side: processes of this machine, or of many (`on_ray.pool`).
 
     with WorkerPool(num_workers) as pool:
         pool.run(tasks, work, on_report, on_death)
@@ -70,27 +58,24 @@ class WorkerPool:
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
-        self._workers: list[_Worker] = []
-        self._counts = _CONTEXT.RawArray("i", [num_workers, num_workers])
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
+    @abstractmethod
     def stop(self) -> None:
-        """End the processes, whatever they are at."""
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        """End the workers, whatever they are at."""
 
+    @abstractmethod
     def run(
         self,
         tasks: Sequence[Task],
         work: Work[Task, Report],
-        on_report: Callable[[Task, Report], None],
-        on_death: Callable[[Task, Report | None, int | None], Task | None],
+        on_report: OnReport[Task, Report],
+        on_death: OnDeath[Task, Report],
         patience: float | None = None,
     ) -> None:
         """Do all tasks.
@@ -107,6 +92,29 @@ class WorkerPool:
         Raises:
             Exception: what `work` raised.
         """
+
+
+class WorkerPool(Pool):
+    """Spawned processes of this machine that do one kind of work after another."""
+
+    def __init__(self, num_workers: int) -> None:
+        super().__init__(num_workers)
+        self._workers: list[_Worker] = []
+        self._counts = _CONTEXT.RawArray("i", [num_workers, num_workers])
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        work: Work[Task, Report],
+        on_report: OnReport[Task, Report],
+        on_death: OnDeath[Task, Report],
+        patience: float | None = None,
+    ) -> None:
         pending = deque(tasks)
         while len(self._workers) < min(self.num_workers, len(tasks)):
             self._workers.append(_Worker(len(self._workers), self._counts))
@@ -217,8 +225,7 @@ def _serve(connection: Connection, number: int, counts: Any, remote: State) -> N
             work(task, lambda report: connection.send(("report", report)))
             message = ("done", None)
         except Exception as error:
-            error.add_note(traceback.format_exc())
-            message = ("failed", error if _can_pickle(error) else RuntimeError(traceback.format_exc()))
+            message = ("failed", portable(error))
         connection.send(message)
 
 
@@ -229,9 +236,12 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _can_pickle(error: Exception) -> bool:
+def portable(error: Exception) -> Exception:
+    """An error that can travel to another process, with a note of where it was raised."""
+    where = "".join(traceback.format_exception(error))
+    error.add_note(where)
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return False
-    return True
+        return RuntimeError(where)
+    return error

@@ -44,12 +44,17 @@ class Cluster:
         return f"Ray on {where}: {machines}, {self.num_cpus} CPUs, {self.num_gpus} GPUs"
 
 
+def missing() -> list[str]:
+    """Modules of Ray Data that are not there; by their files, since an import takes seconds."""
+    return [name for name in ("ray", "pandas") if importlib.util.find_spec(name) is None]
+
+
 def check_installed() -> None:
     """
     Raises:
         DataError: Ray is not there.
     """
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pandas") is None:
+    if missing():
         raise DataError(
             "--engine ray: Ray is not installed here. Install it on this machine and all of the cluster, "
             "pip install 'modist-fast[ray]'; or leave the option out, and use --shard I/N on several machines."
@@ -72,6 +77,7 @@ def joined(num_cpus: int) -> Iterator[Cluster]:
 
     if ray.is_initialized():
         raise DataError("--engine ray: this process uses Ray already. Call ray.shutdown() first.")
+    began = time.monotonic()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         address = _join(ray)
@@ -83,7 +89,7 @@ def joined(num_cpus: int) -> Iterator[Cluster]:
         alive = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()
         cluster = Cluster(len(alive), int(total.get("CPU", 0)), int(total.get("GPU", 0)), address)
-        logger.info("%s", cluster)
+        logger.info("%s, after %.1f s", cluster, time.monotonic() - began)
         yield cluster
     finally:
         ray.shutdown()  # ends what this command has running, and Ray itself where it was started here
@@ -151,7 +157,7 @@ def _start(ray: Any, num_cpus: int) -> None:
             logger.warning("Ray did not start after %.0f s in all%s", time.monotonic() - began, again)
     raise DataError(
         f"--engine ray: Ray did not start on this machine in {_STARTS} tries, {time.monotonic() - began:.0f} s "
-        f"({_first_line(last)}). It needs a free core for its own processes: start it beforehand by `ray start "
+        f"({_first_line(last)}). Mostly it lacks a free core for its own processes: start it beforehand by `ray start "
         "--head`, which this command then joins, or leave --engine ray out."
     ) from last
 

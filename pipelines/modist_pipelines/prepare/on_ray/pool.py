@@ -11,7 +11,6 @@ import logging
 import pickle
 import socket
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from modist_pipelines.errors import DataError
-from modist_pipelines.prepare.workers import LOST, Report, Task, Work, WorkerPool
+from modist_pipelines.prepare.workers import LOST, OnDeath, OnReport, Pool, Report, Task, Work, WorkerPool, portable
 from modist_pipelines.program import program
 from modist_pipelines.remote.fetch import State, state
 
@@ -30,7 +29,7 @@ _LOOK = 0.5  # seconds between looks at what the actors say
 _LIBRARIES = ("av", "opencv-python-headless", "numpy", "torch", "pyarrow")
 
 
-class RayPool:
+class RayPool(Pool):
     """The same work as a `WorkerPool` does, on a cluster that this process has joined.
 
     Args:
@@ -39,14 +38,8 @@ class RayPool:
     """
 
     def __init__(self, num_workers: int, gpu_share: float = 0.0) -> None:
-        self.num_workers = num_workers
+        super().__init__(num_workers)
         self.gpu_share = gpu_share
-
-    def __enter__(self) -> "RayPool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Let go of the cluster, which ends all actors, whatever they are at."""
@@ -56,11 +49,11 @@ class RayPool:
         self,
         tasks: Sequence[Task],
         work: Work[Task, Report],
-        on_report: Callable[[Task, Report], None],
-        on_death: Callable[[Task, Report | None, int | None], Task | None],
+        on_report: OnReport[Task, Report],
+        on_death: OnDeath[Task, Report],
         patience: float | None = None,
     ) -> None:
-        """Do all tasks: see `WorkerPool.run`.
+        """Do all tasks: see `Pool.run`.
 
         Args:
             on_report: called here, from another thread.
@@ -183,7 +176,7 @@ class _Actor:
                 raise self._refusal
             self._do(row["number"], pickle.loads(row["task"]))
         except Exception as error:
-            return {"failure": _pickled(error)}
+            return {"failure": pickle.dumps(portable(error))}
         return {"failure": b""}
 
     def _do(self, number: int, task: Any) -> None:
@@ -214,15 +207,18 @@ class _ToBoard(logging.Handler):
 
 def versions() -> dict[str, str]:
     """Of all that the bytes of a store depend on besides options."""
-    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"program": program(), **libraries}
+    return {"program": program()} | {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # installed in another way, or not
+        return "none"
 
 
 def _difference(wanted: dict[str, str]) -> DataError | None:
-    try:
-        found = versions()
-    except importlib.metadata.PackageNotFoundError as error:
-        found = {**wanted, str(error.name): "none"}
+    found = versions()
     differing = [f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if not differing:
         return None
@@ -230,12 +226,3 @@ def _difference(wanted: dict[str, str]) -> DataError | None:
         f"--engine ray: {socket.gethostname()} has {', '.join(differing)}, and would make other bytes. Bring all "
         "machines to one version, and run the same command again: what is done is kept."
     )
-
-
-def _pickled(error: Exception) -> bytes:
-    try:
-        pickled = pickle.dumps(error)
-        pickle.loads(pickled)
-    except Exception:
-        return pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
-    return pickled
